@@ -21,7 +21,7 @@ from attnres_lab import ops
 from attnres_lab.errors import UserError
 from attnres_lab.generate import generate
 from attnres_lab.model import ModelConfig, Transformer
-from attnres_lab.ops import lean, naive, twophase
+from attnres_lab.ops import decoding, lean, naive, twophase
 from attnres_lab.residual import REGISTRY
 from benchmarks.peers import Read, installed
 
@@ -71,7 +71,8 @@ def reading(arm: str, case: Case) -> Iterator[None]:
     with ExitStack() as stack:
         if name:
             stack.enter_context(patch.object(ops, "depth_attention", reads[name]))
-            stack.enter_context(patch.object(twophase, "serves", lambda *_: False))
+            for schedule in (twophase, decoding):
+                stack.enter_context(patch.object(schedule, "serves", lambda *_: False))
         yield
 
 
