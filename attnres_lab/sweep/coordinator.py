@@ -12,14 +12,14 @@ from dataclasses import replace
 
 from attnres_lab.config import to_yaml
 from attnres_lab.runfiles import DONE, Status, read_json, write_atomic
-from attnres_lab.sweep.folder import Entry, SweepFolder
+from attnres_lab.sweep.folder import Entry, SweepFolder, last_row
 from attnres_lab.sweep.launchers import Ended, Job, Launcher
 from attnres_lab.sweep.ledger import Ledger, Outcome, View
 from attnres_lab.sweep.plan import Planner
 from attnres_lab.sweep.pruning import Pruning
 from attnres_lab.sweep.study import Study
 
-RETRIED = ("infrastructure", "killed")
+RETRIED = ("infrastructure", "killed", None)
 #: Seconds that a trial may take to write its last checkpoint.
 PATIENCE = 600.0
 
@@ -39,7 +39,7 @@ class Coordinator:
         self.queued: set[str] = set()  # ever put into the queue
         self.later: list[tuple[float, str]] = []  # (time, hash): waiting for a retry
         self.attempts: dict[str, int] = {}
-        self.steps: dict[str, int] = {}  # where a trial stopped by itself the last time
+        self.steps: dict[str, int] = {}  # where a trial was stopped the last time
         self.signals = self.obeyed = 0  # requests to stop
         self.asked: dict[str, float] = {}  # when a trial was asked to end
 
@@ -114,6 +114,10 @@ class Coordinator:
 
     def _start(self, hash: str) -> None:
         trial, run = self.trials[hash], self.folder.trial(hash)
+        self.running[hash] = time.time()
+        if run.status().state in DONE:  # by a process that nobody could end
+            self._ended(Ended(hash, 0))
+            return
         config = replace(trial.config, name=trial.entry.run_name[:100])
         if not run.config.exists():
             write_atomic(run.config, to_yaml(config).encode())
@@ -122,7 +126,6 @@ class Coordinator:
         if self.pruning.on:
             self.study.begin(trial.entry.point, trial.entry.params)
         self.launcher.start(Job(hash, run.path))
-        self.running[hash] = time.time()
         self.view.started(trial.entry)
 
     def _ended(self, ended: Ended) -> None:
@@ -141,10 +144,7 @@ class Coordinator:
                 self.view.say(f"stop.{self.rules.held}: reached; running trials end by themselves, no more are started")
             self._judge(entry, status)
             self._advance(entry.point)
-        elif status.state == "stopped" and not self.signals and status.step > self.steps.get(hash, -1):
-            self.steps[hash] = status.step  # preempted, or out of time: it goes on as long as it gets on
-            self.later.append((time.time(), hash))
-        elif status.state == "failed" and not self._retry(hash, status):
+        elif (status.state == "failed" or not self.signals) and not self._again(hash, status):
             self.ledger.failed[hash] = status
 
     def _judge(self, entry: Entry, status: Status) -> None:
@@ -176,9 +176,13 @@ class Coordinator:
         if what == "stop":
             self.launcher.end(hash, kill=False)
 
-    def _retry(self, hash: str, status: Status) -> bool:
-        """Try again later, if the policy allows."""
-        policy = self.spec.retry
+    def _again(self, hash: str, status: Status) -> bool:
+        """What was preempted or ran out of time goes on at once, as long as it gets on; what failed later, if the policy allows."""
+        policy, step = self.spec.retry, last_row(self.folder.trial(hash)).get("step", 0)
+        if status.state == "stopped" and step > self.steps.get(hash, -1):
+            self.steps[hash] = step
+            self.later.append((time.time(), hash))
+            return True
         allowed = policy.infrastructure if status.failure in RETRIED else policy.out_of_memory if status.failure == "out_of_memory" else 0
         attempt = self.attempts.get(hash, 0)
         if attempt >= allowed or self.signals:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 
 from attnres_lab.errors import UserError
@@ -13,7 +14,7 @@ from attnres_lab.sweep.folder import SweepFolder
 from attnres_lab.sweep.launchers import make_launcher
 from attnres_lab.sweep.ledger import Outcome
 from attnres_lab.sweep.plan import Planner, Trial
-from attnres_lab.sweep.pricing import Speeds, check_memory, this_device
+from attnres_lab.sweep.pricing import Speeds, check_memory, device_of
 from attnres_lab.sweep.space import Point
 from attnres_lab.sweep.spec import SpecFile, SweepSpec
 from attnres_lab.sweep.study import Study
@@ -35,7 +36,7 @@ def planned(planner: Planner, folder: SweepFolder, *, large: bool) -> list[Trial
 def run_sweep(source: SpecFile, folder: SweepFolder, *, large: bool = False, again: Again | None = None) -> Outcome:
     """Run what is owed, or only ``again``. Raises UserError before anything starts."""
     planner = Planner(source)
-    with folder.coordinate(), ExitStack() as stack:
+    with _writing(folder), folder.coordinate(), ExitStack() as stack:
         trials = planned(planner, folder, large=large or again is not None)
         folder.describe(source.spec.name, str(source.base), source.file.path.read_text())
         folder.write_plan([trial.entry for trial in trials])
@@ -43,7 +44,7 @@ def run_sweep(source: SpecFile, folder: SweepFolder, *, large: bool = False, aga
         launcher = stack.enter_context(closing(make_launcher(source.spec, folder.path)))
         metric = source.spec.objectives[0].metric
         screen = stack.enter_context(Screen(folder, metric, launcher.slots))
-        device = this_device(launcher.slots, gpus=source.spec.resources.devices > 0 and any(t.config.train.device != "cpu" for t in trials))
+        device = device_of(source.spec, trials, launcher.slots)
         check_memory(trials, device, source.spec)
         stack.enter_context(SweepMirror(source.spec.name, folder.path, _summary(source.spec)))
         study = Study(source.spec, planner.space, folder.journal, screen.say)
@@ -53,16 +54,20 @@ def run_sweep(source: SpecFile, folder: SweepFolder, *, large: bool = False, aga
         coordinator.ledger.adopt(trials)
         if owed:
             screen.say(f"{source.spec.name}: {len(coordinator.done)} of {len(trials)} trials done; {launcher.slots} at a time; {folder.path}")
-        try:
-            outcome = coordinator.run()
-        except OSError as error:  # the disk is full, or was taken away
-            where = f"{error.filename or folder.path}: {error.strerror}"
-            raise UserError(
-                f"{where}; the trials were ended, their checkpoints and results are intact: mend this, then run the sweep again"
-            ) from error
+        outcome = coordinator.run()
         screen.final()
-        Speeds(device).learn(list(coordinator.trials.values()), folder)
+        Speeds(device).learn((t, folder.trial(t.entry.hash)) for t in coordinator.trials.values())
     return outcome
+
+
+@contextmanager
+def _writing(folder: SweepFolder) -> Iterator[None]:
+    """The disk may be full, read-only, or taken away. Raises UserError."""
+    try:
+        yield
+    except OSError as error:
+        where = f"{error.filename or folder.path}: {error.strerror or error}"
+        raise UserError(f"{where}; the trials were ended, their checkpoints and results are intact: mend this, then run the sweep again") from error
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,8 @@ class SweepFolder:
                 return None
         except Timeout:
             return holder
+        except OSError:  # where nothing can be written, nothing runs
+            return None
 
     @contextmanager
     def coordinate(self) -> Iterator[None]:

@@ -14,7 +14,7 @@ from attnres_lab.sweep.plan import Trial, misspent
 from attnres_lab.sweep.rules import Rules
 from attnres_lab.sweep.spec import SweepSpec
 from attnres_lab.sweep.study import Study
-from attnres_lab.sweep.trial import BUSY
+from attnres_lab.sweep.trial import BUSY, REMEDY
 
 
 class View(Protocol):
@@ -115,8 +115,10 @@ class Ledger:
             return run.status()
         if status.state in DONE or status.state in ("failed", "stopped"):
             return status
-        if asked:
-            run.set_status("stopped", message="ended on request", step=status.step)
+        if asked or ended.fate == "stopped":
+            run.set_status("stopped", message="ended on request" if asked else "ended by the cluster", step=status.step)
+        elif ended.fate == "out_of_memory":
+            run.set_status("failed", failure="out_of_memory", message=f"the node's memory was not enough; {REMEDY}", step=status.step)
         elif ended.code == BUSY:
             run.set_status("failed", failure="infrastructure", message="another process still holds the trial's folder", step=status.step)
         elif ended.code is None or ended.code < 0:

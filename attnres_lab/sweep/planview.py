@@ -10,7 +10,7 @@ from attnres_lab.sweep.engine import planned
 from attnres_lab.sweep.folder import SweepFolder
 from attnres_lab.sweep.launchers import local_slots
 from attnres_lab.sweep.plan import Planner, Trial
-from attnres_lab.sweep.pricing import GUESS, Speeds, check_memory, checkpoint_bytes, this_device, wall_seconds
+from attnres_lab.sweep.pricing import GUESS, Speeds, check_memory, checkpoint_bytes, device_of, wall_seconds
 from attnres_lab.sweep.report import SHOWN
 from attnres_lab.sweep.spec import SpecFile
 from attnres_lab.sweep.survey import columns, duration, show
@@ -23,14 +23,14 @@ def print_plan(source: SpecFile, folder: SweepFolder, *, large: bool = False, me
     planner = Planner(source)
     trials = planned(planner, folder, large=large)
     spec = source.spec
-    device = this_device(local_slots(spec), gpus=spec.resources.devices > 0 and any(t.config.train.device != "cpu" for t in trials))
+    device = device_of(spec, trials, local_slots(spec))
     check_memory(trials, device, spec)
     speeds = Speeds(device)
-    speeds.learn(trials, folder)
+    speeds.learn((t, folder.trial(t.entry.hash)) for t in trials)
     states = {t.entry.hash: _state(t, folder) for t in trials}
     left = [t for t in trials if states[t.entry.hash] != "done"]
     if measure:
-        speeds.measure(left)
+        speeds.measure(left, spec, folder)
     rows = [("trial", "run", "N", "tokens", "FLOPs", "time", "state", "params")]
     prices = {t.entry.hash: speeds.price(t) for t in trials}
     for trial in trials[:SHOWN] if sys.stdout.isatty() else trials:
@@ -48,7 +48,9 @@ def print_plan(source: SpecFile, folder: SweepFolder, *, large: bool = False, me
         print(f"{spec.sampler.name} proposes {spec.trials} points in all, each with {max(1, len(planner.space.seeds))} seeds")
     seconds = [prices[t.entry.hash].seconds for t in left]
     bases = {prices[t.entry.hash].basis for t in left}
-    speed = f"guess of {GUESS[device.kind]:.0e} FLOP/s (?), --measure makes it better" if "guess" in bases else f"speed measured on {device.name}"
+    name = speeds.name or "the machines of this cluster"
+    guess = f"a guess of {GUESS[device.kind]:.0e} FLOP/s (?): not measured on {name}; use --measure"
+    speed = guess if "guess" in bases else f"speed measured on {name}"
     near = ", of the nearest size or variant where marked ~" if "nearest" in bases else ""
     hours = f"{sum(seconds) / 3600:.2g} device-hours, {duration(wall_seconds(seconds, device.slots))} with {device.slots} at a time"
     print(f"to go: {hours}; by {speed}{near}" if left else "nothing to do")

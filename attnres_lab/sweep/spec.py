@@ -96,6 +96,8 @@ class Resources(_Strict):
 
     devices: Annotated[int, Field(ge=0)] = 1
     """Accelerators, where the machine has any; 0: CPU only."""
+    device: str | None = None
+    """What a cluster's trials run on, as the environment.json of a run there says; the plan takes the speeds measured on it."""
     threads: Count = 1
     memory_gb: Positive | None = None
     """Refuse trials that need more; by default the device's memory."""

@@ -27,7 +27,9 @@ def server() -> Iterator[Postgres]:
 def states(server: Postgres, name: str) -> list[str]:
     import optuna
 
-    return [t.state.name for t in optuna.load_study(study_name=name, storage=server.url.replace("://", "+psycopg2://")).trials]
+    storage = server.url.replace("://", "+psycopg2://")
+    (full,) = [found for found in optuna.get_all_study_names(storage) if found.startswith(f"{name}-")]
+    return [t.state.name for t in optuna.load_study(study_name=full, storage=storage).trials]
 
 
 def test_eight_coordinators_start_on_an_empty_database_at_once_and_share_its_trials(
