@@ -100,6 +100,7 @@ class SlurmCluster:
                 "AccountingStorageType": "accounting_storage/slurmdbd",
                 "AccountingStorageHost": "127.0.0.1",
                 "AccountingStoragePort": self.accounting,
+                "AccountingStoragePass": f"{d}/munge/sock",
                 "MinJobAge": 2,  # squeue forgets at once, so that only sacct knows
             }
         lines = [f"{key}={value}" for key, value in settings.items()]
