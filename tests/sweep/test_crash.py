@@ -50,8 +50,8 @@ def check_mlflow(uri: str, trials: int) -> None:
     """One parent, one run for each trial, all of them finished, and no point of a curve twice."""
     import mlflow
 
-    client = mlflow.MlflowClient(uri)
     warnings.simplefilter("ignore")  # MLflow's own; pytest sets the filters anew for each test
+    client = mlflow.MlflowClient(uri)
     runs = client.search_runs([client.get_experiment_by_name("attnres").experiment_id])
     assert [run.info.status for run in runs] == ["FINISHED"] * (trials + 1)
     children = [run for run in runs if "trial" in run.data.tags]
