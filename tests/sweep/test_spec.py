@@ -58,7 +58,7 @@ SPACE = "space: {seed: [0, 1]}\n"
         (HEAD + SPACE + "overrides: {model.dmi: 3}\n", ":4: model.dmi: unknown key, did you mean 'dim'?"),
         (HEAD + "space: {train.devices: [1, 2]}\n", "resources.devices"),
         (HEAD + SPACE + "a: &a [x]\nb: [*a, *a]\n", "anchors and aliases are not supported"),
-        (HEAD + SPACE + "a: " + "[" * 5000 + "]" * 5000 + "\n", "not readable as YAML"),
+        (HEAD + SPACE + "a: " + "[" * 5000 + "]" * 5000 + "\n", ": nested deeper than 50 levels"),
         (HEAD + SPACE + "overrides: {name: ../../etc}\n", ":4: name: '../../etc' may hold letters, digits, '.', '_' and '-' only"),
         (HEAD + SPACE + "overrides: {name: $(reboot)}\n", ":4: name: '$(reboot)' may hold letters"),
         (HEAD + "space: {name: [a, '`id`']}\n", ":3: name: '`id`' may hold letters"),
