@@ -15,7 +15,6 @@ from attnres_lab.sweep.launchers import make_launcher
 from attnres_lab.sweep.ledger import Outcome
 from attnres_lab.sweep.plan import Planner, Trial
 from attnres_lab.sweep.pricing import Speeds, check_memory, device_of
-from attnres_lab.sweep.space import Point
 from attnres_lab.sweep.spec import SpecFile, SweepSpec
 from attnres_lab.sweep.study import Study
 from attnres_lab.sweep.view import Screen
@@ -27,9 +26,9 @@ def planned(planner: Planner, folder: SweepFolder, *, large: bool) -> list[Trial
     if not planner.spec.adaptive:
         return planner.grid(large=large)
     trials: list[Trial] = []
-    for entry in {e.point: e for e in folder.plan()}.values():
-        with suppress(KeyError, StopIteration):  # a point that the space no longer holds keeps its folder, but is not part of the plan
-            trials += planner.resolve(Point(entry.params, planner.space.overrides(entry.params)))
+    for params in {e.point: e.params for e in folder.plan()}.values():
+        with suppress(KeyError):  # a point that the space no longer holds keeps its folder, but is not part of the plan
+            trials += planner.resolve(planner.space.propose(lambda axis, params=params: params[axis.key]))  # type: ignore[misc]
     return trials
 
 
@@ -38,7 +37,7 @@ def run_sweep(source: SpecFile, folder: SweepFolder, *, large: bool = False, aga
     planner = Planner(source)
     with _writing(folder), folder.coordinate(), ExitStack() as stack:
         trials = planned(planner, folder, large=large or again is not None)
-        folder.describe(source.spec.name, str(source.base), source.file.path.read_text())
+        folder.describe(source.spec.name, str(planner.base.path), source.file.path.read_text())
         folder.write_plan([trial.entry for trial in trials])
         owed = planner.spec.adaptive or any(folder.trial(t.entry.hash).status().state not in DONE for t in trials)
         launcher = stack.enter_context(closing(make_launcher(source.spec, folder.path)))

@@ -164,9 +164,8 @@ class Study:
 def _all(axes: Iterable[Axis]) -> Iterable[Axis]:
     for axis in axes:
         yield axis
-        if not isinstance(axis.values, Interval):
-            for choice in axis.values:
-                yield from _all(choice.axes)
+        for choice in axis.choices:
+            yield from _all(choice.axes)
 
 
 def _distribution(axis: Axis) -> BaseDistribution:

@@ -41,7 +41,7 @@ SPACE = "space: {seed: [0, 1]}\n"
         (HEAD + SPACE + "function: os.system\n", ":4: function: 'os.system' holds characters"),
         ("name: ../../etc\nbase: base.yaml\n" + SPACE, ":1: name: '../../etc' holds characters"),
         ("name: a/b\nbase: base.yaml\n" + SPACE, ":1: name: 'a/b' holds characters"),
-        ("base: base.yaml\n" + SPACE, "name: missing"),
+        ("base: base.yaml\n" + SPACE, "name: Field required"),
         (HEAD + "space: [1]\n", ":3: space: should be"),
         (HEAD + "space: {}\n", ":3: space: empty"),
         ("name: s\nbase: no.yaml\n" + SPACE, ":2: base: no file"),
