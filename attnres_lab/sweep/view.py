@@ -35,9 +35,6 @@ class Screen:
     def say(self, text: str) -> None:
         self.console.print(text, markup=False)
 
-    def started(self, entry: Entry) -> None:
-        self.tick()
-
     def ended(self, entry: Entry, status: Status, result: dict[str, Any]) -> None:
         value = result.get(self.metric)
         facts = [f"{self.metric} {value:.4f}"] if isinstance(value, float) else []
