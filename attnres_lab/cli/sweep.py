@@ -92,12 +92,12 @@ def retry(
 ) -> None:
     """Run exactly the failed trials again, or exactly the named ones. Exit codes as of run."""
     from attnres_lab.errors import UserError
-    from attnres_lab.sweep.engine import Again, run_sweep
+    from attnres_lab.sweep.engine import run_sweep
     from attnres_lab.sweep.spec import load_spec
 
     if failed and trials:
         raise UserError("retry: name trials or say --failed, not both")
-    raise typer.Exit(run_sweep(load_spec(spec), _folder(spec), again=Again(tuple(trials or ()))).exit_code)
+    raise typer.Exit(run_sweep(load_spec(spec), _folder(spec), again=trials or ()).exit_code)
 
 
 @sub.command()

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass
 
 from attnres_lab.errors import UserError
 from attnres_lab.runfiles import DONE
@@ -32,8 +31,8 @@ def planned(planner: Planner, folder: SweepFolder, *, large: bool) -> list[Trial
     return trials
 
 
-def run_sweep(source: SpecFile, folder: SweepFolder, *, large: bool = False, again: Again | None = None) -> Outcome:
-    """Run what is owed, or only ``again``. Raises UserError before anything starts."""
+def run_sweep(source: SpecFile, folder: SweepFolder, *, large: bool = False, again: Sequence[str] | None = None) -> Outcome:
+    """Run what is owed; or only ``again``, hashes of trials or their beginnings, from scratch; none: what failed. Raises UserError."""
     planner = Planner(source)
     with _writing(folder), folder.coordinate(), ExitStack() as stack:
         trials = planned(planner, folder, large=large or again is not None)
@@ -48,7 +47,7 @@ def run_sweep(source: SpecFile, folder: SweepFolder, *, large: bool = False, aga
         stack.enter_context(SweepMirror(source.spec.name, folder.path, _summary(source.spec)))
         study = Study(source.spec, planner.space, folder.journal, screen.say)
         coordinator = Coordinator(planner, folder, launcher, study, screen)
-        if again:
+        if again is not None:
             coordinator.only = _clear(trials, folder, again)
         coordinator.ledger.adopt(trials)
         if owed:
@@ -69,27 +68,19 @@ def _writing(folder: SweepFolder) -> Iterator[None]:
         raise UserError(f"{where}; the trials were ended, their checkpoints and results are intact: mend this, then run the sweep again") from error
 
 
-@dataclass(frozen=True)
-class Again:
-    """Trials to run once more: the failed ones, or named ones from scratch, whatever they ended as."""
-
-    hashes: tuple[str, ...] = ()  # or their beginnings; none: the failed
-
-
-def _clear(trials: list[Trial], folder: SweepFolder, again: Again) -> set[str]:
+def _clear(trials: list[Trial], folder: SweepFolder, again: Sequence[str]) -> set[str]:
     """What to run; named trials lose their results to ``discarded/``, where they stay. Raises UserError for a name that is no trial."""
-    if not again.hashes:
-        return {t.entry.hash for t in trials if folder.trial(t.entry.hash).status().state == "failed"}
-    chosen = {prefix: [t.entry for t in trials if t.entry.hash.startswith(prefix)] for prefix in again.hashes}
+    chosen = {prefix: [t.entry.hash for t in trials if t.entry.hash.startswith(prefix)] for prefix in again}
     for prefix, found in chosen.items():
         if len(found) != 1:
             raise UserError(f"{prefix}: {len(found)} planned trials begin so; see attnres sweep status")
-    for entry in (found[0] for found in chosen.values()):
-        if (run := folder.trial(entry.hash)).path.exists():
-            target = folder.path / "discarded" / f"{entry.hash}-{time.time_ns()}"
+    for run in (folder.trial(hash) for found in chosen.values() for hash in found):
+        if run.path.exists():
+            target = folder.path / "discarded" / f"{run.path.name}-{time.time_ns()}"
             target.parent.mkdir(exist_ok=True)
             run.path.rename(target)
-    return {found[0].hash for found in chosen.values()}
+    failed = (t.entry.hash for t in trials if folder.trial(t.entry.hash).status().state == "failed")
+    return {hash for found in chosen.values() for hash in found} or set(failed)
 
 
 def _summary(spec: SweepSpec) -> dict[str, str]:

@@ -6,9 +6,8 @@ import heapq
 import json
 import math
 import shutil
-import subprocess
 from collections.abc import Iterable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from attnres_lab.paths import cache_folder
 from attnres_lab.runfiles import RunFolder, read_json, write_atomic, write_json
 from attnres_lab.sweep.folder import SweepFolder
 from attnres_lab.sweep.launchers import Job, make_launcher
+from attnres_lab.sweep.launchers.local import nvidia_smi
 from attnres_lab.sweep.plan import Trial
 from attnres_lab.sweep.spec import Local, SweepSpec
 from attnres_lab.sweep.trial import REMEDY
@@ -72,7 +72,8 @@ class Speeds:
                 facts = {"variant": trial.entry.variant, "params": trial.entry.num_params, "speed": speed}
                 self.all.setdefault(where, {})[_key(trial.config)] = facts
         if json.dumps(self.all) != before:
-            write_json(self.path, self.all)
+            with suppress(OSError):  # a cache that cannot be written is no reason to fail
+                write_json(self.path, self.all)
 
     def price(self, trial: Trial) -> Price:
         """The time of a trial by the speed of an equal one, else of the one nearest in size, its own variant first."""
@@ -123,12 +124,8 @@ def device_of(spec: SweepSpec, trials: list[Trial], slots: int) -> Device:
     if not isinstance(spec.launcher, Local):
         return Device("gpu" if spec.resources.devices else "cpu", spec.resources.device or "", math.inf, slots)
     gpus = spec.resources.devices > 0 and any(t.config.train.device != "cpu" for t in trials)
-    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
-    if gpus and shutil.which(query[0]):
-        lines = subprocess.run(query, capture_output=True, text=True, check=False).stdout.splitlines()
-        if lines:
-            name, _, megabytes = lines[0].rpartition(", ")
-            return Device("gpu", name, float(megabytes) * 2**20, slots)
+    for name, megabytes in nvidia_smi("name", "memory.total") if gpus else ():
+        return Device("gpu", name, float(megabytes) * 2**20, slots)
     memory = float(psutil.virtual_memory().total)
     limit = Path("/sys/fs/cgroup/memory.max")
     if limit.exists() and limit.read_text().strip().isdigit():

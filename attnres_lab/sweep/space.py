@@ -31,6 +31,11 @@ class Interval:
     high: float
     log: bool
 
+    @property
+    def whole(self) -> bool:
+        """Whether only whole numbers are meant: both ends are."""
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
 
 @dataclass(frozen=True)
 class Axis:

@@ -90,15 +90,11 @@ class Study:
         """A new point; ``bind`` it once it is planned."""
         trial = self.study.ask()
 
-        def suggest(axis: Axis) -> Scalar:
-            d = self.distributions[axis.key]
-            if isinstance(d, CategoricalDistribution):
-                value: Scalar = trial.suggest_categorical(axis.key, d.choices)
-            elif isinstance(d, IntDistribution):
-                value = trial.suggest_int(axis.key, d.low, d.high, log=d.log)
-            else:
-                value = trial.suggest_float(axis.key, d.low, d.high, log=d.log)
-            return value
+        def suggest(axis: Axis) -> Any:
+            if not isinstance(axis.values, Interval):
+                return trial.suggest_categorical(axis.key, self.distributions[axis.key].choices)
+            suggest_number = trial.suggest_int if axis.values.whole else trial.suggest_float
+            return suggest_number(axis.key, axis.values.low, axis.values.high, log=axis.values.log)
 
         return trial, self.space.propose(suggest)
 
@@ -171,10 +167,7 @@ def _all(axes: Iterable[Axis]) -> Iterable[Axis]:
 def _distribution(axis: Axis) -> BaseDistribution:
     if not isinstance(axis.values, Interval):
         return CategoricalDistribution([choice.label for choice in axis.values])
-    low, high, log = axis.values.low, axis.values.high, axis.values.log
-    if isinstance(low, int) and isinstance(high, int):
-        return IntDistribution(low, high, log=log)
-    return FloatDistribution(low, high, log=log)
+    return (IntDistribution if axis.values.whole else FloatDistribution)(axis.values.low, axis.values.high, log=axis.values.log)
 
 
 def _database(url: str) -> RDBStorage:
@@ -202,9 +195,7 @@ def _sampler(spec: SweepSpec, known: int) -> optuna.samplers.BaseSampler:
     if not spec.adaptive:
         return optuna.samplers.RandomSampler(seed=0)
     seed = spec.sampler.seed if spec.sampler.name == "qmc" else spec.sampler.seed + known
-    sampler = _construct("sampler", spec.sampler.name, {"seed": seed, **spec.sampler.options})
-    assert isinstance(sampler, optuna.samplers.BaseSampler)
-    return sampler
+    return _construct("sampler", spec.sampler.name, {"seed": seed, **spec.sampler.options})
 
 
 def _pruner(spec: SweepSpec) -> optuna.pruners.BasePruner:
@@ -212,9 +203,7 @@ def _pruner(spec: SweepSpec) -> optuna.pruners.BasePruner:
         return optuna.pruners.NopPruner()
     if len(spec.objectives) > 1:
         raise UserError("pruner: with several objectives there is none; drop one of the two")
-    pruner = _construct("pruner", spec.pruner.name, dict(spec.pruner.options))
-    assert isinstance(pruner, optuna.pruners.BasePruner)
-    return pruner
+    return _construct("pruner", spec.pruner.name, dict(spec.pruner.options))
 
 
 def _construct(kind: str, name: str, options: dict[str, Any]) -> Any:
