@@ -33,13 +33,10 @@ def print_plan(source: SpecFile, folder: SweepFolder, *, large: bool = False, me
         speeds.measure(left, spec, folder)
     rows = [("trial", "run", "N", "tokens", "FLOPs", "time", "state", "params")]
     prices = {t.entry.hash: speeds.price(t) for t in trials}
-    for trial in trials[:SHOWN] if sys.stdout.isatty() else trials:
-        entry, price = trial.entry, prices[trial.entry.hash]
-        flops = f"{entry.flops:.2e}" if entry.flops else ""
-        time = MARK[price.basis] + duration(price.seconds)
-        rows.append(
-            (entry.hash, entry.run_name, show(entry.params), f"{entry.num_params:,}", f"{entry.tokens or 0:,}", flops, time, states[entry.hash])
-        )
+    for e in [t.entry for t in trials][: SHOWN if sys.stdout.isatty() else None]:
+        time = MARK[prices[e.hash].basis] + duration(prices[e.hash].seconds)
+        flops = f"{e.flops:.2e}" if e.flops else ""
+        rows.append((e.hash, e.run_name, f"{e.num_params:,}", f"{e.tokens or 0:,}", flops, time, states[e.hash], show(e.params)))
     print(columns(rows))
     counts = {state: sum(s == state for s in states.values()) for state in ("new", "owed", "done")}
     total = sum(t.entry.flops or 0.0 for t in trials)
@@ -54,10 +51,8 @@ def print_plan(source: SpecFile, folder: SweepFolder, *, large: bool = False, me
     near = ", of the nearest size or variant where marked ~" if "nearest" in bases else ""
     hours = f"{sum(seconds) / 3600:.2g} device-hours, {duration(wall_seconds(seconds, device.slots))} with {device.slots} at a time"
     print(f"to go: {hours}; by {speed}{near}" if left else "nothing to do")
-    disk, free = (
-        sum(checkpoint_bytes(t.config) for t in left),
-        shutil.disk_usage(folder.path if folder.path.exists() else source.file.path.parent).free,
-    )
+    disk = sum(checkpoint_bytes(t.config) for t in left)
+    free = shutil.disk_usage(folder.path if folder.path.exists() else source.file.path.parent).free
     print(f"checkpoints: {disk / 1e9:.2g} GB of {free / 1e9:.3g} GB free{'; NOT ENOUGH' if disk > free else ''}")
 
 
