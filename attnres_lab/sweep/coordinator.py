@@ -18,8 +18,7 @@ from attnres_lab.sweep.pruning import Pruning
 from attnres_lab.sweep.study import Study
 from attnres_lab.sweep.view import Screen
 
-#: Seconds that a trial may take to write its last checkpoint.
-PATIENCE = 600.0
+PATIENCE = 600.0  # seconds that a trial may take to write its last checkpoint
 
 
 class Coordinator:
@@ -187,11 +186,10 @@ class Coordinator:
         if self.folder.stop.exists():
             self.folder.stop.unlink(missing_ok=True)
             self.signals += 1
-        if self.signals == self.obeyed:
+        before, self.obeyed = self.obeyed, self.signals
+        if before == self.signals:
             return
-        self.obeyed = self.signals
-        how = "running trials write a checkpoint and end; once more to end them at once" if self.signals == 1 else "at once"
-        self.view.say(f"stopping: {how}")
+        self.view.say("ending at once" if self.signals > 1 else "stopping: trials write a checkpoint and end; once more to end them at once")
         self.later.clear()
         for hash in self.running:
             self._ask(hash, "stop")

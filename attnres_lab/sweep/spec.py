@@ -204,10 +204,6 @@ def _line(file: YamlFile, error: ValidationError) -> str:
     keys = [str(part) for part in problem["loc"] if part not in HIDDEN]
     if kind == "unexpected_keyword_argument":
         message = f"unknown key{nearest(keys[-1], {f.name for part in _Strict.__subclasses__() for f in fields(part)})}"
-    elif kind == "union_tag_invalid":
-        message = f"unknown {keys[-1]}{nearest(str(given.get('name')), ('local', 'slurm', 'ray'))}"
-    elif kind == "string_pattern_mismatch":
-        message = f"{given!r} holds characters that are not allowed here (allowed: {problem['ctx']['pattern']})"
     elif not isinstance(given, dict):
         message += f", got {given!r}"
     dotted = ".".join(keys)

@@ -1,4 +1,4 @@
-"""The only file that knows Optuna: it proposes points, judges hopeless ones, and holds a complete record of every point.
+"""Optuna behind one door: it proposes points, judges hopeless ones, and holds a complete record of every point.
 
 The record is a mirror of the run folders. A point is one Optuna trial whatever its number of seeds: its value is the mean over them.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -18,37 +17,12 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.storages import JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from attnres_lab.errors import UserError, nearest
 from attnres_lab.sweep.space import Axis, Interval, Point, Scalar, Space
 from attnres_lab.sweep.spec import SweepSpec
-
-
-class _Patient:
-    """A storage whose database may restart: every call is tried again for five minutes; trials go on meanwhile."""
-
-    def __init__(self, url: str, say: Callable[[str], None]) -> None:
-        self._say = say
-        self._storage = self._try(lambda: optuna.storages.get_storage(_database(url)))
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._storage, name)
-        return lambda *args, **options: self._try(lambda: method(*args, **options))
-
-    def _try(self, call: Callable[[], Any]) -> Any:
-        from sqlalchemy.exc import SQLAlchemyError
-
-        for attempt in range(60):
-            try:
-                return call()
-            except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-                if attempt == 0:
-                    self._say(f"storage: {str(error).splitlines()[0]}; trying again for five minutes")
-                time.sleep(0.2 if attempt < 5 else 5.0)
-        raise UserError("storage: the database did not come back within five minutes; the trials' folders are complete, run the sweep again later")
+from attnres_lab.sweep.storage import Database, open_journal
 
 
 class Study:
@@ -58,7 +32,7 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.spec, self.space = spec, space
         self.distributions = {axis.key: _distribution(axis) for axis in _all(space.axes)}
-        self.storage: Any = _Patient(spec.storage, say) if spec.storage else _journal(journal)
+        self.storage: Any = Database(spec.storage, say) if spec.storage else open_journal(journal)
         self.study = self._create()
         self.open: dict[str, list[optuna.Trial]] = {}  # running Optuna trials by point
         self.told: dict[str, list[str]] = {}  # hashes of the runs in each point's record
@@ -168,26 +142,6 @@ def _distribution(axis: Axis) -> BaseDistribution:
     if not isinstance(axis.values, Interval):
         return CategoricalDistribution([choice.label for choice in axis.values])
     return (IntDistribution if axis.values.whole else FloatDistribution)(axis.values.low, axis.values.high, log=axis.values.log)
-
-
-def _database(url: str) -> RDBStorage:
-    url = url.replace("postgresql://", "postgresql+psycopg2://")  # the driver that the extra installs
-    try:
-        return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
-    except ImportError as error:
-        raise UserError(f"storage: {url.split(':')[0]} needs a driver ({error}); for PostgreSQL: pip install attnres-lab[postgres]") from None
-
-
-def _journal(path: Path) -> JournalStorage:
-    """After a crash: without a half-written last line and without the lock of the dead. The caller holds the sweep."""
-    Path(f"{path}.lock").unlink(missing_ok=True)
-    if path.exists():
-        with open(path, "r+b") as file:
-            data = file.read()
-            if not data.endswith(b"\n"):
-                file.truncate(data.rfind(b"\n") + 1)
-                os.fsync(file.fileno())
-    return JournalStorage(JournalFileBackend(str(path)))
 
 
 def _sampler(spec: SweepSpec, known: int) -> optuna.samplers.BaseSampler:

@@ -88,8 +88,8 @@ def test_retry_runs_exactly_the_failed_or_exactly_the_named_trials(lab: Lab) -> 
 
 
 def test_a_trial_out_of_time_goes_on_in_a_new_attempt(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SYNTHETIC_SECONDS", "0.1")
-    path = lab.sweep(space={"seed": [0]}, resources={"time_limit": 0.4 / 3600}, **CHAIN)
+    monkeypatch.setenv("SYNTHETIC_SECONDS", "0.25")
+    path = lab.sweep(space={"seed": [0]}, resources={"time_limit": 1.5 / 3600}, **CHAIN)
     assert lab.run(path).exit_code == 0
     starts = [int(line[2]) for line in lab.witness() if line[0] == "start"]
     assert len(starts) >= 2

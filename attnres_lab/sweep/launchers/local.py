@@ -64,14 +64,14 @@ def visible_gpus() -> list[str]:
 
 def make_leases(launcher: Local, resources: Resources, gpus: list[str]) -> list[Lease]:
     """Disjoint leases: no device and, where there are enough, no core is in two of them."""
-    cores = sorted(os.sched_getaffinity(0))
+    cores, need = sorted(os.sched_getaffinity(0)), resources.threads * max(1, resources.devices)
     if gpus and resources.devices:
         n = resources.devices
         groups = [tuple(gpus[i : i + n]) for i in range(0, len(gpus) - n + 1, n)][: launcher.workers]
     else:
-        groups = [()] * (launcher.workers or max(1, len(cores) // resources.threads))
+        groups = [()] * (launcher.workers or max(1, len(cores) // need))
     per = len(cores) // len(groups) if groups else 0
-    pinned = per >= resources.threads
+    pinned = per >= need
     return [Lease(group, tuple(cores[i * per : (i + 1) * per]) if pinned else (), resources.threads) for i, group in enumerate(groups)]
 
 
