@@ -27,9 +27,8 @@ class Coordinator:
     def __init__(self, planner: Planner, folder: SweepFolder, launcher: Launcher, study: Study, view: Screen) -> None:
         self.planner, self.folder, self.launcher, self.study, self.view = planner, folder, launcher, study, view
         self.spec = planner.spec
-        self.ledger = Ledger(self.spec, folder, study, view)
+        self.ledger, self.pruning = Ledger(self.spec, folder, study, view), Pruning(self.spec, study, folder)
         self.rules, self.trials, self.points, self.done = self.ledger.rules, self.ledger.trials, self.ledger.points, self.ledger.done
-        self.pruning = Pruning(self.spec, study, folder)
         self.only: set[str] | None = None  # hashes, where not everything owed shall run
         self.running: dict[str, float] = {}  # start time
         self.queue: list[tuple[float, int, str]] = []  # (-FLOPs, order, hash): the largest first
@@ -186,15 +185,14 @@ class Coordinator:
         if self.folder.stop.exists():
             self.folder.stop.unlink(missing_ok=True)
             self.signals += 1
-        before, self.obeyed = self.obeyed, self.signals
-        if before == self.signals:
-            return
-        self.view.say("ending at once" if self.signals > 1 else "stopping: trials write a checkpoint and end; once more to end them at once")
-        self.later.clear()
-        for hash in self.running:
-            self._ask(hash, "stop")
-            if self.signals > 1:
-                self.launcher.end(hash, kill=True)
+        if self.signals > self.obeyed:
+            self.obeyed = self.signals
+            self.view.say("ending at once" if self.signals > 1 else "stopping: trials write a checkpoint and end; once more to end them at once")
+            self.later.clear()
+            for hash in self.running:
+                self._ask(hash, "stop")
+                if self.signals > 1:
+                    self.launcher.end(hash, kill=True)
 
     def interrupt(self, *_: object) -> None:
         """Ask to stop, as Ctrl-C does; the loop obeys within a fifth of a second."""

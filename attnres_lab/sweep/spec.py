@@ -34,23 +34,21 @@ class Objective(_Strict):
 
 @dataclass(frozen=True)
 class Sampler(_Strict):
-    """Who proposes points: ``grid`` runs them all; else an Optuna sampler (random, tpe, gp, qmc, cmaes, nsgaii, ...)."""
+    """Who proposes points: ``grid`` runs them all; else an Optuna sampler (random, tpe, gp, qmc, cmaes, nsgaii, ...) with its keyword options."""
 
     name: str = "grid"
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments of the Optuna class."""
 
 
 @dataclass(frozen=True)
 class Pruner(_Strict):
-    """Who ends hopeless trials early: an Optuna pruner, on training steps (median, hyperband, ...) or over seeds (wilcoxon)."""
+    """Who ends hopeless trials early: an Optuna pruner with its options, on training steps (median, hyperband, ...) or over seeds (wilcoxon)."""
 
     name: str
     metric: str = "val/loss"
     """A metric of the logged rows."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments of the Optuna class."""
 
 
 @dataclass(frozen=True)
