@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import time
+from pathlib import Path
 
+import pandas as pd
 import pytest
 from tracking_helpers import OLD_LOADER, dump, position, write_run, write_sweep
 
-from attnres_lab.runfiles import RunFolder
+from attnres_lab.runfiles import RunFolder, write_json
 from attnres_lab.tracking import RunMirror, SweepMirror, connect, rebuild, tracking_uri
 from attnres_lab.tracking.depth import CELL, heat_map
 from attnres_lab.tracking.sweep import SweepSync
@@ -66,6 +70,10 @@ def test_a_run_arrives_whole(runs) -> None:
     client = connect().client
     run_id = client.search_runs([connect().experiment_id])[0].info.run_id
     assert {item.path for item in client.list_artifacts(run_id)} == {"config.yaml", "environment.json", "depth", "images"}
+    ((name, state, facts, labels),) = run["models"]
+    assert (name, state, run["outputs"]) == ("full-d32-L8-s0", "READY", [50])
+    assert facts["checkpoint"] == str(files.checkpoint)
+    assert (facts["step"], facts["bytes"], facts["val/loss"], labels["variant"]) == ("50", "7", "3.0", "full")
     assert (runs / "artifacts" / run_id / "artifacts" / "depth" / "step-000050.json").exists()
 
 
@@ -129,14 +137,16 @@ def test_numbers_that_are_none_are_not_stored(runs) -> None:
     """NaN and infinity become a tag that counts them."""
     files = write_run(runs / "diverged", steps=range(10, 30, 10), state="running")
     files.append_metrics(position(30) | {"train/loss": float("nan"), "optim/grad_norm": float("inf")})
-    files.append_metrics(position(40) | {"train/loss": float("nan")})
+    with open(files.metrics, "a") as file:  # as Python's json writes them, and as a number that is too large
+        file.write('{"step": 40, "time": 1.7e9, "train/loss": NaN, "optim/grad_norm": 1e999}\n')
     files.set_status("diverged", step=40)
     mirror = single(connect(), files.path, {})
     mirror.sync()
     (run,) = dump(tracking_uri()).values()
     assert max(step for key, step, *_ in run["points"] if key == "train/loss") == 20
     assert run["tags"]["nonfinite.train/loss"] == "2 rows, first at step 30"
-    assert run["tags"]["nonfinite.optim/grad_norm"] == "1 rows, first at step 30"
+    assert run["tags"]["nonfinite.optim/grad_norm"] == "2 rows, first at step 30"
+    assert all(math.isfinite(value) for _, _, value, _ in run["points"])
     assert (run["status"], run["tags"]["status"]) == ("FAILED", "diverged")
 
 
@@ -157,6 +167,7 @@ def test_a_sweep_is_a_parent_with_children_on_one_level(runs) -> None:
         assert sorted(child.info.run_name for child in children) == sorted(f"{v}-d32-L8-s{s}" for v in ("baseline", "full") for s in (0, 1))
         assert [child.info.run_name for child in children if child.info.status == "SCHEDULED"] == ["full-d32-L8-s1"]
         for child in children:
+            assert child.data.params["size"] == "small"
             assert {"kind", "sweep", "sweep_id", "variant", "size", "seed", "status", "protocol", "trial"} <= set(child.data.tags)
             assert child.data.params["model.residual.name"] == child.data.tags["variant"]
 
@@ -260,3 +271,48 @@ def test_a_full_disk_under_the_artifacts_loses_nothing(runs, monkeypatch) -> Non
     assert len(list((runs / "artifacts").rglob("step-000050.json"))) == 4
     after = dump(tracking_uri())
     assert {name: run["points"] for name, run in after.items()} == {name: run["points"] for name, run in held.items()}
+
+
+def test_a_plan_is_kept_of_trials_that_were_never_seen_waiting(runs) -> None:
+    """What only the plan says, a label of a bundle, is a parameter of every trial, whether or not the mirror saw it before it began."""
+    plan = write_sweep(runs / "quick", done=0)
+    sweep = SweepSync(connect(), runs / "quick", "quick", {})
+    write_run(runs / "quick" / "trials" / "full0", variant="full")
+    sweep.sync()
+    for entry in plan:
+        write_run(runs / "quick" / "trials" / entry["hash"], variant=entry["variant"], seed=entry["seed"])
+    mirror_sweep(runs / "quick", {})
+    assert [run["params"].get("size") for name, run in dump(tracking_uri()).items() if name != "quick"] == ["small"] * 4
+
+
+def test_a_creation_that_was_answered_too_late_leaves_no_double(runs) -> None:
+    """A stalled server creates the run for which the mirror no longer waits; the run that was filled stays."""
+    write_sweep(runs / "quick")
+    mirror_sweep(runs / "quick", {})
+    before, store = dump(tracking_uri()), connect()
+    for run in store.client.search_runs([store.experiment_id]):
+        tags = {key: run.data.tags[key] for key in ("attnres.id", "sweep_id", "kind")}
+        store.client.create_run(store.experiment_id, tags=tags, run_name=run.info.run_name)
+    mirror_sweep(runs / "quick", {})
+    assert dump(tracking_uri()) == before
+
+
+def test_a_sweep_has_its_table_and_its_figures(runs, tmp_path) -> None:
+    """A line per trial, and a page with the curves and depth attention that asks no network for anything."""
+    write_sweep(runs / "quick", variants=("baseline", "full", "block8"))
+    mirror_sweep(runs / "quick", {})
+    store = connect()
+    (parent,) = store.client.search_runs([store.experiment_id], "tags.kind = 'sweep'")
+    table = pd.read_csv(store.client.download_artifacts(parent.info.run_id, "trials.csv", str(tmp_path)))
+    assert sorted(table["variant"]) == ["baseline", "baseline", "block8", "block8", "full", "full"]
+    page = Path(store.client.download_artifacts(parent.info.run_id, "figures.html", str(tmp_path))).read_text()
+    assert page.count("Plotly.newPlot(") >= 3
+    assert not re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=", page)
+
+
+def test_the_address_of_a_database_in_a_sweep_file_stays_here(runs, tmp_path) -> None:
+    """The sweep's YAML is uploaded without the password that is in it."""
+    write_sweep(runs / "quick")
+    write_json(runs / "quick" / "sweep.json", {"name": "quick", "id": "1", "yaml": "storage: postgresql://lab:canary@host/db\n"})
+    mirror_sweep(runs / "quick", {})
+    assert not [path for path in (runs / "artifacts").rglob("*") if path.is_file() and b"canary" in path.read_bytes()]
