@@ -7,7 +7,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from attnres_lab.config import load
 from attnres_lab.runfiles import read_json
 from attnres_lab.sweep.folder import SweepFolder
 from attnres_lab.sweep.ledger import Ledger
@@ -28,11 +27,12 @@ def restore_study(folder: SweepFolder) -> int:
         file.write_text((read_json(folder.path / "sweep.json") or {})["yaml"])
         source = load_spec(file)
         view: Any = SimpleNamespace(say=print)
+        config: Any = None  # only a trial that runs needs its own
         study = Study(source.spec, parse_space(source.spec.space, source.file, adaptive=source.spec.adaptive), folder.journal, view.say)
         ledger, pruning = Ledger(source.spec, folder, study, view), Pruning(source.spec, study, folder)
-        ledger.adopt([Trial(entry, load(folder.trial(entry.hash).config)) for entry in folder.plan() if folder.trial(entry.hash).config.exists()])
+        ledger.adopt([Trial(entry, config) for entry in folder.plan()])
         study.reconcile(ledger.points)
-        lost = [point for point, runs in ledger.points.items() if not ledger.owed(point) and point not in study.told and runs]
+        lost = [point for point in ledger.points if not ledger.owed(point) and point not in study.told]
         for point in lost:
             entries = [ledger.trials[hash].entry for hash in ledger.points[point]]
             if pruning.on:
