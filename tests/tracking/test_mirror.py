@@ -247,32 +247,6 @@ def test_a_broken_folder_does_not_hold_up_the_others(runs, capsys) -> None:
     assert "full0 is left out" in capsys.readouterr().err
 
 
-def test_a_full_disk_under_the_artifacts_loses_nothing(runs, monkeypatch) -> None:
-    """The rows and the state of every trial arrive at once, the files when there is room again."""
-    from mlflow import MlflowClient
-
-    write_sweep(runs / "quick")
-    full = OSError(28, "No space left on device")
-    original = MlflowClient.log_artifact
-
-    def refuse(self, run_id, path, *rest):
-        if "trials" in path:
-            raise full
-        return original(self, run_id, path, *rest)
-
-    monkeypatch.setattr(MlflowClient, "log_artifact", refuse)
-    with pytest.raises(OSError, match="No space"):
-        mirror_sweep(runs / "quick", {})
-    held = dump(tracking_uri())
-    assert [run["status"] for name, run in held.items() if name != "quick"] == ["FINISHED"] * 4
-    monkeypatch.undo()
-    monkeypatch.setenv("ATTNRES_RUNS", str(runs))
-    mirror_sweep(runs / "quick", {})
-    assert len(list((runs / "artifacts").rglob("step-000050.json"))) == 4
-    after = dump(tracking_uri())
-    assert {name: run["points"] for name, run in after.items()} == {name: run["points"] for name, run in held.items()}
-
-
 def test_a_plan_is_kept_of_trials_that_were_never_seen_waiting(runs) -> None:
     """What only the plan says, a label of a bundle, is a parameter of every trial, whether or not the mirror saw it before it began."""
     plan = write_sweep(runs / "quick", done=0)
