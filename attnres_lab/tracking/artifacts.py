@@ -75,7 +75,7 @@ def send_model(store: Store, run_id: str, files: RunFolder) -> None:
         model = found[0]
         client.set_logged_model_tags(model.model_id, facts)
     else:
-        model = client.create_logged_model(store.experiment_id, run.info.run_name, run_id, EXTERNAL | facts, labels, "checkpoint")
+        model = client.create_logged_model(store.experiment_id, f"{run.info.run_name}-checkpoint", run_id, EXTERNAL | facts, labels, "checkpoint")
     if not run.outputs.model_outputs:
         client.log_outputs(run_id, [LoggedModelOutput(model.model_id, status.step)])
     if model.status != LoggedModelStatus.READY:

@@ -10,6 +10,7 @@ from typing import Any
 from attnres_lab.runfiles import RunFolder, read_json
 
 AXES = ("tokens", "flops", "seconds")
+COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # of variants: Okabe & Ito's palette without its yellow
 POINTS, RUNS = 200, 300  # more would make the page slow; it says what it leaves out
 
 
@@ -30,11 +31,10 @@ def page(title: str, records: Sequence[Mapping[str, Any]], paths: Sequence[Path]
 
 
 def _curves(runs: Sequence[tuple[Mapping[str, Any], RunFolder]], title: str) -> Any:
-    from plotly import colors
     from plotly import graph_objects as go
 
     figure = go.Figure(layout={"title": title, "xaxis_title": AXES[0], "yaxis_title": "nats per token", "height": 620})
-    palette = dict(zip(dict.fromkeys(record["variant"] for record, _ in runs), colors.qualitative.Safe * len(runs), strict=False))
+    palette = dict(zip(dict.fromkeys(record["variant"] for record, _ in runs), COLOURS * len(runs), strict=False))
     places: dict[str, list[list[Any]]] = {axis: [] for axis in AXES}
     for record, files in runs:
         for key, dash in (("train/loss", "solid"), ("val/loss", "dot")):
@@ -48,8 +48,11 @@ def _curves(runs: Sequence[tuple[Mapping[str, Any], RunFolder]], title: str) -> 
             figure.add_scatter(x=places[AXES[0]][-1], y=loss, name=name, line=line, mode="lines+markers", legendgroup=record["variant"])
     axes = [{"label": axis, "method": "update", "args": [{"x": places[axis]}, {"xaxis.title.text": axis}]} for axis in AXES]
     scales = [{"label": f"{scale} x", "method": "relayout", "args": [{"xaxis.type": scale}]} for scale in ("linear", "log")]
-    menus = [{"buttons": buttons, "type": "buttons", "direction": "right", "x": x, "y": 1.12} for buttons, x in ((axes, 0.25), (scales, 0.45))]
-    return figure.update_layout(updatemenus=menus)
+    menus = [
+        {"buttons": buttons, "type": "buttons", "direction": "right", "x": x, "y": 1.16, "xanchor": "left"}
+        for buttons, x in ((axes, 0), (scales, 0.4))
+    ]
+    return figure.update_layout(updatemenus=menus, margin={"t": 130}, title={"y": 0.97})
 
 
 def _depth(records: Sequence[Mapping[str, Any]], title: str) -> list[Any]:

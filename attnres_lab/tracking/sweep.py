@@ -34,6 +34,7 @@ class SweepSync:
         self._parent: str | None = None
         self._trials: dict[str, RunSync] = {}
         self._entries: dict[str, dict[str, Any]] = {}
+        self._variants: dict[str, int] = {}  # in the order of the plan
         self._plan_stamp = 0
         self._unreadable: set[str] = set()
         self._note, self._note_due = "", 0.0
@@ -141,9 +142,9 @@ class SweepSync:
 
     def _identity(self, entry: Mapping[str, Any]) -> Identity:
         tags = {"sweep": self.name, "sweep_id": self.id, "trial": entry["hash"], "mlflow.parentRunId": str(self._parent)}
-        tags |= {key: str(entry[key]) for key in ("variant", "size", "seed", "protocol") if key in entry}
-        if "protocol" in self.summary:
-            tags.setdefault("protocol", self.summary["protocol"])
+        tags |= {key: str(entry[key]) for key in ("variant", "size", "seed")}
+        tags["mlflow.runColor"] = figures.COLOURS[self._variants.setdefault(entry["variant"], len(self._variants)) % len(figures.COLOURS)]
+        tags["protocol"] = "tuned" if any(key.startswith("optim.") for key in entry["params"]) else "shared"
         return Identity(f"{self.id}/{entry['hash']}", entry["run_name"], tags, flatten(entry["params"]))
 
     def _write_note(self, at_once: bool = False) -> None:

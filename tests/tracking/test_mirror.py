@@ -58,20 +58,20 @@ def wait_for(condition, seconds: float = 60.0) -> None:
 def test_a_run_arrives_whole(runs) -> None:
     """Rows, result, parameters, factors, tags, status and artifacts of a run that trained inside the block."""
     folder = runs / "train" / "tiny"
-    with RunMirror(folder, {"protocol": "shared"}):
+    with RunMirror(folder):
         files = write_run(folder)
     (run,) = dump(tracking_uri()).values()
     assert logged_points(run) == expected_points(files)
     assert run["params"]["model.residual.name"] == "full"
     assert ("factor/model.dim", 0, 32.0, 0) in run["points"]
-    expected = {"variant": "full", "seed": "0", "protocol": "shared", "status": "finished", "budget": "tokens=40000", "data_fingerprint": "f00"}
+    expected = {"variant": "full", "seed": "0", "status": "finished", "budget": "tokens=40000", "data_fingerprint": "f00"}
     assert expected.items() <= run["tags"].items()
     assert run["status"] == "FINISHED"
     client = connect().client
     run_id = client.search_runs([connect().experiment_id])[0].info.run_id
     assert {item.path for item in client.list_artifacts(run_id)} == {"config.yaml", "environment.json", "depth", "images"}
     ((name, state, facts, labels),) = run["models"]
-    assert (name, state, run["outputs"]) == ("full-d32-L8-s0", "READY", [50])
+    assert (name, state, run["outputs"]) == ("full-d32-L8-s0-checkpoint", "READY", [50])
     assert facts["checkpoint"] == str(files.checkpoint)
     assert (facts["step"], facts["bytes"], facts["val/loss"], labels["variant"]) == ("50", "7", "3.0", "full")
     assert (runs / "artifacts" / run_id / "artifacts" / "depth" / "step-000050.json").exists()
@@ -81,12 +81,12 @@ def test_rows_that_a_resume_writes_again_are_not_doubled(runs) -> None:
     """Killed at step 50, cut back to step 20, trained on to 80 with other clocks; the mirror goes on or starts anew."""
     for name, restart in (("goes-on", False), ("anew", True)):
         files = write_run(runs / name, state="failed")
-        mirror = single(connect(), files.path, {})
+        mirror = single(connect(), files.path)
         mirror.sync()
         files.truncate_metrics(20)
         files.set_status("running")
         if restart:
-            mirror = single(connect(), files.path, {})
+            mirror = single(connect(), files.path)
         for step in range(30, 90, 10):
             files.append_metrics(position(step, when=1.8e9) | {"train/loss": 3.0 + 1 / step, "optim/lr": 0.1})
             mirror.sync()
@@ -122,7 +122,7 @@ def test_a_row_whose_answer_was_lost_is_not_doubled(runs, monkeypatch) -> None:
     for broken in range(20):
         calls.update(made=0, broken=broken)
         try:
-            mirror = single(flaky, files.path, {})
+            mirror = single(flaky, files.path)
             mirror.sync()
             mirror.sync_artifacts()
             break
@@ -140,7 +140,7 @@ def test_numbers_that_are_none_are_not_stored(runs) -> None:
     with open(files.metrics, "a") as file:  # as Python's json writes them, and as a number that is too large
         file.write('{"step": 40, "time": 1.7e9, "train/loss": NaN, "optim/grad_norm": 1e999}\n')
     files.set_status("diverged", step=40)
-    mirror = single(connect(), files.path, {})
+    mirror = single(connect(), files.path)
     mirror.sync()
     (run,) = dump(tracking_uri()).values()
     assert max(step for key, step, *_ in run["points"] if key == "train/loss") == 20
@@ -167,7 +167,7 @@ def test_a_sweep_is_a_parent_with_children_on_one_level(runs) -> None:
         assert sorted(child.info.run_name for child in children) == sorted(f"{v}-d32-L8-s{s}" for v in ("baseline", "full") for s in (0, 1))
         assert [child.info.run_name for child in children if child.info.status == "SCHEDULED"] == ["full-d32-L8-s1"]
         for child in children:
-            assert child.data.params["size"] == "small"
+            assert (child.data.params["size"], child.data.tags["protocol"]) == ("small", "shared")
             assert {"kind", "sweep", "sweep_id", "variant", "size", "seed", "status", "protocol", "trial"} <= set(child.data.tags)
             assert child.data.params["model.residual.name"] == child.data.tags["variant"]
 
@@ -193,16 +193,14 @@ def test_a_sweep_is_mirrored_while_it_runs(runs) -> None:
     """By a process of its own; what was planned arrives before it has run, and a second start doubles nothing."""
     home = runs / "quick"
     plan = write_sweep(home, done=0)
-    with SweepMirror("quick", home, {"Plan": "four trials"}) as mirror:
+    with SweepMirror("quick", home, {"Plan": "four trials"}):
         wait_for(lambda: [run["status"] for run in dump(tracking_uri()).values()].count("SCHEDULED") == 4)
         for entry in plan:
             write_run(home / "trials" / entry["hash"], variant=entry["variant"], seed=entry["seed"])
-        mirror.update({"Verdict": "none yet"})
     store = dump(tracking_uri())
     assert {run["status"] for run in store.values()} == {"FINISHED"}
     assert "**Plan:** four trials" in store["quick"]["tags"]["mlflow.note.content"]
-    assert "**Verdict:** none yet" in store["quick"]["tags"]["mlflow.note.content"]
-    mirror_sweep(home, {"Plan": "four trials", "Verdict": "none yet"})
+    mirror_sweep(home, {"Plan": "four trials"})
     assert dump(tracking_uri()) == store
 
 

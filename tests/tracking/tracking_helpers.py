@@ -49,12 +49,12 @@ def position(step: int, when: float = 1.7e9) -> dict[str, float]:
     return {"step": step, "time": when + step, "tokens": 100 * step, "flops": 1e6 * step, "seconds": 0.5 * step}
 
 
-def write_sweep(folder: Path, variants=("baseline", "full"), seeds=(0, 1), done: int = 99, protocol="shared") -> list[dict]:
+def write_sweep(folder: Path, variants=("baseline", "full"), seeds=(0, 1), done: int = 99) -> list[dict]:
     """A sweep of which ``done`` trials have finished."""
     plan = []
     for variant in variants:
         for seed in seeds:
-            labels = {"variant": variant, "size": "d32-L8", "seed": seed, "run_name": f"{variant}-d32-L8-s{seed}", "protocol": protocol}
+            labels = {"variant": variant, "size": "d32-L8", "seed": seed, "run_name": f"{variant}-d32-L8-s{seed}"}
             params = {"model.residual": {"name": variant}, "seed": seed, "size": "small"}
             plan.append({"hash": f"{variant}{seed}", "params": params, "flops": 1e9, "tokens": 40000, **labels})
     folder.mkdir(parents=True, exist_ok=True)
