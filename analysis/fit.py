@@ -12,11 +12,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from analysis import intervals
-from analysis._problem import Problem
-from analysis._rows import checked_rows
-from analysis._solve import solve, starts
-from analysis.certificate import Certificate, certify
+from analysis.bootstrap import bootstrap
 from analysis.laws import Array, Law
+from analysis.problem import Problem
+from analysis.solve import Certificate, solve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -79,8 +78,6 @@ class Fit:
         if not 0 < level < 1:
             raise ValueError(f"level is {level}: give a number between 0 and 1, such as 0.95")
         if method == "bootstrap":
-            from analysis.bootstrap import bootstrap
-
             return bootstrap(self).interval(level)
         if method not in ("delta-t", "profile"):
             raise ValueError(f"method is {method!r}; valid: 'delta-t', 'profile', 'bootstrap'")
@@ -153,15 +150,12 @@ def fit(law: Law, x: ArrayLike, y: ArrayLike, *, loss: Loss = "log_mse", delta: 
         raise ValueError(f"loss is {loss!r}; valid: 'log_mse', 'mse', 'huber'")
     if loss == "huber" and not delta > 0:
         raise ValueError(f"delta is {delta}: give a positive threshold in units of log y, such as 1e-3")
-    table, values, multiplicity = checked_rows(law, x, y, weights)
-    problem = Problem.centred(law, table, values, multiplicity, (loss, delta))
-    first = starts(problem, multiplicity)
-    solution = solve(problem, first, np.broadcast_to(multiplicity, (len(first), len(values))))
-    best = int(np.argmin(solution.value))
-    estimates = tuple(float(value[0]) for value in problem.params(solution.point[[best]]).values())
-    certificate = certify(problem, solution, first, best)
-    objective = float(problem.objective(solution.value, float(multiplicity.sum()))[best])
-    return _judged(Fit(law, estimates, objective, "converged", (), certificate, table, values, multiplicity, loss, delta))
+    table, values, times = law.checked(x, y, weights)
+    problem = Problem.centred(law, table, values, times, (loss, delta))
+    point, least, certificate = solve(problem, times)
+    estimates = tuple(float(value[0]) for value in problem.params(point[None]).values())
+    objective = float(problem.objective(np.array(least), float(times.sum())))
+    return _judged(Fit(law, estimates, objective, "converged", (), certificate, table, values, times, loss, delta))
 
 
 def _judged(draft: Fit) -> Fit:

@@ -6,6 +6,7 @@ import difflib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -33,20 +34,23 @@ class Columns:
 
 @dataclass(frozen=True)
 class Cells:
-    """Logs of x and loss, (sizes, seeds), NaN where a pair is missing, and their `means` over seeds; sizes by rising x.
+    """Logs ``x`` and ``y`` (loss) of the baseline and of the variant, each (sizes, seeds), NaN where a pair is missing; sizes by rising x.
 
     `runs_x`, `runs_y`: all finished runs of the baseline and of the variant.
     """
 
     sizes: tuple[object, ...]
-    x_baseline: Array
-    y_baseline: Array
-    x_variant: Array
-    y_variant: Array
-    means: tuple[Array, Array, Array, Array]
+    x: tuple[Array, Array]
+    y: tuple[Array, Array]
     runs_x: tuple[Array, Array]
     runs_y: tuple[Array, Array]
     warnings: tuple[str, ...]
+
+    @cached_property
+    def means(self) -> tuple[Array, Array, Array, Array]:
+        """Over seeds, (sizes,): x and y of the baseline, x and y of the variant."""
+        x_b, y_b, x_v, y_v = (np.nanmean(a, axis=1) for a in (self.x[0], self.y[0], self.x[1], self.y[1]))
+        return x_b, y_b, x_v, y_v
 
 
 def finished_runs(runs: pd.DataFrame, columns: Columns, arms: Iterable[object]) -> tuple[pd.DataFrame, list[str]]:
@@ -69,10 +73,13 @@ def finished_runs(runs: pd.DataFrame, columns: Columns, arms: Iterable[object]) 
     for column, why in ONE_VALUE.items():
         if column in frame and frame[column].nunique() > 1:
             raise ValueError(f"column {column!r} holds {frame[column].nunique()} values, {_examples(frame, column)}: {why}")
+    axes = [column for column in (columns.x, columns.y) if column is not None]
+    for column in axes:
+        if not pd.api.types.is_numeric_dtype(frame[column]):
+            raise ValueError(f"column {column!r} is not numeric ({frame[column].iloc[0]!r} ...): convert it to numbers")
     finished, warnings = _without_a_loss(frame, columns)
-    for column in (columns.x, columns.y):
-        if column is not None:
-            _positive(finished, column)
+    for column in axes:
+        _positive(finished, column)
     repeated = finished[finished.duplicated([columns.by, columns.size, columns.seed], keep=False)]
     if len(repeated):
         raise ValueError(
@@ -98,12 +105,12 @@ def paired_cells(runs: pd.DataFrame, variant: Any, baseline: Any, columns: Colum
             f"{len(order)} paired {columns.size}{'' if len(order) == 1 else 's'} ({_some(order)}): a power law and its error need at least 3"
         )
     x_b, y_b, x_v, y_v = (both[name].unstack("seed").loc[order].to_numpy(float) for name in ("x_b", "y_b", "x_v", "y_v"))
-    means = tuple(np.nanmean(a, axis=1) for a in (x_b, y_b, x_v, y_v))
-    for arm, x in ((baseline, means[0]), (variant, means[2])):
+    runs_x, runs_y = ((left[name].to_numpy(float), right[name].to_numpy(float)) for name in ("x", "y"))
+    cells = Cells(tuple(order), (x_b, x_v), (y_b, y_v), runs_x, runs_y, tuple(warnings))
+    for arm, x in ((baseline, cells.means[0]), (variant, cells.means[2])):
         if np.ptp(x) < 1e-9:
             raise ValueError(f"column {columns.x!r} is the same at every {columns.size} of {arm}: loss cannot be set against it")
-    runs_x, runs_y = ((left[name].to_numpy(float), right[name].to_numpy(float)) for name in ("x", "y"))
-    return Cells(tuple(order), x_b, y_b, x_v, y_v, (means[0], means[1], means[2], means[3]), runs_x, runs_y, tuple(warnings))
+    return cells
 
 
 def missing_pairs(cells: dict[Any, pd.Index[Any]]) -> list[str]:
@@ -114,8 +121,6 @@ def missing_pairs(cells: dict[Any, pd.Index[Any]]) -> list[str]:
 
 
 def _without_a_loss(frame: pd.DataFrame, columns: Columns) -> tuple[pd.DataFrame, list[str]]:
-    if not pd.api.types.is_numeric_dtype(frame[columns.y]):
-        raise ValueError(f"column {columns.y!r} is not numeric ({frame[columns.y].iloc[0]!r} ...): convert it to numbers")
     status = frame["status"] if "status" in frame else pd.Series("", frame.index)
     unfinished = status.isin(UNFINISHED)
     diverged = ~unfinished & ((status == "diverged") | ~np.isfinite(frame[columns.y].astype(float)))
@@ -128,8 +133,6 @@ def _without_a_loss(frame: pd.DataFrame, columns: Columns) -> tuple[pd.DataFrame
 
 
 def _positive(frame: pd.DataFrame, column: str) -> None:
-    if not pd.api.types.is_numeric_dtype(frame[column]):
-        raise ValueError(f"column {column!r} is not numeric ({frame[column].iloc[0]!r} ...): convert it to numbers")
     values = frame[column].astype(float)
     bad = frame[~(np.isfinite(values) & (values > 0))]
     if len(bad):
