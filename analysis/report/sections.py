@@ -19,6 +19,8 @@ COSTS = {  # column to (heading, unit, how runs add up)
     "peak_memory_bytes": ("peak memory (GB)", 1e9, "max"),
 }
 
+SPEEDS = {"perf/step_seconds": "step (s)", "perf/tokens_per_second": "tokens / s", "perf/flops_per_second": "FLOP / s"}
+
 IDENTITY = ("seed", "variant", "size", "run_name", "config_hash", "params", "params_total")  # of the run, not of where it ran
 
 
@@ -99,11 +101,18 @@ def _plan(evidence: Evidence, page: Page) -> None:
 
 
 def _cost(evidence: Evidence, page: Page) -> None:
-    """What the runs took, those that came to nothing included."""
+    """What the runs took, those that came to nothing included; speed at the largest size, beside the baseline's."""
     columns = {key: value for key, value in COSTS.items() if key in evidence.runs}
     parts = [*evidence.runs.groupby("variant"), ("all", evidence.runs)]
     rows = [{"variant": v, "runs": len(r)} | {head: r[key].agg(how) / unit for key, (head, unit, how) in columns.items()} for v, r in parts]
     page.add("## Cost", markdown(pd.DataFrame(rows)))
+    largest = evidence.done[evidence.done["size"] == evidence.sizes[-1]]
+    if set(SPEEDS) <= set(largest):
+        speed = largest.groupby("variant")[list(SPEEDS)].median().rename(columns=SPEEDS)
+        if BASELINE in speed.index:
+            speed["step / baseline"] = speed["step (s)"] / speed["step (s)"].to_dict()[BASELINE]
+        note = f"Speed at {evidence.sizes[-1]}, median over runs; comparable only where the runs had their machine to themselves."
+        page.add(note, markdown(speed.reset_index()))
 
 
 def _environment(evidence: Evidence, page: Page) -> None:
