@@ -121,18 +121,13 @@ class Fit:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, without the data."""
-        return {
+        plain: dict[str, Any] = {
             "law": self.law.formula,
             "params": dict(self.params),
-            "interval_95": {name: list(limits) for name, limits in self.interval().items()},
-            "rows": len(self.y),
-            "loss": self.loss,
-            "delta": self.delta if self.loss == "huber" else None,
-            "objective": self.objective,
-            "status": self.status,
-            "warnings": list(self.warnings),
-            "certificate": asdict(self.certificate),
+            "interval_95": {k: list(v) for k, v in self.interval().items()},
         }
+        plain |= {"rows": len(self.y), "loss": self.loss, "delta": self.delta if self.loss == "huber" else None, "objective": self.objective}
+        return plain | {"status": self.status, "warnings": list(self.warnings), "certificate": asdict(self.certificate)}
 
 
 def fit(law: Law, x: ArrayLike, y: ArrayLike, *, loss: Loss = "log_mse", delta: float = 1e-3, weights: ArrayLike | None = None) -> Fit:
