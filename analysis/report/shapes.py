@@ -11,6 +11,8 @@ from analysis.isoflop import grid_optimum
 from analysis.report.evidence import BASELINE, LOSS, NARROW, Evidence, interval_text, signed, spread
 from analysis.report.page import Page
 
+PROFILES = {"input_rms": "RMS of the hidden state", "output_rms": "RMS of the sublayer's output", "gradient_norm": "gradient norm at the output"}
+
 
 def _isoflop(evidence: Evidence, page: Page) -> None:
     """Valleys at equal compute."""
@@ -113,10 +115,10 @@ def _depth(evidence: Evidence, page: Page) -> None:
             plots.depth_map(ax, record.attention, title=f"{variant}, step {record.step}")
         page.figure("depth_attention.png", drawn, f"Learned depth attention at {evidence.sizes[-1]}, one seed, averaged over tokens.")
     profiles = {variant: record.profile for variant, record in evidence.depth.items()}
-    if all({"output_rms", "gradient_norm"} <= set(profile) for profile in profiles.values()):
-        drawn, (left, right) = plots.new_axes(10, 3.6, columns=2)
-        plots.by_depth(left, {v: p["output_rms"] for v, p in profiles.items()}, "RMS of the sublayer's output")
-        plots.by_depth(right, {v: p["gradient_norm"] for v, p in profiles.items()}, "gradient norm at the output")
+    if shown := [key for key in PROFILES if all(key in profile for profile in profiles.values())]:
+        drawn, axes = plots.new_axes(5 * len(shown), 3.6, columns=len(shown))
+        for ax, key in zip(axes, shown, strict=True):
+            plots.by_depth(ax, {v: p[key] for v, p in profiles.items()}, PROFILES[key])
         page.figure("by_depth.png", drawn, f"Magnitude and gradient by depth at {evidence.sizes[-1]}, one seed.")
 
 
