@@ -35,9 +35,7 @@ class Bootstrap:
 
 def bootstrap(fit: Fit, n: int = 4000, seed: int = 0) -> Bootstrap:
     """Refit ``n`` case resamples of the rows, starting from the fit. Equal seeds give equal results on any number of cores.
-
-    Raises:
-        ValueError: n is not positive, or the weights of the rows add up to less than one row.
+    Raises ValueError: n is not positive, or the weights of the rows add up to less than one row.
     """
     rows = round(float(fit.weights.sum()))
     if n < 1 or rows < 1:

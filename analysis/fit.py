@@ -71,9 +71,7 @@ class Fit:
         ``delta-t``: Wald with Student t (rows - parameters degrees of freedom), on the log scale for a coefficient of a power.
         ``profile``: where the profiled objective passes the same t cut; keeps its shape where the delta method does not.
         ``bootstrap``: percentiles of 4000 case resamples; too narrow with few rows, so a diagnostic.
-
-        Raises:
-            ValueError: an unknown method, or a level outside (0, 1).
+        Raises ValueError: an unknown method, or a level outside (0, 1).
         """
         if not 0 < level < 1:
             raise ValueError(f"level is {level}: give a number between 0 and 1, such as 0.95")
@@ -137,9 +135,7 @@ def fit(law: Law, x: ArrayLike, y: ArrayLike, *, loss: Loss = "log_mse", delta: 
         loss: ``log_mse`` and ``mse`` are least squares of log y and of y; ``huber`` is Huber's loss of log y with threshold ``delta``
             (Hoffmann et al. 2022, section 3.3).
         weights: multiplicities, (n,): a row of weight 2 counts as that row twice, also in the intervals. They are never standard deviations.
-
-    Raises:
-        ValueError: too few rows, a variable that does not vary, or values that are not positive and finite (the message names the rows).
+    Raises ValueError: too few rows, a variable that does not vary, or values that are not positive and finite (the message names the rows).
     """
     if loss not in ("log_mse", "mse", "huber"):
         raise ValueError(f"loss is {loss!r}; valid: 'log_mse', 'mse', 'huber'")

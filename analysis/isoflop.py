@@ -79,9 +79,7 @@ def isoflop(
     """The study of each ``variant`` of the table (one row per run; without that column, of all rows under the name ``runs``).
 
     Runs whose ``budget`` (FLOP) differs by less than 10 % share a budget. The parabola is in log ``size`` (Hoffmann et al. 2022, approach 2).
-
-    Raises:
-        ValueError: a column is missing, a value is not positive and finite, a budget has fewer than three sizes, or fewer than two have a valley.
+    Raises ValueError: a column is missing, a value is not positive and finite, a budget has fewer than three sizes, or fewer than two have a valley.
     """
     columns = [budget, size, tokens, loss]
     if missing := [name for name in columns if name not in runs]:
@@ -127,9 +125,7 @@ def grid_optimum(grid: pd.DataFrame) -> GridOptimum:
     """The best shape of one variant's grid of losses: columns and index are the two shape ratios (positive), missing cells are NaN.
 
     For Fig. 7 of Attention Residuals (2603.15031) the columns are d / num_layers and the rows heads / num_layers.
-
-    Raises:
-        ValueError: fewer than seven losses, three columns or two rows.
+    Raises ValueError: fewer than seven losses, three columns or two rows.
     """
     table = grid.to_numpy(dtype=np.float64)
     i, j = np.nonzero(np.isfinite(table))

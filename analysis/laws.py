@@ -24,9 +24,7 @@ class Law:
     in a law of one term it is free. The same exponent may stand in several terms.
 
     Calling a law evaluates it: ``law(x, E=1.7, A=400, ...)`` with x of shape (n,) or (n, variables).
-
-    Raises:
-        ValueError: the formula cannot be read.
+    Raises ValueError: the formula cannot be read.
     """
 
     formula: str

@@ -91,9 +91,7 @@ def pilot(runs: pd.DataFrame, *, baseline: str = "baseline", x: str = "flops", y
     The noise is the scatter, over seeds of a size, of the differences of log loss to the baseline of the same size and seed; with one seed per size,
     over sizes; with the baseline alone, of its own log loss over seeds (nothing cancels, so it is an upper guess).
     With one size, alpha is the default.
-
-    Raises:
-        ValueError: no rows of the baseline, losses or x that are not positive and finite, or nothing is repeated.
+    Raises ValueError: no rows of the baseline, losses or x that are not positive and finite, or nothing is repeated.
     """
     for name in (x, y):
         check_positive(name, runs[name])
