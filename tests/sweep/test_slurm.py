@@ -13,7 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from attnres_lab.environment import cpu_name
 from attnres_lab.sweep.launchers import slurm
+from attnres_lab.sweep.planview import print_plan
+from attnres_lab.sweep.spec import load_spec
 from tests.sweep.conftest import Lab
 from tests.sweep.services import SlurmCluster, wait_for
 from tests.sweep.test_crash import CHAIN, check_exact
@@ -133,6 +136,18 @@ def test_stop_ends_jobs_gracefully(lab: Lab, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("SYNTHETIC_SECONDS", "0.01")
     assert lab.run(path).exit_code == 0
     check_exact(lab)
+
+
+def test_a_plan_measures_on_the_cluster(lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The probe is a job; what it ran on is what the plan names and prices by."""
+    monkeypatch.setenv("ATTNRES_CACHE", str(lab.path / "cache"))
+    path = lab.sweep(space={"optim.lr": [1e-3, 3e-3]}, function="attnres_lab.train:run", **LAUNCHER)
+    print_plan(load_spec(path), lab.folder)
+    print_plan(load_spec(path), lab.folder, measure=True)
+    before, after = capsys.readouterr().out.split("checkpoints:")[:2]
+    assert "not measured on the machines of this cluster; use --measure" in before
+    assert f"speed measured on {cpu_name()}" in after
+    assert not list(lab.folder.trials.iterdir())
 
 
 def test_sacct_tells_what_squeue_has_forgotten(lab: Lab, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
