@@ -117,7 +117,12 @@ def test_a_trial_out_of_time_writes_a_checkpoint_and_goes_on_in_a_new_job(lab: L
     """Slurm counts in minutes and looks every half: a limit of one, a notice that comes 10 to 40 seconds into it; the second job is a quick one."""
     monkeypatch.setattr(slurm, "NOTICE", 50)
     monkeypatch.setenv("SYNTHETIC_SECONDS", "5")
-    threading.Timer(8, os.environ.update, [{"SYNTHETIC_SECONDS": "0.02"}]).start()
+
+    def hurry() -> None:
+        wait_for(lambda: lab.witness(), 120)
+        os.environ["SYNTHETIC_SECONDS"] = "0.02"
+
+    threading.Thread(target=hurry, daemon=True).start()
     policy = {**LAUNCHER, "resources": {"devices": 1, "time_limit": 5 / 3600}, "retry": {"infrastructure": 0}}
     assert lab.run(lab.sweep(space={"seed": [0]}, **CHAIN, **policy)).exit_code == 0
     check_exact(lab)
