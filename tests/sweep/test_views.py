@@ -35,7 +35,7 @@ def test_a_terminal_gets_a_live_table_and_a_file_plain_lines(lab: Lab, monkeypat
 def test_status_from_another_terminal(lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match="nothing has run yet; start it with: attnres sweep run"):
         print_status(lab.folder, as_json=False, watch=False)
-    monkeypatch.setenv("SYNTHETIC_SECONDS", "0.1")
+    monkeypatch.setenv("SYNTHETIC_SECONDS", "0.3")
     coordinator = in_process(lab.run, lab.sweep(**CHAIN))
     wait_for(lambda: sum(state == "running" for state in lab.states().values()) == 2)
     print_status(lab.folder, as_json=True, watch=False)
