@@ -14,6 +14,7 @@ import torch
 from attnres_lab.config import RunConfig
 from attnres_lab.data import Corpus
 from attnres_lab.flops import num_params
+from attnres_lab.gauges import Gauges, peak_flops
 from attnres_lab.lit import LitTransformer
 from attnres_lab.probe import Probe
 from attnres_lab.runfiles import RunFolder, write_json
@@ -29,12 +30,14 @@ class Recorder(pl.Callback):
         self.last: dict[str, float] = {}
         self._signalled = False
         self._logged_at = (0, 0.0)  # step and seconds of the last row
+        self._logging = 0.0  # seconds that the last row took
         self._probe: Probe | None = None  # watches the step under way
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, LitTransformer)
         self._logged_at = (module.step, module.seconds)
         module.watch.device = module.device
+        self._gauges, self._peak = Gauges(module.device), peak_flops(module.device, str(trainer.precision))
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
 
@@ -45,7 +48,7 @@ class Recorder(pl.Callback):
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
         assert isinstance(module, LitTransformer)
-        module.watch.parts = {"data": module.watch.parts.get("next", 0.0)}
+        module.watch.parts = {}
         module.watch.exact = (module.step + 1) % self.config.train.log_every == 0
         t = self.config.train
         due = module.step + 1 == module.total_steps or (t.probe_every > 0 and (module.step + 1) % t.probe_every == 0)
@@ -65,6 +68,7 @@ class Recorder(pl.Callback):
         done = module.finished
         if done or module.step % t.log_every == 0:
             self._log(trainer, module)
+            self._logging = time.perf_counter() - module.watch.last
         if self.state == "running":
             if done or (t.val_every and module.step % t.val_every == 0):
                 self._validate(trainer, module)
@@ -94,6 +98,7 @@ class Recorder(pl.Callback):
         count = module.step - step
         loss = trainer.strategy.reduce(module.loss_sum / max(count, 1), reduce_op="mean")
         per_step = (module.seconds - seconds) / max(count, 1)
+        flops_per_second = self.config.tokens_per_step * self.config.flops_per_token / per_step
         row = {
             **self._position(module),
             "train/loss": float(loss),
@@ -101,10 +106,14 @@ class Recorder(pl.Callback):
             "optim/grad_norm": float(module.grad_norm),
             "perf/step_seconds": per_step,
             "perf/tokens_per_second": self.config.tokens_per_step / per_step,
-            "perf/flops_per_second": self.config.tokens_per_step * self.config.flops_per_token / per_step,
+            "perf/flops_per_second": flops_per_second,
             "peak_memory_bytes": peak_memory(module.device),
             **{f"perf/{part}_seconds": value for part, value in module.watch.parts.items()},
+            "perf/logging_seconds": self._logging,
+            **self._gauges.sample(),
         }
+        if self._peak:
+            row["perf/utilization"] = flops_per_second / self._peak / self.config.train.world
         module.loss_sum.zero_()
         self._logged_at = (module.step, module.seconds)
         self._write(trainer, row)
@@ -157,7 +166,7 @@ class Recorder(pl.Callback):
 
     def result(self, module: LitTransformer) -> dict[str, float]:
         """Final numbers of the run."""
-        keep = {key: value for key, value in self.last.items() if key != "time"}
+        keep = {key: value for key, value in self.last.items() if key != "time" and not key.startswith("system/")}
         return keep | {
             "flops_6nd": 6 * self.params.non_embedding * keep.get("tokens", 0),
             "device_seconds": module.seconds * self.config.train.world,

@@ -22,7 +22,7 @@ from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 from attnres_lab.checkpoint import AtomicCheckpoint, load_checkpoint
 from attnres_lab.config import RunConfig, content_hash, load, to_yaml
 from attnres_lab.data import prepare
-from attnres_lab.environment import environment
+from attnres_lab.environment import write_environment
 from attnres_lab.errors import UserError
 from attnres_lab.lit import LitTransformer, StepLoader
 from attnres_lab.occupy import heartbeat, only_one
@@ -94,7 +94,7 @@ def _train(config: RunConfig, files: RunFolder, progress: bool) -> RunResult:
     else:
         files.truncate_metrics(-1)
     if trainer.is_global_zero:
-        write_json(files.environment, environment(config, corpus, trainer.strategy.root_device))
+        write_environment(files, config, corpus, trainer.strategy.root_device)
         files.set_status("running", step=module.step)
     loader = StepLoader(module, corpus, trainer.global_rank, trainer.world_size)
     with _quiet():

@@ -16,7 +16,7 @@ LAYERS = [
     {"model"},
     {"data", "optim", "flops", "probe", "generate"},
     {"config"},
-    {"environment", "lit"},
+    {"environment", "gauges", "lit"},
     {"record", "progress"},
     {"train"},
     {"tracking"},

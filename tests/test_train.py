@@ -15,6 +15,7 @@ import torch
 from helpers import tiny
 
 from attnres_lab.config import RunConfig, load, to_yaml
+from attnres_lab.environment import uncommitted
 from attnres_lab.errors import UserError
 from attnres_lab.runfiles import RunFolder
 from attnres_lab.train import run
@@ -43,6 +44,40 @@ def wait_for_a_row(process: "subprocess.Popen[bytes]", folder: Path) -> None:
     size = rows.stat().st_size if rows.exists() else 0
     while process.poll() is None and (not rows.exists() or rows.stat().st_size <= size):
         time.sleep(0.02)
+
+
+def test_the_parts_of_a_step_are_the_step(tmp_path: Path) -> None:
+    """Data, forward, backward, optimiser and the rest sum to the step's time; logging is beside it; a CPU's utilisation is not known."""
+    run(tiny(tmp_path, **{"train.log_every": 1}), tmp_path / "run")
+    for row in (row for row in RunFolder(tmp_path / "run").rows() if "train/loss" in row):
+        parts = [row[f"perf/{part}_seconds"] for part in ("data", "forward", "backward", "optimizer", "rest")]
+        assert all(part > 0 for part in parts)
+        assert sum(parts) == pytest.approx(row["perf/step_seconds"], rel=1e-6)
+        assert 0 <= row["perf/logging_seconds"] < 1
+        assert "perf/utilization" not in row
+    assert {"system/cpu_percent", "system/memory_bytes"} <= set(next(RunFolder(tmp_path / "run").rows()))
+
+
+def test_the_code_and_the_data_of_a_run_are_kept(tmp_path: Path) -> None:
+    """The patch of what is not committed, new files too, gives the same code in a fresh checkout; the manifest is the corpus's."""
+    code, fresh = tmp_path / "code", tmp_path / "fresh"
+    git = ["git", "-c", "user.name=lab", "-c", "user.email=lab@example.org", "-C"]
+    subprocess.run(["git", "init", "-q", str(code)], check=True)
+    (code / "package").mkdir()
+    (code / "package" / "a.py").write_text("old = 1\n")
+    subprocess.run([*git, str(code), "add", "."], check=True)
+    subprocess.run([*git, str(code), "commit", "-q", "-m", "start"], check=True)
+    assert uncommitted(code / "package") == b""
+    subprocess.run(["git", "clone", "-q", str(code), str(fresh)], check=True)
+    (code / "package" / "a.py").write_text("new = 2\n")
+    (code / "package" / "b.py").write_text("more = 3\n")
+    subprocess.run(["git", "apply", "-"], cwd=fresh, input=uncommitted(code / "package"), check=True)
+    for name in ("a.py", "b.py"):
+        assert (fresh / "package" / name).read_text() == (code / "package" / name).read_text()
+    run(tiny(tmp_path, **{"budget.steps": 1}), tmp_path / "run")
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert json.loads((tmp_path / "run" / "artifacts" / "data.json").read_text())["fingerprint"] == environment["data_fingerprint"]
+    assert (tmp_path / "run" / "artifacts" / "code.diff").exists() == environment["dirty"]
 
 
 def test_a_run_leaves_its_whole_record_and_is_idempotent(tmp_path: Path) -> None:

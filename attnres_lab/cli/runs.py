@@ -79,19 +79,23 @@ def export(
     rows: bool = typer.Option(False, "--rows", help="A line per logged row, not per run."),
 ) -> None:
     """Write the runs as a table: final numbers, labels, configs."""
-    from attnres_lab.tracking.folders import write_table
+    from attnres_lab.tracking.folders import find, write_table
 
-    typer.echo(f"{file}: {write_table(file, folder, rows)} lines")
+    typer.echo(f"{file}: {write_table(file, find(folder), rows=rows)} lines")
 
 
 def rebuild(folder: Path = typer.Argument(None, help="A run, a sweep, or any folder above them; by default all runs.")) -> None:
-    """Write what is in the run folders to the MLflow store; what it holds is not doubled."""
+    """Write what is in the run folders to the MLflow store, and the points of sweeps to their Optuna studies; what they hold is not doubled."""
     from attnres_lab import tracking
     from attnres_lab.paths import runs_folder
+    from attnres_lab.runfiles import read_json
+    from attnres_lab.sweep.folder import SweepFolder
+    from attnres_lab.sweep.restore import restore_study
 
     count = 0
     for home in tracking.rebuild(folder or runs_folder()):
-        typer.echo(home)
+        told = restore_study(SweepFolder(home)) if (read_json(home / "sweep.json") or {}).get("yaml") else 0
+        typer.echo(f"{home}{f': {told} points told to its study' if told else ''}")
         count += 1
     typer.echo(f"{count} runs and sweeps are in {tracking.redact(tracking.tracking_uri())}")
 

@@ -60,7 +60,7 @@ class Ledger:
     """Buffers of one forward pass. Holds no tensor with a history: that would be a cycle through the graph, never freed."""
 
     def __init__(self, x: Tensor, query_RxD: Tensor, ends: Collection[int], phases: Collection[int], eps: float) -> None:
-        self.shape, self.eps, self.phases = x.shape, eps, phases
+        self.shape, self.eps, self.phases = x.shape, x.new_tensor(eps), phases
         self.closing = {0, *ends}  # rows that close a block
         self.query = query_RxD.detach()
         R, D = query_RxD.shape
@@ -86,7 +86,8 @@ class Ledger:
             row = out if partial is None else partial + out
             readers = range(self.row, self.row + 1)
         self.newest = row.detach()
-        inverse_rms = torch.linalg.vector_norm(row, dim=-1).square_().div_(row.shape[-1]).add_(self.eps).rsqrt_()
+        norm = torch.linalg.vector_norm(row, dim=-1)
+        inverse_rms = torch.addcmul(self.eps, norm, norm, value=1 / row.shape[-1]).rsqrt_()
         logits = self.logits[_span(readers), self.slot]
         torch.mm(self.query[_span(readers)], row.t(), out=logits)
         logits.mul_(inverse_rms)
@@ -100,13 +101,13 @@ class Ledger:
         if self.first_slots > self.slot:  # nothing has come since phase 1
             self.lse[index - 1] = self.first_lse[place]
             return self.first[place].clone(memory_format=torch.contiguous_format) if self.shared else self.first[place]
-        near = self.logits[index - 1, self.first_slots : self.slot + 1]
-        merged = torch.cat([self.first_lse[place, None], near])
-        lse = torch.logsumexp(merged, 0)
-        self.lse[index - 1] = lse
-        weights = merged.sub_(lse).exp_()
-        if len(weights) == 2:  # one pass
-            return torch.lerp(self.first[place], self.newest, weights[1, :, None])
+        if self.first_slots == self.slot:  # one row has come: the softmax of two logits is a sigmoid
+            near, first = self.logits[index - 1, self.slot], self.first_lse[place]
+            torch.logaddexp(first, near, out=self.lse[index - 1])
+            return torch.lerp(self.first[place], self.newest, torch.sub(near, first).sigmoid_()[:, None])
+        merged = torch.cat([self.first_lse[place, None], self.logits[index - 1, self.first_slots : self.slot + 1]])
+        torch.logsumexp(merged, 0, out=self.lse[index - 1])
+        weights = merged.softmax(0)
         h = self.first[place] * weights[0, :, None]
         for slot in range(self.first_slots, self.slot):
             h.addcmul_(self.values[slot], weights[1 + slot - self.first_slots, :, None])
@@ -139,7 +140,7 @@ class Ledger:
         now = self._now()
         d_read = d_read.reshape(h.shape)
         now.d_read[index - 1] = d_read
-        now.delta[index - 1] = torch.linalg.vecdot(d_read, h)
+        torch.sum(d_read * h, -1, out=now.delta[index - 1])
         now.filed.add(index)
 
     def pull(self, row: Tensor, inverse_rms: Tensor, slot: int, readers: range, d_row: Tensor | None) -> Tensor:
@@ -152,12 +153,11 @@ class Ledger:
         alpha = (logits - self.lse[span]).exp_()
         one = len(readers) == 1
         dots = torch.linalg.vecdot(row, d_read[0])[None] if one else torch.bmm(row[:, None], d_read.permute(1, 2, 0))[:, 0].t()
-        d_logits = dots.sub(now.delta[span]).mul_(alpha)
-        along_row = (d_logits * logits).sum(0).mul_(inverse_rms).mul_(inverse_rms).div_(-row.shape[-1])
-        d_logits.mul_(inverse_rms)
-        now.d_query[span].addmm_(d_logits, row)
+        along_query = dots.sub(now.delta[span]).mul_(alpha).mul_(inverse_rms)
+        along_row = (along_query * logits).sum(0).mul_(inverse_rms)
+        now.d_query[span].addmm_(along_query, row)
         gradient = _weighted_sum(alpha, d_read) if d_row is None else torch.addcmul(d_row, d_read[0], alpha[0, :, None])  # open rows have one reader
-        return gradient.addmm_(d_logits.t(), self.query[span]).addcmul_(row, along_row[:, None])
+        return gradient.addmm_(along_query.t(), self.query[span]).addcmul_(row, along_row[:, None], value=-1 / row.shape[-1])
 
     def finish_backward(self) -> Tensor:
         """Gradient of the queries; the pass is over."""

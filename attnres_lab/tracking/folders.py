@@ -52,13 +52,12 @@ def records(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
         yield head | (read_json(files.result) or {}) | {f"config/{key}": value for key, value in config.items()}
 
 
-def write_table(file: Path, folder: Path | None, rows: bool) -> int:
+def write_table(file: Path, paths: Sequence[Path], *, rows: bool = False) -> int:
     """Write ``records``, or every metric row with the run's labels, as Parquet or CSV by the file's ending; the number of lines. Raises UserError."""
     import pandas as pd
 
     if file.suffix not in (".parquet", ".csv"):
         raise UserError(f"{file}: the name must end in .parquet or .csv")
-    paths = find(folder)
     table: list[dict[str, Any]] = []
     for path, record in zip(paths, records(paths), strict=True):
         labels = {key: record.get(key) for key in ("run", "state", "variant", "size", "seed")}

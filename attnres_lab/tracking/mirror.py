@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -30,7 +31,10 @@ class _Mirror:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
         command = [sys.executable, "-m", "attnres_lab.tracking"]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, start_new_session=True, text=True)
-        self._tell({"folder": str(self.folder), "grace": GRACE, **self._task})
+        assert self._process.stdin
+        with contextlib.suppress(BrokenPipeError):  # the mirror died and said why; the folder still holds everything
+            self._process.stdin.write(json.dumps({"folder": str(self.folder), "grace": GRACE, **self._task}) + "\n")
+            self._process.stdin.flush()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -43,20 +47,12 @@ class _Mirror:
             self._process.wait()
             left_behind(self.folder)
 
-    def _tell(self, message: Mapping[str, object]) -> None:
-        try:
-            assert self._process.stdin
-            self._process.stdin.write(json.dumps(message) + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:  # the mirror died and said why; the folder still holds everything
-            pass
-
 
 class RunMirror(_Mirror):
     """Mirror the folder of one training run while the block runs. Never raises for a store that is slow, down or wrong."""
 
-    def __init__(self, folder: Path, tags: Mapping[str, str] | None = None) -> None:
-        super().__init__(folder, {"kind": "run", "tags": dict(tags or {})})
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, {"kind": "run"})
 
 
 class SweepMirror(_Mirror):
@@ -64,10 +60,6 @@ class SweepMirror(_Mirror):
 
     def __init__(self, sweep_name: str, sweep_folder: Path, summary: Mapping[str, str]) -> None:
         super().__init__(sweep_folder, {"kind": "sweep", "name": sweep_name, "summary": dict(summary)})
-
-    def update(self, summary: Mapping[str, str]) -> None:
-        """Add to the note, or replace, titles and texts."""
-        self._tell({"summary": dict(summary)})
 
 
 def log_report(sweep_name: str, folder: Path) -> None:
@@ -102,7 +94,7 @@ def rebuild(folder: Path) -> Iterator[Path]:
         if home.parents[1] not in sweeps:
             yield home
             with FileLock(home / ".tracking.lock"):
-                run = single(store, home, {})
+                run = single(store, home)
                 run.sync()
                 run.sync_artifacts()
 

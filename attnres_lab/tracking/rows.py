@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,8 +32,13 @@ class RowReader:
                 if not line.endswith(b"\n"):
                     return
                 row = json.loads(line)
-                for key in (key for key, value in row.items() if value in ("nan", "inf", "-inf")):
+                for key in (key for key, value in row.items() if value in ("nan", "inf", "-inf") or (isinstance(value, float) and not finite(value))):
                     count, first = self.nonfinite.get(key, (0, row["step"]))
                     self.nonfinite[key] = (count + 1, first)
                 yield row
                 self._offset += len(line)
+
+
+def finite(value: Any) -> bool:
+    """Whether MLflow can store it as a number."""
+    return isinstance(value, int | float) and math.isfinite(value)

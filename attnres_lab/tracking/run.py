@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from attnres_lab.runfiles import RunFolder, Status, read_json, write_json
-from attnres_lab.tracking.depth import heat_map
+from attnres_lab.runfiles import RunFolder, Status, read_json
+from attnres_lab.tracking.artifacts import Memory, send_files, stamp
 from attnres_lab.tracking.names import encode, factors, flatten, to_params
-from attnres_lab.tracking.rows import RowReader
+from attnres_lab.tracking.rows import RowReader, finite
 from attnres_lab.tracking.store import Store
 from attnres_lab.yamlfile import YamlFile
 
@@ -23,7 +22,6 @@ ENTITIES_PER_CALL = 100  # of parameters, and of tags
 TAG_KEYS = ("variant", "size", "seed", "dirty", "device", "devices", "data_fingerprint", "config_hash")
 #: Per-sublayer values are in the depth records: as metrics they would bury the losses under a hundred charts.
 SKIPPED = re.compile(r"step|time|depth/[^/]+/\d+")
-FILES = ("config.yaml", "environment.json", "log.txt")
 
 
 @dataclass(frozen=True)
@@ -41,10 +39,7 @@ class RunSync:
 
     def __init__(self, store: Store, folder: Path, identity: Identity, run_id: str | None = None) -> None:
         self.store, self.files, self.identity, self.run_id = store, RunFolder(folder), identity, run_id
-        self._memory = folder / "tracking.json"
-        self._saved: dict[str, Any] = (read_json(self._memory) or {}).get(store.label, {})
-        if self._saved.get("run_id") != run_id:  # another run, or none: the store was lost or replaced
-            self._saved = {}
+        self._memory = Memory(folder, store, run_id)
         self.status: Status | None = None  # as last written to the store
         self._attached = False
         self._ended: list[int] | None = None  # the stamp of the final status, once everything but artifacts is written
@@ -52,7 +47,7 @@ class RunSync:
     @property
     def done(self) -> bool:
         """Whether the status in the folder is the one with which everything was written."""
-        return "done" in self._saved and self._saved["done"] == self._stamp()
+        return (done := self._memory.values.get("done")) is not None and done == self._stamp()
 
     @property
     def started(self) -> bool:
@@ -61,7 +56,7 @@ class RunSync:
 
     def sync(self) -> None:
         """Parameters, tags, new metric rows and the status. Raises what MLflow raises."""
-        stamp, status = self._stamp(), self.files.status()
+        mark, status = self._stamp(), self.files.status()
         try:
             if not self._attached:
                 self._attach()
@@ -73,27 +68,15 @@ class RunSync:
         except BaseException:
             self._attached = False
             raise
-        self._ended = stamp if status.state not in ("scheduled", "running") else None
+        self._ended = mark if status.state not in ("scheduled", "running") else None
 
     def sync_artifacts(self) -> None:
         """Files that are new or have changed; after the last ones of a run that ended it is done."""
-        if not self.files.path.is_dir():
+        if not self.files.path.is_dir() or self.run_id is None:
             return
-        sent = self._saved.setdefault("artifacts", {})
-        tree = sorted(path for path in self.files.artifacts.rglob("*") if path.is_file() and not path.name.startswith("."))
-        for path in [*(self.files.path / name for name in FILES), *tree]:
-            mark = self._stamp(path)
-            key = path.relative_to(self.files.path).as_posix()
-            if mark is None or sent.get(key) == mark or (key == "log.txt" and not self._ended):
-                continue
-            parent = path.parent.relative_to(self.files.artifacts).as_posix() if path in tree else "."
-            self.store.client.log_artifact(self.run_id, str(path), None if parent == "." else parent)
-            if key.startswith("artifacts/depth/") and key not in sent and (image := heat_map(record := read_json(path) or {"reads": []})) is not None:
-                self.store.client.log_image(self.run_id, image, key="depth attention", step=record["step"], timestamp=mark[0] // 1_000_000)
-            sent[key] = mark
-            self._save()
+        send_files(self.store, self.run_id, self.files, self._memory, ended=self._ended is not None)
         if self._ended:
-            self._save(done=self._ended)
+            self._memory.save(done=self._ended)
 
     def close(self) -> None:
         """The process is gone: a run that says it is running was killed."""
@@ -122,23 +105,26 @@ class RunSync:
         self._last_time = 0.0
         self._ended = None
         self._attached = True
-        self._saved["run_id"] = self.run_id
+        self._memory.values["run_id"] = self.run_id
 
     def _create(self) -> str:
         tags = {"attnres.id": self.identity.uid, **self.identity.tags}
-        begun = self._stamp(self.files.config)  # a run that is mirrored late began when it wrote its config
+        begun = stamp(self.files.config)  # a run that is mirrored late began when it wrote its config
         start = begun[0] // 1_000_000 if begun else None
         run = self.store.client.create_run(self.store.experiment_id, start, tags, self.identity.name)
         return str(run.info.run_id)
 
+    def _stamp(self) -> list[int] | None:
+        return stamp(self.files.path / "status.json")
+
     def _describe(self) -> None:
         """Parameters and tags; a parameter that changed on the way (MLflow keeps the first) is noted in a tag."""
-        mark = (self._stamp(self.files.config), self._stamp(self.files.environment))
+        mark = (stamp(self.files.config), stamp(self.files.environment))
         if mark == self._described:
             return
-        config = flatten(YamlFile(self.files.config).data) if mark[0] else dict(self.identity.params)
+        config = flatten(YamlFile(self.files.config).data) if mark[0] else {}
         environment = read_json(self.files.environment) or {}
-        params = to_params(config)
+        params = to_params({**self.identity.params, **config})  # a plan's own keys are kept: it says how the trial came about
         tags = {key: _text(environment[key]) for key in TAG_KEYS if environment.get(key) is not None}
         tags |= {f"changed.{key}": value for key, value in params.items() if self._params.get(key, value) != value}
         budget = {key.removeprefix("budget."): value for key, value in config.items() if key.startswith("budget.") and value is not None}
@@ -152,7 +138,7 @@ class RunSync:
         self._set(params, {"kind": "run"} | tags | dict(self.identity.tags))
         if mark[0]:
             new = {key: value for key, value in factors(config).items() if key not in self._known}
-            self._log(_metrics(new, time.time(), 0))
+            self._log(_metrics(new, mark[0][0] / 1e9, 0))
             self._known |= set(new)
             self._described = mark
 
@@ -177,8 +163,8 @@ class RunSync:
                 continue
             if step > self._step:
                 self._step, self._at_step = step, set()
-            values = {encode(key): value for key, value in row.items() if isinstance(value, int | float) and not SKIPPED.fullmatch(key)}
-            numbers = {key: value for key, value in values.items() if key not in self._at_step}
+            values = {encode(key): value for key, value in row.items() if not SKIPPED.fullmatch(key)}
+            numbers = {key: value for key, value in values.items() if finite(value) and key not in self._at_step}
             self._at_step |= set(numbers)
             if len(batch) + len(numbers) > METRICS_PER_CALL:
                 self._log(batch)
@@ -202,18 +188,6 @@ class RunSync:
                 self.store.client.set_terminated(self.run_id, state, int(status.updated * 1000))
             self._state = state
         self.status = status
-
-    def _stamp(self, path: Path | None = None) -> list[int] | None:
-        """Changes whenever the file does."""
-        try:
-            stat = (path or self.files.path / "status.json").stat()
-        except FileNotFoundError:
-            return None
-        return [stat.st_mtime_ns, stat.st_size]
-
-    def _save(self, **values: Any) -> None:
-        self._saved |= values
-        write_json(self._memory, (read_json(self._memory) or {}) | {self.store.label: self._saved})
 
 
 def _metrics(values: Mapping[str, float], when: float, step: int) -> list[Any]:

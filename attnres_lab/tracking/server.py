@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.error
+import urllib.parse
 import urllib.request
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import psutil
+
 from attnres_lab.errors import UserError
 from attnres_lab.paths import runs_folder
-from attnres_lab.tracking.store import connect, is_server, lock, redact, tracking_uri
+from attnres_lab.tracking.store import connect, experiment_name, is_server, lock, redact, tracking_uri
 
 READY_SECONDS = 60.0
 GUIDE = """  Runs table    a sweep is one row; open it for its trials, its note (plan, progress, results) and its report (Artifacts, report/)
@@ -31,26 +35,26 @@ def serve(port: int) -> None:
         return
     if uri.startswith("sqlite:///") and not Path(urlsplit(uri).path[1:]).exists():
         raise UserError(f"{redact(uri)}: there is no store yet; train or sweep first, or set ATTNRES_RUNS to the folder of the runs")
-    port = _free_port(port)
     if uri.startswith("sqlite"):
         with lock(uri):  # a run that is just creating the store finishes first
             pass
     else:
         connect()
-    process = _start(uri, port)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
-    try:
-        experiment = connect().experiment_id
-        address = f"http://127.0.0.1:{port}/#/experiments/{experiment}/runs?workflowType=machine_learning"
-        _wait(process, port)
-        print(f"{address}\n{GUIDE}\nCtrl-C ends it.", flush=True)
-        code = process.wait()
-        raise UserError(f"the MLflow server ended with code {code}; its messages are above")
-    except KeyboardInterrupt:
-        pass
-    finally:
-        _stop(process)
+    for candidate in [port] if port else range(5000, 5100):
+        if _taken(candidate):
+            continue
+        process = _start(uri, candidate)
+        try:
+            if _ready(process, candidate):
+                print(f"{_address(candidate)}\n{GUIDE}\nCtrl-C ends it.", flush=True)
+                raise UserError(f"the MLflow server ended with code {process.wait()}; its messages are above")
+        except KeyboardInterrupt:
+            return
+        finally:
+            _stop(process)
+    raise UserError(f"--port: {port or '5000 to 5099'} is in use; choose another")
 
 
 def _start(uri: str, port: int) -> subprocess.Popen[bytes]:
@@ -68,15 +72,35 @@ def _start(uri: str, port: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-m", "mlflow", "server", *options], env=environment, start_new_session=True)
 
 
-def _wait(process: subprocess.Popen[bytes], port: int) -> None:
+def _ready(process: subprocess.Popen[bytes], port: int) -> bool:
+    """Wait until the server answers; False when another program got the port first. Raises UserError when it does not start."""
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
-                return
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            time.sleep(0.1)
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
+            if _listens(process.pid, port):
+                return True
+        time.sleep(0.1)
+    if process.poll() is not None and _taken(port):
+        return False
+    connect()  # says so when the store is of another MLflow
     raise UserError("the MLflow server did not start; its messages are above")
+
+
+def _listens(pid: int, port: int) -> bool:
+    """Whether it is our server that answers, and not another program's."""
+    with contextlib.suppress(psutil.Error):
+        family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+        return any(c.laddr.port == port and c.status == psutil.CONN_LISTEN for p in family for c in p.net_connections("inet"))
+    return False
+
+
+def _address(port: int) -> str:
+    """The page of the experiment. The server is asked: importing MLflow here would take seconds."""
+    query = urllib.parse.urlencode({"experiment_name": experiment_name()})
+    with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/get-by-name?{query}") as answer:
+        found = json.load(answer)["experiment"]["experiment_id"]
+        return f"http://127.0.0.1:{port}/#/experiments/{found}/runs?workflowType=machine_learning"
+    return f"http://127.0.0.1:{port}/#/experiments"
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -93,16 +117,14 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
             return
 
 
-def _free_port(wanted: int) -> int:
-    for port in [wanted] if wanted else range(5000, 5100):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-                return port
-            except OSError:
-                continue
-    raise UserError(f"--port: {wanted or '5000 to 5099'} is in use; choose another")
+def _taken(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False
 
 
 def _interrupt(*_: object) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,10 +13,12 @@ from uuid import uuid4
 
 from attnres_lab.errors import UserError
 from attnres_lab.runfiles import DONE, read_json, write_json
+from attnres_lab.tracking import figures
+from attnres_lab.tracking.folders import records, write_table
 from attnres_lab.tracking.names import flatten
 from attnres_lab.tracking.note import markdown
 from attnres_lab.tracking.run import Identity, RunSync
-from attnres_lab.tracking.store import Store
+from attnres_lab.tracking.store import Store, redact
 
 SCHEDULED_PER_TURN = 20  # planned trials written per turn, so that the running ones do not wait for them
 NOTE_SECONDS = 5.0
@@ -31,6 +34,7 @@ class SweepSync:
         self._parent: str | None = None
         self._trials: dict[str, RunSync] = {}
         self._entries: dict[str, dict[str, Any]] = {}
+        self._variants: dict[str, int] = {}  # in the order of the plan
         self._plan_stamp = 0
         self._unreadable: set[str] = set()
         self._note, self._note_due = "", 0.0
@@ -57,8 +61,10 @@ class SweepSync:
         return len(waiting) <= SCHEDULED_PER_TURN
 
     def close(self) -> None:
-        """The parent's last state: finished when every trial has a result."""
+        """The tables and figures, and the parent's last state: finished when every trial has a result."""
         self._write_note(at_once=True)
+        self._find_runs()
+        self._send_tables()
         complete = all(trial.files.status().state in DONE for trial in self._trials.values())
         self._set_state("finished" if complete else "incomplete", "FINISHED" if complete else "KILLED")
 
@@ -89,20 +95,36 @@ class SweepSync:
 
     def _attach(self) -> None:
         """Find or create the parent and learn which children exist: a creation whose answer was lost is not repeated."""
-        from mlflow.entities import ViewType
-
-        client = self.store.client
-        known: dict[str, str] = {}
-        token = None
-        while True:
-            page = client.search_runs([self.store.experiment_id], f"tags.sweep_id = '{self.id}'", ViewType.ALL, 1000, page_token=token)
-            known |= {run.data.tags["attnres.id"]: run.info.run_id for run in page}
-            token = page.token
-            if not token:
-                break
         tags = {"attnres.id": self.id, "kind": "sweep", "sweep": self.name, "sweep_id": self.id, "status": "running"}
-        self._parent = known.get(self.id) or client.create_run(self.store.experiment_id, tags=tags, run_name=self.name).info.run_id
-        self._known, self._trials, self._plan_stamp = known, {}, 0
+        self._known, self._trials, self._plan_stamp = self._find_runs(), {}, 0
+        if (parent := self._known.get(self.id)) is None:
+            parent = self.store.client.create_run(self.store.experiment_id, tags=tags, run_name=self.name).info.run_id
+        self._parent = parent
+
+    def _find_runs(self) -> dict[str, str]:
+        """The sweep's runs in the store, by id. One whose creation was answered too late is there twice: the emptier one is deleted."""
+        found: dict[str, Any] = {}
+        token: str | None = ""
+        while token is not None:
+            page = self.store.client.search_runs([self.store.experiment_id], f"tags.sweep_id = '{self.id}'", 3, 1000, page_token=token or None)
+            for run in page:
+                uid = run.data.tags["attnres.id"]
+                found[uid], *double = sorted({id(r): r for r in (run, found.get(uid, run))}.values(), key=_filled, reverse=True)
+                for other in double:
+                    if other.info.lifecycle_stage == "active":
+                        self.store.client.delete_run(other.info.run_id)
+            token = page.token or None
+        return {uid: run.info.run_id for uid, run in found.items()}
+
+    def _send_tables(self) -> None:
+        """A line per trial as CSV, and the figures to explore."""
+        paths = [trial.files.path for key, trial in self._trials.items() if trial.started and key not in self._unreadable]
+        if not paths:
+            return
+        with tempfile.TemporaryDirectory() as place:
+            write_table(Path(place) / "trials.csv", paths)
+            (Path(place) / "figures.html").write_text(figures.page(self.name, list(records(paths)), paths))
+            self.store.client.log_artifacts(self._parent, place)
 
     def _read_plan(self) -> None:
         path = self.folder / "plan.json"
@@ -114,15 +136,15 @@ class SweepSync:
                 identity = self._identity(entry)
                 self._entries[key] = entry
                 self._trials[key] = RunSync(self.store, self.folder / "trials" / key, identity, self._known.get(identity.uid))
-        for name in ("plan.json", "sweep.json"):
-            self.store.client.log_artifact(self._parent, str(self.folder / name))
+        for name in ("plan.json", "sweep.json"):  # the sweep's YAML is in there, and in it perhaps the address of a database
+            self.store.client.log_text(self._parent, redact((self.folder / name).read_text()), name)
         self._plan_stamp = stamp
 
     def _identity(self, entry: Mapping[str, Any]) -> Identity:
         tags = {"sweep": self.name, "sweep_id": self.id, "trial": entry["hash"], "mlflow.parentRunId": str(self._parent)}
-        tags |= {key: str(entry[key]) for key in ("variant", "size", "seed", "protocol") if key in entry}
-        if "protocol" in self.summary:
-            tags.setdefault("protocol", self.summary["protocol"])
+        tags |= {key: str(entry[key]) for key in ("variant", "size", "seed")}
+        tags["mlflow.runColor"] = figures.COLOURS[self._variants.setdefault(entry["variant"], len(self._variants)) % len(figures.COLOURS)]
+        tags["protocol"] = "tuned" if any(key.startswith("optim.") for key in entry["params"]) else "shared"
         return Identity(f"{self.id}/{entry['hash']}", entry["run_name"], tags, flatten(entry["params"]))
 
     def _write_note(self, at_once: bool = False) -> None:
@@ -146,3 +168,8 @@ def sweep_id(folder: Path) -> str:
         value["id"] = uuid4().hex
         write_json(folder / "sweep.json", value)
     return str(value["id"])
+
+
+def _filled(run: Any) -> tuple[bool, int]:
+    """Order of two runs of one id: deleted ones first, then by what was written."""
+    return run.info.lifecycle_stage == "active", len(run.data.metrics) + len(run.data.params) + len(run.data.tags)

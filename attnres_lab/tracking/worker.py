@@ -7,7 +7,6 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -24,7 +23,7 @@ TURN = 1.0  # seconds
 LONGEST_PAUSE = 15.0  # seconds between attempts to reach a store that is away
 
 
-def single(store: Store, folder: Path, tags: Mapping[str, str]) -> RunSync:
+def single(store: Store, folder: Path) -> RunSync:
     """The mirror of a run that belongs to no sweep; its id is kept in ``tracking.json``."""
     memory = read_json(folder / "tracking.json") or {}
     known = None
@@ -34,11 +33,11 @@ def single(store: Store, folder: Path, tags: Mapping[str, str]) -> RunSync:
     else:
         found = store.client.search_runs([store.experiment_id], f"tags.`attnres.id` = '{memory['id']}'", 3, 1)
         known = found[0].info.run_id if found else None
-    return RunSync(store, folder, Identity(memory["id"], folder.name, dict(tags)), known)
+    return RunSync(store, folder, Identity(memory["id"], folder.name), known)
 
 
 class Worker:
-    """Reads its task from standard input: one JSON line, later lines add to the summary, the end of input is the end of the task."""
+    """Reads its task from standard input: one JSON line; the end of input is the end of the task."""
 
     def __init__(self) -> None:
         self.task: dict[str, Any] = json.loads(sys.stdin.readline())
@@ -88,9 +87,8 @@ class Worker:
             if self.task["kind"] == "sweep":
                 self._sync = SweepSync(store, self.folder, self.task["name"], self.task["summary"])
             else:
-                self._sync = single(store, self.folder, self.task["tags"])
+                self._sync = single(store, self.folder)
         if isinstance(self._sync, SweepSync):
-            self._sync.summary |= self.task["summary"]
             complete = self._sync.sync()
         else:
             self._sync.sync()
@@ -101,8 +99,7 @@ class Worker:
         return complete
 
     def _listen(self) -> None:
-        for line in sys.stdin:
-            self.task["summary"] |= json.loads(line)["summary"]
+        sys.stdin.read()
         self.ended.set()
 
     def _say(self, text: str) -> None:

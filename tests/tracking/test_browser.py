@@ -21,12 +21,12 @@ ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium")
 SWEEP = """
 name: browse
-base: {root}/experiments/quickstart.yaml
-overrides: {{train.log_every: 2, model.dim: 16, budget.steps: 20}}
+base: base.yaml
+overrides: {train.log_every: 2, model.dim: 16, budget.steps: 20}
 space:
-  model.residual: [{{name: baseline}}, {{name: full}}, {{name: block, num_blocks: 8}}]
+  model.residual: [{name: baseline}, {name: full}, {name: block, num_blocks: 8}]
   seed: [0]
-launcher: {{name: local, workers: 1}}
+launcher: {name: local, workers: 1}
 """
 REPORT = "# browse\n\nNo verdict: the evidence is too thin.\n", "<html><body><h1>The report of browse</h1></body></html>"
 
@@ -39,7 +39,8 @@ def runs(tmp_path_factory):
     patch.setenv("ATTNRES_RUNS", str(folder / "runs"))
     patch.setenv("PYTHONPATH", str(ROOT))
     patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    (folder / "browse.yaml").write_text(SWEEP.format(root=ROOT))
+    (folder / "browse.yaml").write_text(SWEEP)
+    shutil.copyfile(ROOT / "experiments" / "quickstart.yaml", folder / "base.yaml")
     subprocess.run([sys.executable, "-m", "attnres_lab", "sweep", "run", str(folder / "browse.yaml")], check=True, timeout=400)
     (folder / "report").mkdir()
     for name, text in zip(("report.md", "report.html"), REPORT, strict=True):
@@ -112,7 +113,7 @@ def test_trials_are_grouped_under_their_sweep(page, address, shot) -> None:
     assert time.monotonic() - began < 30
     assert not links(page)
     unfold(page)
-    page.get_by_role("link", name="block8-d16-L8-s0").wait_for()
+    page.get_by_role("link", name="block8-d16-L8-s0", exact=True).wait_for()
     assert links(page) == {"baseline-d16-L8-s0", "full-d16-L8-s0", "block8-d16-L8-s0"}
 
 
@@ -126,7 +127,7 @@ def test_a_filter_by_variant_leaves_its_trials(page, address, shot) -> None:
     box.press("Enter")
     page.wait_for_url(re.compile("searchFilter=tags"))
     unfold(page)
-    page.get_by_role("link", name="full-d16-L8-s0").wait_for()
+    page.get_by_role("link", name="full-d16-L8-s0", exact=True).wait_for()
     assert links(page) == {"full-d16-L8-s0"}
 
 
@@ -161,7 +162,7 @@ def test_the_depth_heat_map_and_the_report_open(page, address, shot) -> None:
     """The image among the run's metrics, the report among the sweep's artifacts."""
     open_runs(page, address)
     unfold(page)
-    page.get_by_role("link", name="full-d16-L8-s0").click()
+    page.get_by_role("link", name="full-d16-L8-s0", exact=True).click()
     page.get_by_role("tab", name="Model metrics").click()
     page.get_by_placeholder("Search metric charts").fill("depth attention")
     image = page.locator("img[src*='depth']").or_(page.locator("img[src^='blob:']")).first
@@ -174,3 +175,28 @@ def test_the_depth_heat_map_and_the_report_open(page, address, shot) -> None:
     page.get_by_text("report", exact=True).click()
     page.get_by_text("report.html", exact=True).click()
     page.frame_locator("iframe").get_by_role("heading", name="The report of browse").wait_for()
+
+
+def test_the_figures_to_explore_open_and_change_their_axis(page, address, shot) -> None:
+    """The page of figures among the sweep's artifacts is drawn without a network, and a click puts FLOPs on its x axis."""
+    page.route(lambda url: "127.0.0.1" not in url and not url.startswith(("blob:", "data:")), lambda route: route.abort())
+    open_runs(page, address)
+    page.get_by_role("link", name="browse", exact=True).click()
+    page.get_by_role("tab", name="Artifacts").click()
+    page.get_by_text("figures.html", exact=True).click()
+    frame = page.frame_locator("iframe")
+    chart = frame.locator(".js-plotly-plot").first
+    assert chart.locator(".scatterlayer .trace").count() in (0, 6) or chart.locator(".scatterlayer .trace").nth(5).wait_for()
+    chart.locator(".updatemenu-button", has_text="flops").click()
+    chart.locator(".xtitle", has_text="flops").wait_for()
+    assert frame.locator(".js-plotly-plot").count() == 3  # the curves, and the depth attention of two variants
+
+
+def test_the_checkpoint_is_a_model_of_its_run(page, address, shot) -> None:
+    """A reference that says where the weights lie."""
+    open_runs(page, address)
+    unfold(page)
+    with page.expect_popup() as opened:
+        page.get_by_role("link", name="full-d16-L8-s0-checkpoint").click()
+    opened.value.get_by_text("checkpoints/last.ckpt").first.wait_for()
+    opened.value.screenshot(path=shot / "checkpoint.png")

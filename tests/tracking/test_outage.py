@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from tracking_helpers import OLD_LOADER, dump, position, write_run, write_sweep
 
 from attnres_lab.runfiles import RunFolder
-from attnres_lab.tracking import SweepMirror, rebuild
+from attnres_lab.tracking import SweepMirror, rebuild, tracking_uri
 from tests.sweep.conftest import Lab
 from tests.sweep.services import wait_for
 from tests.sweep.test_crash import CHAIN, check_exact, check_mlflow
@@ -76,7 +79,18 @@ def grow(files: RunFolder, first: int, last: int) -> None:
         time.sleep(0.02)
 
 
-def test_a_sweep_survives_its_server(server, tmp_path, capfd) -> None:
+def undisturbed(home: Path, monkeypatch, tmp_path: Path) -> dict[str, dict]:
+    """What a store holds that is written from the folders in one quiet go."""
+    for name in ("tracking.json", "sweep.json"):
+        for path in home.rglob(name):
+            path.unlink()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/calm.db")
+    monkeypatch.setenv("ATTNRES_RUNS", str(tmp_path / "calm"))
+    list(rebuild(home))
+    return dump(os.environ["MLFLOW_TRACKING_URI"])
+
+
+def test_a_sweep_survives_its_server(server, tmp_path, monkeypatch, capfd) -> None:
     """Killed three times and stalled for 30 s during a sweep: training never waits, and the store equals that of an undisturbed sweep."""
     home = tmp_path / "runs" / "sweeps" / "storm"
     plan = write_sweep(home, done=0)
@@ -106,13 +120,7 @@ def test_a_sweep_survives_its_server(server, tmp_path, capfd) -> None:
     assert "cannot be written" in capfd.readouterr().err
     list(rebuild(home))  # whatever the grace did not suffice for
     stormy = dump(server.uri)
-    for name in ("tracking.json", "sweep.json"):
-        for path in home.rglob(name):
-            path.unlink()
-    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{tmp_path}/calm.db"
-    list(rebuild(home))
-    calm = dump(os.environ["MLFLOW_TRACKING_URI"])
-    assert stormy == calm
+    assert stormy == undisturbed(home, monkeypatch, tmp_path)
     assert sum(point[0] == "train/loss" for run in stormy.values() for point in run["points"]) == 4 * 120
     assert longest < 10
 
@@ -135,3 +143,37 @@ def test_the_sweep_command_does_not_wait_for_its_server(server, tmp_path, monkey
     assert "cannot be written" in said
     check_exact(lab)
     check_mlflow(server.uri, trials=6)
+
+
+@pytest.fixture
+def disk(tmp_path) -> Iterator[Path]:
+    """A disk of 32 kB under the folder of MLflow's artifacts."""
+    folder = tmp_path / "runs" / "artifacts"
+    folder.mkdir(parents=True)
+    command = ["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(folder)]
+    if os.getuid() or not shutil.which("mount") or subprocess.run(command, stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("only root may mount a small disk, and not in every container")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_under_the_artifacts_loses_nothing(disk, tmp_path, monkeypatch, capfd) -> None:
+    """Rows and states of every trial arrive; once there is room again, a rebuild completes the store to what it would have been, row for row."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("ATTNRES_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setattr("attnres_lab.tracking.mirror.GRACE", 10.0)
+    home = tmp_path / "runs" / "sweeps" / "full"
+    plan = write_sweep(home, done=0)
+    with SweepMirror("full", home, {}):
+        for entry in plan:
+            write_run(home / "trials" / entry["hash"], variant=entry["variant"], seed=entry["seed"])
+            (home / "trials" / entry["hash"] / "artifacts" / "large.bin").write_bytes(bytes(20_000))
+        time.sleep(8)
+    assert "No space left on device" in capfd.readouterr().err
+    held = dump(tracking_uri())
+    assert [run["status"] for name, run in held.items() if name != "full"] == ["FINISHED"] * 4
+    subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)
+    list(rebuild(home))
+    after = dump(tracking_uri())
+    assert {name: run["points"] for name, run in after.items()} == {name: run["points"] for name, run in held.items()}
+    assert after == undisturbed(home, monkeypatch, tmp_path)

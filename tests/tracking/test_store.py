@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
-import socket
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from tracking_helpers import OLD_LOADER, dump, write_run
 
 from attnres_lab.errors import UserError
-from attnres_lab.tracking import RunMirror, connect, rebuild, redact, tracking_uri
+from attnres_lab.tracking import connect, rebuild, redact, tracking_uri
+from tests.sweep.services import Postgres
 
 pytestmark = pytest.mark.filterwarnings(OLD_LOADER)
-POSTGRES = Path("/usr/lib/postgresql/15/bin")
+CANARY = uuid4().hex  # not in the code: what is not committed is an artifact of a run
+ROOT = Path(__file__).parents[2]
+SWEEP = """
+name: secret
+base: {root}/experiments/quickstart.yaml
+overrides: {{train.log_every: 2, model.dim: 16, budget.steps: 4}}
+space: {{model.residual: [{{name: baseline}}, {{name: full}}]}}
+launcher: {{name: local, workers: 1}}
+storage: {storage}
+"""
 OPEN = "from attnres_lab.tracking import connect; s = connect(); s.client.create_run(s.experiment_id)"
 
 
@@ -39,54 +48,42 @@ def test_eight_workers_start_on_an_empty_sqlite_store(tmp_path, monkeypatch) -> 
 
 
 @pytest.fixture
-def postgres(tmp_path, monkeypatch) -> str:
-    """A server of the test's own with an empty database."""
-    if not (POSTGRES / "initdb").exists() or not shutil.which("runuser"):
-        pytest.skip("PostgreSQL 15 and runuser are needed")
-    folder = Path("/tmp") / f"attnres-postgres-{os.getpid()}"
-    folder.mkdir()
-    shutil.chown(folder, "postgres")
-
-    def run(*words: str) -> None:
-        subprocess.run(["runuser", "-u", "postgres", "--", *words], check=True, cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    try:
-        run(str(POSTGRES / "initdb"), "-D", str(folder / "data"), "-A", "trust", "-U", "lab")
-        run(
-            str(POSTGRES / "pg_ctl"),
-            "-D",
-            str(folder / "data"),
-            "-o",
-            f"-p {port} -k {folder} -h 127.0.0.1",
-            "-w",
-            "-l",
-            str(folder / "log"),
-            "start",
-        )
-        uri = f"postgresql+psycopg2://lab:canary-password@127.0.0.1:{port}/postgres"
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        monkeypatch.setenv("ATTNRES_RUNS", str(tmp_path))
-        yield uri
-    finally:
-        with contextlib.suppress(subprocess.CalledProcessError):
-            run(str(POSTGRES / "pg_ctl"), "-D", str(folder / "data"), "-m", "immediate", "stop")
-        shutil.rmtree(folder)
+def server(tmp_path, monkeypatch) -> Iterator[Postgres]:
+    """PostgreSQL of the test's own, and a store in it whose address holds a password."""
+    server = Postgres()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url.replace("://lab", f"+psycopg2://lab:{CANARY}-address"))
+    monkeypatch.setenv("ATTNRES_RUNS", str(tmp_path / "runs"))
+    yield server
+    server.remove()
 
 
 @pytest.mark.infra
-def test_eight_workers_start_on_an_empty_postgresql_store(postgres, tmp_path, capfd) -> None:
-    """And a run is mirrored there without its password appearing anywhere."""
+def test_eight_workers_start_on_an_empty_postgresql_store_and_no_secret_leaves_the_environment(server, tmp_path, monkeypatch) -> None:
+    """A sweep, its report, an export and a rebuild with canaries in every variable that holds a secret: none is in a file, a table or a message."""
     start_eight()
     assert len(connect().client.search_runs([connect().experiment_id])) == 8
-    with RunMirror(tmp_path / "tiny"):
-        write_run(tmp_path / "tiny")
-    run = next(run for run in connect().client.search_runs([connect().experiment_id], "tags.variant = 'full'"))
-    assert run.info.status == "FINISHED"
-    assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"canary" in path.read_bytes()]
-    assert "canary" not in capfd.readouterr().err
+    secrets = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "PGPASSWORD", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "ANY_API_KEY")
+    for name in secrets:
+        monkeypatch.setenv(name, f"{CANARY}-{name}")
+    subprocess.run([server.home / "createdb", "-h", "127.0.0.1", "-p", str(server.port), "-U", "lab", "studies"], check=True)
+    databases = (server.url, server.url.replace("/postgres", "/studies"))  # MLflow and Optuna cannot share one
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text(SWEEP.format(root=ROOT, storage=databases[1]))
+    said = ""
+    for command in (("sweep", "run", sweep), ("report", sweep), ("runs", "export", tmp_path / "runs.csv"), ("runs", "list"), ("track", "rebuild")):
+        words = [sys.executable, "-m", "attnres_lab", *map(str, command)]
+        process = subprocess.run(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=200)
+        said += process.stdout
+        assert process.returncode == 0, process.stdout
+    runs = connect().client.search_runs([connect().experiment_id], "tags.variant = 'full'")
+    assert [run.info.status for run in runs] == ["FINISHED"]
+    tables = "".join(subprocess.run([server.home / "pg_dump", url], capture_output=True, text=True, check=True).stdout for url in databases)
+    assert "val/loss" in tables
+    assert "study_user_attributes" in tables
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) > 40
+    assert not [path for path in files if CANARY.encode() in path.read_bytes()]
+    assert CANARY not in tables + said
 
 
 def test_a_store_of_another_mlflow_is_named_with_the_remedy(runs) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from attnres_lab.runfiles import RunFolder, write_json
@@ -30,6 +31,8 @@ def write_run(folder: Path, *, variant="full", seed=0, steps=range(10, 60, 10), 
     write_json(files.artifacts / "depth" / f"step-{steps[-1]:06d}.json", {"step": steps[-1], "reads": reads(variant)})
     if state in ("finished", "diverged"):
         write_json(files.result, {key: value for key, value in last.items() if key != "time"} | {"params": 12345})
+    files.checkpoint.parent.mkdir(exist_ok=True)
+    files.checkpoint.write_bytes(b"weights")
     files.set_status(state, step=steps[-1])
     return files
 
@@ -46,13 +49,13 @@ def position(step: int, when: float = 1.7e9) -> dict[str, float]:
     return {"step": step, "time": when + step, "tokens": 100 * step, "flops": 1e6 * step, "seconds": 0.5 * step}
 
 
-def write_sweep(folder: Path, variants=("baseline", "full"), seeds=(0, 1), done: int = 99, protocol="shared") -> list[dict]:
+def write_sweep(folder: Path, variants=("baseline", "full"), seeds=(0, 1), done: int = 99) -> list[dict]:
     """A sweep of which ``done`` trials have finished."""
     plan = []
     for variant in variants:
         for seed in seeds:
-            labels = {"variant": variant, "size": "d32-L8", "seed": seed, "run_name": f"{variant}-d32-L8-s{seed}", "protocol": protocol}
-            params = {"model.residual": {"name": variant}, "seed": seed}
+            labels = {"variant": variant, "size": "d32-L8", "seed": seed, "run_name": f"{variant}-d32-L8-s{seed}"}
+            params = {"model.residual": {"name": variant}, "seed": seed, "size": "small"}
             plan.append({"hash": f"{variant}{seed}", "params": params, "flops": 1e9, "tokens": 40000, **labels})
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "plan.json").write_text(json.dumps(plan))
@@ -61,8 +64,16 @@ def write_sweep(folder: Path, variants=("baseline", "full"), seeds=(0, 1), done:
     return plan
 
 
+def artifacts(client, run_id: str, folder: str | None = None) -> list[str]:
+    """Paths of all files of a run; MLflow puts a time and a random part into the names of images."""
+    found = []
+    for item in client.list_artifacts(run_id, folder):
+        found += artifacts(client, run_id, item.path) if item.is_dir else [re.split("[+%]timestamp", item.path)[0]]
+    return sorted(found)
+
+
 def dump(uri: str) -> dict[str, dict]:
-    """Everything in a store that does not depend on when and where it was written: by run name, params, tags, and all metric points."""
+    """Everything in a store that does not depend on when and where it was written: by run name, params, tags, all metric points, files, models."""
     import mlflow
 
     client = mlflow.MlflowClient(uri)
@@ -79,5 +90,14 @@ def dump(uri: str) -> dict[str, dict]:
         if parent := tags.get("mlflow.parentRunId"):
             tags["mlflow.parentRunId"] = names[parent]
         assert run.info.run_name not in result, "a run is there twice"
-        result[run.info.run_name] = {"params": run.data.params, "tags": tags, "points": points, "status": run.info.status}
+        models = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'")
+        result[run.info.run_name] = {
+            "params": run.data.params,
+            "tags": tags,
+            "points": points,
+            "status": run.info.status,
+            "files": artifacts(client, run.info.run_id),
+            "models": [(model.name, model.status, model.tags, model.params) for model in models],
+            "outputs": [output.step for output in run.outputs.model_outputs],
+        }
     return result
