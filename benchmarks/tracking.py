@@ -168,7 +168,10 @@ def pages(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def fill(runs: Path) -> None:
-    """One trained run of 200 rows, then copies of its rows in the tables and of its folder: 50 sweeps of 99 trials and their parents."""
+    """One trained run of 200 rows, then copies in the tables and of its folder: 50 sweeps of 99 trials and their parents.
+
+    Of the histories, which the experiment's page does not read, only the losses and their x axes; of the last values all.
+    """
     base = [str(ROOT / "experiments" / "quickstart.yaml"), "model.dim=16", "budget.steps=400", "train.log_every=2", "train.batch_size=2"]
     subprocess.run([sys.executable, "-m", "attnres_lab", "train", *base], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     (trained,) = (runs / "train").iterdir()
@@ -182,7 +185,8 @@ def fill(runs: Path) -> None:
                 for table, names in columns.items():
                     if trial >= 0 or table in ("runs", "tags"):
                         shown = ", ".join("?" if name == "run_uuid" else name for name in names)
-                        db.execute(f"INSERT INTO {table} SELECT {shown} FROM {table} WHERE run_uuid = ?", [run, source])
+                        few = " AND key IN ('train/loss', 'val/loss', 'tokens', 'flops', 'seconds')" if table == "metrics" else ""
+                        db.execute(f"INSERT INTO {table} SELECT {shown} FROM {table} WHERE run_uuid = ?{few}", [run, source])
                 name = f"sweep{sweep}" if trial < 0 else f"trial{sweep}-{trial}"
                 tags = {"mlflow.runName": name, "sweep": f"sweep{sweep}", "kind": "sweep" if trial < 0 else "run", "attnres.id": run}
                 tags |= {"mlflow.parentRunId": parent} if trial >= 0 else {}

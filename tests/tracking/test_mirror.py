@@ -14,7 +14,7 @@ from tracking_helpers import OLD_LOADER, dump, position, write_run, write_sweep
 
 from attnres_lab.runfiles import RunFolder, write_json
 from attnres_lab.tracking import RunMirror, SweepMirror, connect, rebuild, tracking_uri
-from attnres_lab.tracking.depth import CELL, heat_map
+from attnres_lab.tracking.figures import CELL, heat_map
 from attnres_lab.tracking.sweep import SweepSync
 from attnres_lab.tracking.worker import single
 
