@@ -4,7 +4,7 @@ BIN := .venv/bin
 SWEEP ?= sweeps/quickstart.yaml
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: quickstart test test-all test-slow test-infra check services clean
+.PHONY: quickstart test test-all test-slow test-infra check bench bench-gpu services clean
 
 .venv/ready: pyproject.toml constraints.txt
 	@echo "installing into .venv: a few minutes, once"
@@ -41,6 +41,17 @@ test-infra: .venv/ready-all
 services:
 	command -v slurmctld munged chromium >/dev/null && ls /usr/lib/postgresql/*/bin/initdb >/dev/null || \
 	(apt-get update -qq && apt-get install -y -qq --no-install-recommends slurm-wlm munge chromium postgresql) || true
+
+# The rows of the README's table; on a quiet machine.
+bench: .venv/ready
+	OMP_NUM_THREADS=2 $(BIN)/attnres bench residual --variants "baseline full block8 naive:full naive:block8"
+	OMP_NUM_THREADS=2 $(BIN)/attnres bench residual --variants "baseline full block8 naive:full naive:block8" --dim 64 --layers 8 --batch 32 --seq-len 128
+	$(BIN)/attnres bench residual --mode decode --batch 1 --seq-len 32 --threads 1
+
+bench-gpu: .venv/ready
+	$(BIN)/attnres bench residual --device cuda --dtype bf16 --dim 1024 --layers 24 --batch 8 --seq-len 2048
+	$(BIN)/attnres bench residual --device cuda --dtype bf16 --dim 1024 --layers 24 --batch 1 --mode decode
+	$(BIN)/attnres bench residual --device cuda --dtype bf16 --dim 1024 --layers 24 --batch 32 --mode decode
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -13,8 +11,6 @@ from scipy.special import stdtr, stdtrit
 
 from analysis.pairing import Columns, finished_runs, missing_pairs
 from analysis.shift import ROUNDING, Array
-
-HEADINGS = ("variant", "pairs", "loss", "difference", "95 % interval", "p (Holm)", "p equivalent (Holm)", "verdict")
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,44 +35,37 @@ class AblationTable:
 
     def to_markdown(self) -> str:
         """A pipe table under its caption, warnings below."""
-        lines = [self.caption, "", _pipe(HEADINGS), _pipe(["---"] + ["---:"] * 6 + ["---"]), *(_pipe(cells) for cells in self._cells())]
-        return "\n".join([*lines, "", *(f"Warning: {w}" for w in self.warnings)]).rstrip()
+        return "\n".join([self.caption, "", markdown(self._shown()), *(f"Warning: {w}" for w in self.warnings)]).rstrip()
 
     def to_latex(self) -> str:
         """A booktabs tabular in a table environment."""
-        body = [" & ".join(map(_tex, cells)) + r" \\" for cells in (HEADINGS, *self._cells())]
-        lines = [r"\begin{table}", rf"\caption{{{_tex(self.caption)}}}", r"\begin{tabular}{lrrrrrrl}", r"\toprule", body[0], r"\midrule", *body[1:]]
+        shown = self._shown()
+        head, *body = (" & ".join(map(_tex, cells)) + r" \\" for cells in ([*shown], *shown.to_numpy().tolist()))
+        lines = [r"\begin{table}", rf"\caption{{{_tex(self.caption)}}}", r"\begin{tabular}{lrrrrrrl}", r"\toprule", head, r"\midrule", *body]
         return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", *(f"% Warning: {w}" for w in self.warnings)])
 
     def to_html(self) -> str:
-        """A table element with its caption, warnings below."""
-        head, *body = (
-            "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-            for tag, cells in (("th", HEADINGS), *(("td", cells) for cells in self._cells()))
-        )
+        """A table element under its caption, warnings below."""
+        from html import escape
+
         notes = "".join(f"<p>Warning: {escape(w)}</p>" for w in self.warnings)
-        return f"<table><caption>{escape(self.caption)}</caption><thead>{head}</thead><tbody>{''.join(body)}</tbody></table>{notes}"
+        return f"<p>{escape(self.caption)}</p>{self._shown().to_html(index=False, border=0)}{notes}"
 
     def _repr_html_(self) -> str:
         return self.to_html()
 
-    def _cells(self) -> list[list[str]]:
-        def show(value: float, form: str) -> str:
-            return "–" if np.isnan(value) else format(value, form)
+    def _shown(self) -> pd.DataFrame:
+        """The rows as text."""
 
-        return [
-            [
-                str(row["variant"]),
-                format(row["pairs"], "d"),
-                show(row["loss"], ".4f"),
-                show(row["difference"], "+.4f"),
-                "–" if np.isnan(row["low"]) else f"[{row['low']:+.4f}, {row['high']:+.4f}]",
-                show(row["p_holm"], ".2g"),
-                show(row["p_equivalent_holm"], ".2g"),
-                row["verdict"],
-            ]
-            for row in self.rows.to_dict("records")
-        ]
+        def show(name: str, form: str) -> list[str]:
+            return ["–" if np.isnan(value) else format(value, form) for value in self.rows[name]]
+
+        limits = zip(show("low", "+.4f"), show("high", "+.4f"), strict=True)
+        columns = {"variant": [str(v) for v in self.rows["variant"]], "pairs": [str(n) for n in self.rows["pairs"]]}
+        columns |= {"loss": show("loss", ".4f"), "difference": show("difference", "+.4f")}
+        columns |= {"95 % interval": ["–" if low == "–" else f"[{low}, {high}]" for low, high in limits], "p (Holm)": show("p_holm", ".2g")}
+        columns |= {"p equivalent (Holm)": show("p_equivalent_holm", ".2g"), "verdict": list(self.rows["verdict"])}
+        return pd.DataFrame(columns)
 
 
 def ablation_table(  # noqa: PLR0913
@@ -110,7 +99,7 @@ def ablation_table(  # noqa: PLR0913
         rows.append(_row(variant, losses[variant], own, margin))
         warnings += missing_pairs({baseline: own.index, variant: losses[variant].index})
     warnings += [f"{v} has no finished run: left out" for v in variants if v not in losses]
-    table = pd.DataFrame([*rows, {"variant": baseline, "pairs": len(own), "loss": _mean(own.unstack().to_numpy())[0], "difference": 0.0, "df": 0}])
+    table = pd.DataFrame([*rows, {"variant": baseline, "pairs": len(own), "loss": _mean(own)[0], "difference": 0.0, "df": 0}])
     table["p_holm"], table["p_equivalent_holm"] = _holm(table["p"].to_numpy()), _holm(table["p_equivalent"].to_numpy())
     table["verdict"] = ["baseline" if v == baseline else _verdict(row) for v, (_, row) in zip(table["variant"], table.iterrows(), strict=True)]
     return AblationTable(table.sort_values("difference", kind="stable", ignore_index=True), baseline, y, margin, tuple(warnings))
@@ -121,27 +110,20 @@ def _row(variant: Any, losses: pd.Series[float], baseline: pd.Series[float], mar
     both = losses.index.intersection(baseline.index)
     if both.empty:
         return {"variant": variant, "pairs": 0, "df": 0}
-    mean, se, df = _mean((losses[both] - baseline[both]).unstack().to_numpy())
+    mean, se, df = _mean(losses[both] - baseline[both])
     half = float(stdtrit(df, 0.975)) * se if df else float("nan")
-    return {
-        "variant": variant,
-        "pairs": len(both),
-        "loss": _mean(losses[both].unstack().to_numpy())[0],
-        "difference": mean,
-        "low": mean - half,
-        "high": mean + half,
-        "df": df,
-        "p": float(2 * stdtr(df, -abs(mean) / se)) if df else float("nan"),
-        "p_equivalent": float(stdtr(df, (abs(mean) - margin) / se)) if df else float("nan"),
-    }
+    p, p_equivalent = (float(stdtr(df, t)) if df else float("nan") for t in (-abs(mean) / se, (abs(mean) - margin) / se))
+    found = {"variant": variant, "pairs": len(both), "loss": _mean(losses[both])[0], "difference": mean, "df": df}
+    return found | {"low": mean - half, "high": mean + half, "p": 2 * p, "p_equivalent": p_equivalent}
 
 
-def _mean(values: Array) -> tuple[float, float, int]:
-    """Mean over sizes of values (sizes, seeds), NaN where missing, its standard error and degrees of freedom (0: no error can be had)."""
-    runs, by_size = np.sum(~np.isnan(values), axis=1), np.nanmean(values, axis=1)
+def _mean(values: pd.Series[float]) -> tuple[float, float, int]:
+    """Mean over sizes of values by size and seed, its standard error and degrees of freedom (0: no error can be had)."""
+    table: Array = values.unstack().to_numpy()
+    runs, by_size = np.sum(~np.isnan(table), axis=1), np.nanmean(table, axis=1)
     df = int(np.sum(runs - 1))
     if df:
-        variance = float(np.nansum((values - by_size[:, None]) ** 2) / df * np.sum(1 / runs) / len(runs) ** 2)
+        variance = float(np.nansum((table - by_size[:, None]) ** 2) / df * np.sum(1 / runs) / len(runs) ** 2)
     else:
         df = len(runs) - 1
         variance = float(by_size.var(ddof=1) / len(runs)) if df else float("nan")
@@ -164,8 +146,16 @@ def _verdict(row: pd.Series[Any]) -> str:
     return ", ".join(found) or "undecided"
 
 
-def _pipe(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+def markdown(frame: pd.DataFrame) -> str:
+    """A pipe table of text and numbers, without the index."""
+
+    def cell(value: object) -> str:
+        if isinstance(value, float):
+            return "" if pd.isna(value) else f"{value:.4g}"
+        return " ".join(str(value).split()).replace("|", "\\|")
+
+    rows = [[cell(value) for value in row] for row in (tuple(frame), ["---"] * frame.shape[1], *frame.itertuples(index=False))]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
 
 
 def _tex(text: str) -> str:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis._solve import Solution, minimise
 from analysis.laws import Array
+from analysis.solve import minimise
 
 if TYPE_CHECKING:
     from analysis.fit import Fit
@@ -29,16 +29,13 @@ class Bootstrap:
 
     def interval(self, level: float = 0.95) -> dict[str, tuple[float, float]]:
         """Percentile limits of each parameter over the resamples that were fitted."""
-        tails = [(1 - level) / 2, (1 + level) / 2]
-        limits = {name: np.nanquantile(values, tails) for name, values in self.params.items()}
+        limits = {name: np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2]) for name, values in self.params.items()}
         return {name: (float(low), float(high)) for name, (low, high) in limits.items()}
 
 
 def bootstrap(fit: Fit, n: int = 4000, seed: int = 0) -> Bootstrap:
     """Refit ``n`` case resamples of the rows, starting from the fit. Equal seeds give equal results on any number of cores.
-
-    Raises:
-        ValueError: n is not positive, or the weights of the rows add up to less than one row.
+    Raises ValueError: n is not positive, or the weights of the rows add up to less than one row.
     """
     rows = round(float(fit.weights.sum()))
     if n < 1 or rows < 1:
@@ -46,12 +43,9 @@ def bootstrap(fit: Fit, n: int = 4000, seed: int = 0) -> Bootstrap:
     problem = fit.problem
     start = problem.point(fit.params)
     counts = np.random.default_rng(seed).multinomial(rows, fit.weights / fit.weights.sum(), size=n).astype(np.float64)
-
-    def refit(chunk: Array) -> Solution:
-        return minimise(problem, np.tile(start, (len(chunk), 1)), chunk)
-
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        parts = list(pool.map(refit, [counts[i : i + CHUNK] for i in range(0, n, CHUNK)]))
+        chunks = [counts[i : i + CHUNK] for i in range(0, n, CHUNK)]
+        parts = list(pool.map(lambda chunk: minimise(problem, np.tile(start, (len(chunk), 1)), chunk), chunks))
     _, place = np.unique(fit.x, axis=0, return_inverse=True)
     distinct = (counts @ np.eye(place.max() + 1)[place] > 0).sum(1)
     failed = ~np.concatenate([part.converged for part in parts]) | (distinct < len(fit.params))

@@ -38,9 +38,8 @@ def load_depth(folder: str | Path) -> list[DepthRecord]:
 
     An empty list where the run was not probed. Raises ValueError, naming the file, for a record that does not fit together.
     """
-    folder = Path(folder)
-    inside = folder / "artifacts" / "depth"
-    files = sorted((inside if inside.is_dir() else folder).glob("step-*.json"))
+    inside = Path(folder) / "artifacts" / "depth"
+    files = (inside if inside.is_dir() else Path(folder)).glob("step-*.json")
     return sorted((read_depth(file) for file in files), key=lambda record: record.step)
 
 
@@ -48,46 +47,30 @@ def read_depth(file: str | Path) -> DepthRecord:
     """One record. Raises ValueError, naming the file, where it is not a depth record or weights and sources differ in number."""
     try:
         raw = json.loads(Path(file).read_text())
-        reads = raw["reads"]
-        for read in reads:
-            if len(read["weights"]) != len(read["sources"]):
-                raise ValueError(f"the read at sublayer {read['sublayer']} has {len(read['weights'])} weights for {len(read['sources'])} sources")
-        profile = pd.DataFrame({key: pd.Series(raw[key], dtype=float) for key in PER_SUBLAYER if raw.get(key)})
-        step = int(raw["step"])
-        rows = [_place(read) for read in reads]
-        masses = [_mass(read) for read in reads]
-        kinds = [(int(read["sublayer"]), str(read["kind"])) for read in reads]
+        reads = [_read(read) for read in raw["reads"]]
+        step, profile = int(raw["step"]), pd.DataFrame({key: pd.Series(raw[key], dtype=float) for key in PER_SUBLAYER if raw.get(key)})
+        index = pd.MultiIndex.from_tuples([(int(read["sublayer"]), str(read["kind"])) for read in raw["reads"]], names=["sublayer", "kind"])
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{file}: not a depth record ({error!r})") from None
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
     profile.index.name = "sublayer"
-    index = pd.MultiIndex.from_tuples(kinds, names=["sublayer", "kind"])
-    return DepthRecord(step, _matrix(rows, index), pd.DataFrame(masses, index=index), profile)
-
-
-def _place(read: dict[str, Any]) -> dict[str, float]:
-    """Weights by column; the open partial sum becomes the next block."""
-    names = [f"b{len(read['sources']) - 1}" if name == "partial" else name for name in read["sources"]]
-    return dict(zip(names, map(float, read["weights"]), strict=True))
-
-
-def _mass(read: dict[str, Any]) -> dict[str, float]:
-    weights = dict(zip(read["sources"], map(float, read["weights"]), strict=True))
-    count, entropy = len(weights), float(read["entropy"])
-    latest = read["sources"][-1]
-    return {
-        "sources": count,
-        "entropy": entropy,
-        "evenness": entropy / np.log(count) if count > 1 else np.nan,
-        "embedding": weights.get("embedding", 0.0),
-        "latest": weights[latest],
-        "own": weights.get("partial", np.nan),
-        "far": sum(weight for name, weight in weights.items() if name not in ("embedding", latest)),
-    }
-
-
-def _matrix(rows: list[dict[str, float]], index: pd.MultiIndex) -> pd.DataFrame:
-    names = {name for row in rows for name in row}
+    names = {name for weights, _ in reads for name in weights}
     order = sorted(names, key=lambda name: (name != "embedding", int("".join(filter(str.isdigit, name)) or 0)))
-    return pd.DataFrame(rows, index=index, columns=order, dtype=float)
+    attention = pd.DataFrame([weights for weights, _ in reads], index=index, columns=order, dtype=float)
+    return DepthRecord(step, attention, pd.DataFrame([mass for _, mass in reads], index=index), profile)
+
+
+def _read(read: dict[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
+    """Weights by column, and where the mass of a read lies."""
+    sources, entropy = read["sources"], float(read["entropy"])
+    weights = [float(weight) for weight in read["weights"]]
+    if (count := len(sources)) != len(weights):
+        raise ValueError(f"the read at sublayer {read['sublayer']} has {len(weights)} weights for {count} sources")
+    by_source = dict(zip(sources, weights, strict=True))
+    embedding, latest, own = by_source.get("embedding", 0.0), weights[-1], by_source.get("partial", np.nan)
+    far = sum(weight for name, weight in by_source.items() if name not in ("embedding", sources[-1]))
+    evenness = entropy / np.log(count) if count > 1 else np.nan
+    mass = {"sources": count, "entropy": entropy, "evenness": evenness, "embedding": embedding, "latest": latest, "own": own, "far": far}
+    columns = [f"b{count - 1}" if name == "partial" else name for name in sources]  # the open partial sum becomes the next block
+    return dict(zip(columns, weights, strict=True)), mass

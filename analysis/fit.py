@@ -12,11 +12,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from analysis import intervals
-from analysis._problem import Problem
-from analysis._rows import checked_rows
-from analysis._solve import solve, starts
-from analysis.certificate import Certificate, certify
+from analysis.bootstrap import bootstrap
 from analysis.laws import Array, Law
+from analysis.problem import Problem
+from analysis.solve import Certificate, solve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,15 +71,11 @@ class Fit:
         ``delta-t``: Wald with Student t (rows - parameters degrees of freedom), on the log scale for a coefficient of a power.
         ``profile``: where the profiled objective passes the same t cut; keeps its shape where the delta method does not.
         ``bootstrap``: percentiles of 4000 case resamples; too narrow with few rows, so a diagnostic.
-
-        Raises:
-            ValueError: an unknown method, or a level outside (0, 1).
+        Raises ValueError: an unknown method, or a level outside (0, 1).
         """
         if not 0 < level < 1:
             raise ValueError(f"level is {level}: give a number between 0 and 1, such as 0.95")
         if method == "bootstrap":
-            from analysis.bootstrap import bootstrap
-
             return bootstrap(self).interval(level)
         if method not in ("delta-t", "profile"):
             raise ValueError(f"method is {method!r}; valid: 'delta-t', 'profile', 'bootstrap'")
@@ -124,18 +119,13 @@ class Fit:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, without the data."""
-        return {
+        plain: dict[str, Any] = {
             "law": self.law.formula,
             "params": dict(self.params),
-            "interval_95": {name: list(limits) for name, limits in self.interval().items()},
-            "rows": len(self.y),
-            "loss": self.loss,
-            "delta": self.delta if self.loss == "huber" else None,
-            "objective": self.objective,
-            "status": self.status,
-            "warnings": list(self.warnings),
-            "certificate": asdict(self.certificate),
+            "interval_95": {k: list(v) for k, v in self.interval().items()},
         }
+        plain |= {"rows": len(self.y), "loss": self.loss, "delta": self.delta if self.loss == "huber" else None, "objective": self.objective}
+        return plain | {"status": self.status, "warnings": list(self.warnings), "certificate": asdict(self.certificate)}
 
 
 def fit(law: Law, x: ArrayLike, y: ArrayLike, *, loss: Loss = "log_mse", delta: float = 1e-3, weights: ArrayLike | None = None) -> Fit:
@@ -145,23 +135,18 @@ def fit(law: Law, x: ArrayLike, y: ArrayLike, *, loss: Loss = "log_mse", delta: 
         loss: ``log_mse`` and ``mse`` are least squares of log y and of y; ``huber`` is Huber's loss of log y with threshold ``delta``
             (Hoffmann et al. 2022, section 3.3).
         weights: multiplicities, (n,): a row of weight 2 counts as that row twice, also in the intervals. They are never standard deviations.
-
-    Raises:
-        ValueError: too few rows, a variable that does not vary, or values that are not positive and finite (the message names the rows).
+    Raises ValueError: too few rows, a variable that does not vary, or values that are not positive and finite (the message names the rows).
     """
     if loss not in ("log_mse", "mse", "huber"):
         raise ValueError(f"loss is {loss!r}; valid: 'log_mse', 'mse', 'huber'")
     if loss == "huber" and not delta > 0:
         raise ValueError(f"delta is {delta}: give a positive threshold in units of log y, such as 1e-3")
-    table, values, multiplicity = checked_rows(law, x, y, weights)
-    problem = Problem.centred(law, table, values, multiplicity, (loss, delta))
-    first = starts(problem, multiplicity)
-    solution = solve(problem, first, np.broadcast_to(multiplicity, (len(first), len(values))))
-    best = int(np.argmin(solution.value))
-    estimates = tuple(float(value[0]) for value in problem.params(solution.point[[best]]).values())
-    certificate = certify(problem, solution, first, best)
-    objective = float(problem.objective(solution.value, float(multiplicity.sum()))[best])
-    return _judged(Fit(law, estimates, objective, "converged", (), certificate, table, values, multiplicity, loss, delta))
+    table, values, times = law.checked(x, y, weights)
+    problem = Problem.centred(law, table, values, times, (loss, delta))
+    point, least, certificate = solve(problem, times)
+    estimates = tuple(float(value[0]) for value in problem.params(point[None]).values())
+    objective = float(problem.objective(np.array(least), float(times.sum())))
+    return _judged(Fit(law, estimates, objective, "converged", (), certificate, table, values, times, loss, delta))
 
 
 def _judged(draft: Fit) -> Fit:

@@ -11,21 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from analysis import separate
 from analysis.pairing import Cells, Columns, paired_cells
-from analysis.separate import (
-    Comparison,
-    Definition,
-    GainAt,
-    Interval,
-    Offset,
-    SeparateLaws,
-    SeparateSlopes,
-    bootstrap_gain,
-    factors,
-    resamples,
-    shared_offset,
-    unpaired_gain,
-)
+from analysis.separate import Comparison, Definition, GainAt, Interval, Offset, SeparateLaws, SeparateSlopes, factors
 from analysis.shift import POOL_ABOVE, Array, Shift, paired_shift, pool_seeds
 from analysis.verdict import summary, warnings
 
@@ -76,34 +64,23 @@ class Gain:
         """Separate laws of the two arms. Never read a trend off them alone: an irreducible loss bends both, see `offset`."""
         return self._laws.slopes()
 
-    @property
-    def geometric_mean(self) -> float:
-        """Geometric mean of x over sizes and arms, the primary point of a gain that depends on C."""
-        return float(np.exp(np.mean(self._laws.x)))
-
     @cached_property
     def unpaired(self) -> Comparison:
         """What ignoring the pairs gives: separate fits at the geometric-mean C, percentiles of 2000 case resamples per arm."""
-        return unpaired_gain(self._laws, self.cells.runs_x, self.cells.runs_y, self.geometric_mean)
+        return separate.unpaired_gain(self._laws, self.cells.runs_x, self.cells.runs_y, float(np.exp(np.mean(self._laws.x))))
 
     @cached_property
     def offset(self) -> Offset | None:
         """The gain under one shared law with an irreducible loss; None below 4 sizes. A check of `gain`, which needs no E."""
-        return shared_offset(*self.cells.means) if len(self.per_size) > 3 else None
+        return separate.shared_offset(*self.cells.means) if len(self.per_size) > 3 else None
 
     def bootstrap(self, n: int = 10_000, seed: int = 0) -> Array:
         """Gains of n resamples of sizes, (n,), NaN where one size alone was drawn: a diagnostic, not an interval."""
-        return bootstrap_gain(*self.cells.means, resamples(len(self.per_size), n, seed))
+        return separate.bootstrap_gain(*self.cells.means, separate.resamples(len(self.per_size), n, seed))
 
     def summary(self) -> str:
         """Text that opens with a plain sentence, then the evidence, then every warning."""
         return summary(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; what is unbounded is None."""
-        first = ("variant", "baseline", "x", "y", "gain", "interval", "fieller", "alpha", "df", "pooled", "parallelism")
-        names = (*first, "separate_slopes", "unpaired", "offset", "warnings")
-        return {**{name: _plain(getattr(self, name)) for name in names}, "per_size": _plain(self.per_size.to_dict("records"))}
 
     def plot(self, ax: Any = None) -> Any:
         """Loss against compute of both arms with the gain; the axes."""
@@ -161,7 +138,7 @@ def compute_equivalent_gain(  # noqa: PLR0913
 
 
 def _pooled(cells: Cells, shift: Shift) -> Comparison | None:
-    corrected = cells.y_baseline - cells.y_variant - float(shift.alpha) * (cells.x_variant - cells.x_baseline)
+    corrected = cells.y[0] - cells.y[1] - float(shift.alpha) * (cells.x[1] - cells.x[0])
     p, variance, df = pool_seeds(corrected)
     if not p > POOL_ABOVE:
         return None
@@ -169,22 +146,11 @@ def _pooled(cells: Cells, shift: Shift) -> Comparison | None:
     return Comparison(*factors(shift.theta, *at_run_level.delta()), f"seeds pooled as independent pairs, F pretest p = {p:.2g}")
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        return {k: _plain(v) for k, v in value._asdict().items()} if hasattr(value, "_asdict") else [_plain(v) for v in value]
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    value = value.item() if isinstance(value, np.generic) else value
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value if value is None or isinstance(value, (str, int, float)) else str(value)
-
-
 def _per_size(cells: Cells, shift: Shift) -> pd.DataFrame:
     x_b, y_b, x_v, y_v = cells.means
     table = {
         "size": cells.sizes,
-        "pairs": np.sum(~np.isnan(cells.y_baseline), axis=1),
+        "pairs": np.sum(~np.isnan(cells.y[0]), axis=1),
         "x_baseline": np.exp(x_b),
         "x_variant": np.exp(x_v),
         "loss_baseline": np.exp(y_b),

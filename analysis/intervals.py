@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import stdtrit  # scipy.stats takes half a second to import
 
 from analysis.laws import Array
+from analysis.solve import minimise
 
 if TYPE_CHECKING:
     from analysis.fit import Fit
+
+Limits = dict[str, tuple[float, float]]
 
 
 def freedom(fit: Fit) -> float:
@@ -20,33 +25,27 @@ def freedom(fit: Fit) -> float:
 
 def quantile(freedom: float, level: float = 0.95) -> float:
     """Student's two-sided quantile; infinite without degrees of freedom."""
-    from scipy.special import stdtrit
-
     return float(stdtrit(freedom, (1 + level) / 2)) if freedom > 0 else np.inf
+
+
+def _linear(fit: Fit) -> dict[str, bool]:
+    """Whether a parameter's interval is made on its own scale (exponents, constants) and not on the log scale."""
+    constant = ~np.any(fit.law.design, axis=(1, 2))
+    own = dict(zip(fit.law.coefficients, constant, strict=True)) | dict.fromkeys(fit.law.exponents, True)
+    return {name: bool(own[name]) for name in fit.law.params}
 
 
 def _slopes(fit: Fit, x: Array) -> Array:
     """Derivatives (n, P) of log prediction by the parameters: by log coefficient for powers, by the coefficient itself for a constant."""
-    law = fit.law
-    exponents = np.array([fit.params[e] for e in law.exponents])
+    law, linear = fit.law, _linear(fit)
     coefficients = np.array([fit.params[c] for c in law.coefficients])
     directions = np.einsum("kvp,nv->nkp", law.design, np.log(x))
-    basis = np.exp(directions @ exponents)
+    basis = np.exp(directions @ np.array([fit.params[e] for e in law.exponents]))
     parts = coefficients * basis
-    by_exponent = np.einsum("nk,nkp->np", parts, directions)
-    own = np.where(_constant(fit), basis, parts)
-    by_name = dict(zip([*law.coefficients, *law.exponents], np.c_[own, by_exponent].T, strict=True))
+    own = np.where([linear[c] for c in law.coefficients], basis, parts)
+    by_name = dict(zip([*law.coefficients, *law.exponents], np.c_[own, np.einsum("nk,nkp->np", parts, directions)].T, strict=True))
     slopes: Array = np.array([by_name[name] for name in law.params]).T / parts.sum(1, keepdims=True)
     return slopes
-
-
-def _constant(fit: Fit) -> Array:
-    return np.asarray(~np.any(fit.law.design, axis=(1, 2)))
-
-
-def _linear(fit: Fit, name: str) -> bool:
-    """Whether the parameter's interval is made on its own scale (exponents, constants) and not on the log scale."""
-    return name in fit.law.exponents or bool(_constant(fit)[fit.law.coefficients.index(name)])
 
 
 def _noise(fit: Fit) -> tuple[float, float]:
@@ -62,24 +61,27 @@ def covariance(fit: Fit) -> Array:
     slopes = _slopes(fit, fit.x) * (fit.predict(fit.x)[:, None] if fit.loss == "mse" else 1.0)
     slopes = slopes * np.sqrt(fit.weights)[:, None]
     scale = np.linalg.norm(slopes, axis=0)
-    size = len(scale)
     if not (scale > 0).all() or np.linalg.cond(slopes / scale) > 1e10:
-        return np.full((size, size), np.inf)
+        return np.full((len(scale), len(scale)), np.inf)
     root = np.linalg.inv(np.linalg.qr(slopes / scale, mode="r")) / scale[:, None]
     variance, curvature = _noise(fit)
     result: Array = root @ root.T * variance / curvature**2
     return result
 
 
-def delta_t(fit: Fit, level: float) -> dict[str, tuple[float, float]]:
+def _reach(fit: Fit, level: float = 0.95) -> dict[str, float]:
+    """Half-widths by Student t, on the log scale for coefficients of powers; infinite where nothing is known."""
+    half = quantile(freedom(fit), level) * np.sqrt(np.diag(covariance(fit)))
+    return dict(zip(fit.law.params, np.nan_to_num(half, nan=np.inf, posinf=np.inf).tolist(), strict=True))
+
+
+def delta_t(fit: Fit, level: float) -> Limits:
     """Wald intervals with Student t."""
-    reach = quantile(freedom(fit), level) * np.sqrt(np.diag(covariance(fit)))
-    limits = {}
-    for (name, value), half in zip(fit.params.items(), np.nan_to_num(reach, nan=np.inf, posinf=np.inf), strict=True):
-        if name in fit.law.exponents:
-            limits[name] = (float(value - half), float(value + half))
-        elif _linear(fit, name):
-            limits[name] = (float(max(0.0, value - half)), float(value + half))
+    limits, linear = {}, _linear(fit)
+    for name, half in _reach(fit, level).items():
+        value = fit.params[name]
+        if linear[name]:
+            limits[name] = (value - half if name in fit.law.exponents else max(0.0, value - half), value + half)
         else:
             with np.errstate(over="ignore"):
                 limits[name] = (float(value * np.exp(-half)), float(value * np.exp(half)) if value else np.inf)
@@ -101,8 +103,7 @@ def unidentified(fit: Fit) -> dict[str, str]:
     law = fit.law
     if len(law.coefficients) == 1 or freedom(fit) < 1:
         return {}
-    reach = dict(zip(law.params, quantile(freedom(fit)) * np.sqrt(np.diag(covariance(fit))), strict=True))
-    share = dict(zip(law.params, _slopes(fit, fit.x).max(0), strict=True))
+    reach, share = _reach(fit), dict(zip(law.params, _slopes(fit, fit.x).max(0), strict=True))
     found = {}
     for p, name in enumerate(law.exponents):
         absent = [c for c, powers in zip(law.coefficients, law.design, strict=True) if share[c] < 1e-9 and powers[:, p].any()]
@@ -116,17 +117,57 @@ def unidentified(fit: Fit) -> dict[str, str]:
     return found
 
 
-def profile(fit: Fit, level: float) -> dict[str, tuple[float, float]]:
+def profile(fit: Fit, level: float) -> Limits:
     """Limits where the objective, minimised over the other parameters, exceeds its least by t^2 times the noise (Bates and Watts 1988, chapter 6)."""
-    from analysis._profile import Profile
-
     variance, curvature = _noise(fit)
     if variance < 1e-24 * (np.median(fit.y) ** 2 if fit.loss == "mse" else 1.0):
         return delta_t(fit, level)  # only rounding is left, and the objective is too rough to be followed
-    cut = quantile(freedom(fit), level) ** 2 * variance / curvature
-    reach = quantile(freedom(fit), level) * np.sqrt(np.diag(covariance(fit)))
-    limits = {}
-    for j, name in enumerate(fit.params):
-        one = Profile(fit, name, linear=_linear(fit, name))
-        limits[name] = (one.limit(-1, float(reach[j]), cut), one.limit(1, float(reach[j]), cut))
-    return limits
+    cut, reach, linear = quantile(freedom(fit), level) ** 2 * variance / curvature, _reach(fit, level), _linear(fit)
+    profiles = {name: _Profile(fit, name, linear[name]) for name in fit.params}
+    return {name: (one.limit(-1, reach[name], cut), one.limit(1, reach[name], cut)) for name, one in profiles.items()}
+
+
+class _Profile:
+    """Twice the excess of the summed loss over its minimum along one parameter: on its own scale if ``linear``, else along its logarithm."""
+
+    def __init__(self, fit: Fit, name: str, linear: bool) -> None:
+        self.index, self.linear, self.best = [*fit.law.coefficients, *fit.law.exponents].index(name), linear, fit.params[name]
+        problem, centre = fit.problem, fit.problem.centre.copy()
+        self.unit = problem.scale if self.index < len(centre) else 1.0
+        if self.index < len(centre):
+            centre[self.index] = 0.0  # then the point holds the coefficient itself, and the rest of the problem stays centred
+        self.problem, self.weights = replace(problem, centre=centre), fit.weights[None]
+        self.loss_unit = problem.scale**2 if fit.loss == "mse" else 1.0
+        self.point = self.last = self.problem.point(fit.params)
+        self.least = float(self.problem.evaluate(self.point[None], self.weights)[0][0])
+
+    def excess(self, position: float) -> float:
+        """The excess with the parameter (or its log) at ``position``."""
+        free = np.arange(len(self.point)) != self.index
+        starts: Array = np.array([self.point, self.last])
+        starts[:, self.index] = (position if self.linear else np.exp(position)) / self.unit
+        solution = minimise(self.problem, starts, np.repeat(self.weights, 2, axis=0), free)
+        near = int(np.argmin(solution.value))
+        self.last = solution.point[near]
+        return 2 * (float(solution.value[near]) - self.least) * self.loss_unit
+
+    def limit(self, sign: int, reach: float, cut: float) -> float:
+        """Where the excess passes ``cut`` on one side, stepping by ``reach`` at first; the bound if it never does."""
+        from scipy.optimize import brentq
+
+        low, high = (float(bound[self.index] * self.unit) for bound in self.problem.bounds) if self.linear else (-np.inf, np.inf)
+        end = high if sign > 0 else low
+        never = end if self.linear else float(np.exp(end))
+        if not np.isfinite(cut) or (not self.linear and self.best == 0):
+            return never
+        self.last = self.point
+        middle = near = self.best if self.linear else float(np.log(self.best))
+        for doubling in range(12):
+            far = float(np.clip(middle + sign * (reach if np.isfinite(reach) else 1.0) * 2.0**doubling, low, high))
+            if self.excess(far) > cut:
+                found = float(brentq(lambda u: self.excess(u) - cut, near, far, rtol=1e-6))
+                return found if self.linear else float(np.exp(found))
+            near = far
+            if far == end:
+                break
+        return never

@@ -3,42 +3,42 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from analysis._rows import check_positive
-from analysis._vertex import Interval, Vertex, lowest_point, regress
 from analysis.fit import Fit, fit
 from analysis.intervals import quantile
-from analysis.laws import POWER_LAW, Array, Law
+from analysis.laws import POWER_LAW, Array, Law, check_positive
 
-if TYPE_CHECKING:
-    import pandas as pd
+Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
+class Vertex:
+    """The lowest point of a parabola in log x: ``at`` (NaN if it opens downwards), a 95 % Fieller interval, and whether it is inside the x tried."""
+
+    at: float
+    interval: Interval
+    log_error: float
+    freedom: int
+    inside: bool
+
+
+@dataclass(frozen=True, eq=False)
 class Valley:
-    """Loss = parabola in log size at one budget (FLOP). ``loss`` is the lowest, with a Student t interval; ``tokens`` belongs to the best size."""
+    """Loss = parabola in log size at one budget (FLOP). ``loss`` is the lowest, with a Student t interval; ``tokens`` belongs to the best size.
+
+    ``curve``: the parabola over the sizes tried, columns ``x`` and ``y``.
+    """
 
     budget: float
     best: Vertex
     loss: float
     loss_interval: Interval
     tokens: float
-    sizes: Interval
-    coefficients: tuple[float, float, float]
-
-    def curve(self, points: int = 100) -> pd.DataFrame:
-        """The parabola over the sizes tried, columns ``x`` and ``y``."""
-        import pandas as pd
-
-        x = np.geomspace(*self.sizes, points)
-        return pd.DataFrame({"x": x, "y": np.polynomial.polynomial.polyval(np.log(x / self._middle), self.coefficients)})
-
-    @property
-    def _middle(self) -> float:
-        return float(np.sqrt(self.sizes[0] * self.sizes[1]))
+    curve: pd.DataFrame
 
 
 @dataclass(frozen=True)
@@ -50,70 +50,6 @@ class IsoFlop:
     tokens_law: Fit
     loss_law: Fit
     warnings: tuple[str, ...]
-
-    def summary(self) -> str:
-        """The study as text."""
-        lines = [
-            f"C = {v.budget:.3g}: N = {v.best.at:.3g} [{v.best.interval[0]:.3g}, {v.best.interval[1]:.3g}], D = {v.tokens:.3g}, loss {v.loss:.4f}"
-            for v in self.valleys
-        ]
-        for name, law in (("N_opt", self.size_law), ("D_opt", self.tokens_law)):
-            low, high = law.interval()["b"]
-            lines.append(f"{name} = {law.params['a']:.4g} C^{law.params['b']:.4f}   b in [{low:.4f}, {high:.4f}]")
-        return "\n".join([*lines, self.loss_law.summary(), *(f"warning: {warning}" for warning in self.warnings)])
-
-
-def isoflop(
-    runs: pd.DataFrame, *, law: Law = POWER_LAW, budget: str = "flops", size: str = "params", tokens: str = "tokens", loss: str = "val/loss"
-) -> dict[str, IsoFlop]:
-    """The study of each ``variant`` of the table (one row per run; without that column, of all rows under the name ``runs``).
-
-    Runs whose ``budget`` (FLOP) differs by less than 10 % share a budget. The parabola is in log ``size`` (Hoffmann et al. 2022, approach 2).
-
-    Raises:
-        ValueError: a column is missing, a value is not positive and finite, a budget has fewer than three sizes, or fewer than two have a valley.
-    """
-    missing = [name for name in (budget, size, tokens, loss) if name not in runs]
-    if missing:
-        raise ValueError(f"the table has no column {', '.join(missing)}; it has {', '.join(map(str, runs.columns))}")
-    for name in (budget, size, tokens, loss):
-        check_positive(name, runs[name].to_numpy(dtype=np.float64))
-    groups: list[Any] = list(runs.groupby("variant")) if "variant" in runs else [("runs", runs)]
-    return {str(name): _study(str(name), rows[[budget, size, tokens, loss]].to_numpy(dtype=np.float64), law) for name, rows in groups}
-
-
-def _study(name: str, rows: Array, law: Law) -> IsoFlop:
-    rows = rows[np.argsort(rows[:, 0])]
-    cuts = np.flatnonzero(np.diff(np.log(rows[:, 0])) > np.log(1.1)) + 1
-    valleys = tuple(_valley(name, part) for part in np.split(rows, cuts))
-    good = [v for v in valleys if v.best.inside]
-    warnings = [
-        f"{name}: at {v.budget:.3g} FLOP the best size is not inside the sizes tried; left out of the laws" for v in valleys if not v.best.inside
-    ]
-    if len(good) < 2:
-        raise ValueError(f"{name}: {len(good)} of {len(valleys)} budgets have a best size inside the sizes tried; two are needed: widen the sizes")
-    c = [v.budget for v in good]
-    size_law, tokens_law = (fit(Law("a C^b"), c, values) for values in ([v.best.at for v in good], [v.tokens for v in good]))
-    loss_law = fit(law, c, [v.loss for v in good])
-    return IsoFlop(valleys, size_law, tokens_law, loss_law, (*warnings, *loss_law.warnings))
-
-
-def _valley(name: str, rows: Array) -> Valley:
-    budget, log_size = float(np.exp(np.log(rows[:, 0]).mean())), np.log(rows[:, 1])
-    if len(np.unique(log_size)) < 3:
-        raise ValueError(f"{name}: the budget of {budget:.3g} FLOP has {len(np.unique(log_size))} sizes; a parabola needs three")
-    ends = float(log_size.min()), float(log_size.max())
-    middle = sum(ends) / 2
-    terms, covariance, freedom = regress(np.vander(log_size - middle, 3, increasing=True), rows[:, 3])
-    best = lowest_point(terms[1:], covariance[1:, 1:], freedom, middle, ends)
-    at = np.log(best.at) - middle
-    here = np.array([1.0, at, at**2])
-    reach = quantile(freedom) * float(np.sqrt(here @ covariance @ here))
-    line = np.polynomial.polynomial.polyfit(log_size - middle, np.log(rows[:, 2]), 1)
-    lowest = float(here @ terms)
-    sizes = (float(np.exp(ends[0])), float(np.exp(ends[1])))
-    coefficients = (float(terms[0]), float(terms[1]), float(terms[2]))
-    return Valley(budget, best, lowest, (lowest - reach, lowest + reach), float(np.exp(line @ here[:2])), sizes, coefficients)
 
 
 @dataclass(frozen=True)
@@ -137,25 +73,98 @@ class GridOptimum:
         return float(np.exp(log_ratio)), (float(np.exp(log_ratio - reach)), float(np.exp(log_ratio + reach)))
 
 
+def isoflop(
+    runs: pd.DataFrame, *, law: Law = POWER_LAW, budget: str = "flops", size: str = "params", tokens: str = "tokens", loss: str = "val/loss"
+) -> dict[str, IsoFlop]:
+    """The study of each ``variant`` of the table (one row per run; without that column, of all rows under the name ``runs``).
+
+    Runs whose ``budget`` (FLOP) differs by less than 10 % share a budget. The parabola is in log ``size`` (Hoffmann et al. 2022, approach 2).
+    Raises ValueError: a column is missing, a value is not positive and finite, a budget has fewer than three sizes, or fewer than two have a valley.
+    """
+    columns = [budget, size, tokens, loss]
+    if missing := [name for name in columns if name not in runs]:
+        raise ValueError(f"the table has no column {', '.join(missing)}; it has {', '.join(map(str, runs.columns))}")
+    for name in columns:
+        check_positive(name, runs[name])
+    groups: list[Any] = list(runs.groupby("variant")) if "variant" in runs else [("runs", runs)]
+    return {str(name): _study(str(name), rows[columns].to_numpy(dtype=np.float64), law) for name, rows in groups}
+
+
+def _study(name: str, rows: Array, law: Law) -> IsoFlop:
+    rows = rows[np.argsort(rows[:, 0])]
+    cuts = np.flatnonzero(np.diff(np.log(rows[:, 0])) > np.log(1.1)) + 1
+    valleys = tuple(_valley(name, part) for part in np.split(rows, cuts))
+    good = [v for v in valleys if v.best.inside]
+    lost = [f"{name}: at {v.budget:.3g} FLOP the best size is not inside the sizes tried; left out of the laws" for v in valleys if not v.best.inside]
+    if len(good) < 2:
+        raise ValueError(f"{name}: {len(good)} of {len(valleys)} budgets have a best size inside the sizes tried; two are needed: widen the sizes")
+    c = [v.budget for v in good]
+    size_law, tokens_law = (fit(Law("a C^b"), c, values) for values in ([v.best.at for v in good], [v.tokens for v in good]))
+    loss_law = fit(law, c, [v.loss for v in good])
+    return IsoFlop(valleys, size_law, tokens_law, loss_law, (*lost, *loss_law.warnings))
+
+
+def _valley(name: str, rows: Array) -> Valley:
+    budget, log_size = float(np.exp(np.log(rows[:, 0]).mean())), np.log(rows[:, 1])
+    if (sizes := len(np.unique(log_size))) < 3:
+        raise ValueError(f"{name}: the budget of {budget:.3g} FLOP has {sizes} sizes; a parabola needs three")
+    ends = float(log_size.min()), float(log_size.max())
+    middle = sum(ends) / 2
+    terms, covariance, freedom = _regress(np.vander(log_size - middle, 3, increasing=True), rows[:, 3])
+    best = _lowest_point(terms[1:], covariance[1:, 1:], freedom, middle, ends)
+    at = np.log(best.at) - middle
+    here = np.array([1.0, at, at**2])
+    lowest, reach = float(here @ terms), quantile(freedom) * float(np.sqrt(here @ covariance @ here))
+    line = np.polynomial.polynomial.polyfit(log_size - middle, np.log(rows[:, 2]), 1)
+    x = np.linspace(*ends, 100)
+    curve = pd.DataFrame({"x": np.exp(x), "y": np.polynomial.polynomial.polyval(x - middle, terms)})
+    return Valley(budget, best, lowest, (lowest - reach, lowest + reach), float(np.exp(line @ here[:2])), curve)
+
+
 def grid_optimum(grid: pd.DataFrame) -> GridOptimum:
     """The best shape of one variant's grid of losses: columns and index are the two shape ratios (positive), missing cells are NaN.
 
     For Fig. 7 of Attention Residuals (2603.15031) the columns are d / num_layers and the rows heads / num_layers.
-
-    Raises:
-        ValueError: fewer than seven losses, three columns or two rows.
+    Raises ValueError: fewer than seven losses, three columns or two rows.
     """
     table = grid.to_numpy(dtype=np.float64)
-    rows, columns = np.asarray(grid.index, dtype=np.float64), np.asarray(grid.columns, dtype=np.float64)
     i, j = np.nonzero(np.isfinite(table))
     if len(i) < 7 or len(set(j)) < 3 or len(set(i)) < 2:
         raise ValueError(f"the grid has {len(i)} losses in {len(set(i))} rows and {len(set(j))} columns; at least 7 in 2 and 3 are needed")
-    best = int(np.argmin(table[i, j]))
-    middle = float(np.log(columns).mean())
-    parabola, turn = np.vander(np.log(columns[j]) - middle, 3, increasing=True), (rows[i] - rows[i[best]])[:, None]
-    terms, covariance, freedom = regress(np.c_[parabola, turn * parabola], table[i, j])
-    noise = float(np.sqrt(np.sum((table[i, j] - np.c_[parabola, turn * parabola] @ terms) ** 2) / freedom))
-    smooth = lowest_point(terms[1:3], covariance[1:3, 1:3], freedom, middle, (float(np.log(columns.min())), float(np.log(columns.max()))))
-    near = np.flatnonzero(table[i, j] <= table[i, j][best] + quantile(freedom) * np.sqrt(2) * noise)
-    tied = tuple((float(rows[i[k]]), float(columns[j[k]])) for k in near if k != best)
-    return GridOptimum(float(rows[i[best]]), float(columns[j[best]]), float(table[i, j][best]), tied, smooth, noise)
+    row, column, loss = np.asarray(grid.index, dtype=np.float64)[i], np.asarray(grid.columns, dtype=np.float64), table[i, j]
+    best = int(np.argmin(loss))
+    middle = float(np.log(column).mean())
+    parabola = np.vander(np.log(column[j]) - middle, 3, increasing=True)
+    design = np.c_[parabola, (row - row[best])[:, None] * parabola]
+    terms, covariance, freedom = _regress(design, loss)
+    noise = float(np.sqrt(np.sum((loss - design @ terms) ** 2) / freedom))
+    smooth = _lowest_point(terms[1:3], covariance[1:3, 1:3], freedom, middle, (float(np.log(column.min())), float(np.log(column.max()))))
+    near = np.flatnonzero(loss <= loss[best] + quantile(freedom) * np.sqrt(2) * noise)
+    tied = tuple((float(row[k]), float(column[j[k]])) for k in near if k != best)
+    return GridOptimum(float(row[best]), float(column[j[best]]), float(loss[best]), tied, smooth, noise)
+
+
+def _regress(design: Array, y: Array) -> tuple[Array, Array, int]:
+    """Least squares: coefficients, their covariance (for a variance of 1 without rows left for the noise), degrees of freedom."""
+    inverse: Array = np.asarray(np.linalg.inv(design.T @ design), dtype=np.float64)
+    terms: Array = inverse @ (design.T @ y)
+    freedom = len(y) - int(design.shape[1])
+    return terms, inverse * (np.sum((y - design @ terms) ** 2) / freedom if freedom else 1.0), freedom
+
+
+def _lowest_point(terms: Array, covariance: Array, freedom: int, middle: float, ends: Interval) -> Vertex:
+    """The lowest point of terms[0] t + terms[1] t^2, t = log x - middle, with Fieller limits: the t where the slope may be zero."""
+    slope, curve = terms
+    if not curve > 0:
+        return Vertex(np.nan, (0.0, np.inf), np.inf, freedom, False)
+    at = -slope / (2 * curve)
+    interval, error = (0.0, np.inf), np.inf
+    if freedom:
+        q2 = quantile(freedom) ** 2
+        a, b, c = curve**2 - q2 * covariance[1, 1], slope * curve - q2 * covariance[0, 1], slope**2 - q2 * covariance[0, 0]
+        gradient = np.array([1.0, 2 * at])
+        error = float(np.sqrt(gradient @ covariance @ gradient) / (2 * curve))
+        if a > 0:
+            root = np.sqrt(max(b**2 - a * c, 0.0))
+            interval = (float(np.exp(middle + (-b - root) / (2 * a))), float(np.exp(middle + (-b + root) / (2 * a))))
+    return Vertex(float(np.exp(middle + at)), interval, error, freedom, bool(ends[0] <= middle + at <= ends[1]))

@@ -1,10 +1,10 @@
-"""Scaling laws: sums of powers, linear in their coefficients once the exponents are fixed."""
+"""Scaling laws: sums of powers, linear in their coefficients once the exponents are fixed; and the checks of the rows they are fitted to."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,67 +24,47 @@ class Law:
     in a law of one term it is free. The same exponent may stand in several terms.
 
     Calling a law evaluates it: ``law(x, E=1.7, A=400, ...)`` with x of shape (n,) or (n, variables).
-
-    Raises:
-        ValueError: the formula cannot be read.
+    Raises ValueError: the formula cannot be read.
     """
 
     formula: str
+    variables: tuple[str, ...] = field(init=False, repr=False)
+    coefficients: tuple[str, ...] = field(init=False, repr=False)  # one per term
+    exponents: tuple[str, ...] = field(init=False, repr=False)
+    params: tuple[str, ...] = field(init=False, repr=False)  # all of them, in the order of the formula
+    #: Signs (terms, variables, exponents): the log of term k is log c_k + sum over v, p of design[k, v, p] log x_v e_p.
+    design: Array = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for term in self._terms:
-            if not _NAME.fullmatch(term[0]) or not all(_POWER.fullmatch(power) for power in term[1:]):
+        powers, coefficients, params = [], [], []
+        for k, term in enumerate(self.formula.split("+")):
+            coefficient, *rest = term.split() or [""]
+            found = [match for power in rest if (match := _POWER.fullmatch(power))]
+            if not _NAME.fullmatch(coefficient) or len(found) < len(rest):
                 raise ValueError(
-                    f"cannot read the term {' '.join(term)!r} of the law {self.formula!r}: write it as 'A', 'A C^-alpha' or 'A N^-a D^-b'"
+                    f"cannot read the term {' '.join(term.split())!r} of the law {self.formula!r}: write it as 'A', 'A C^-alpha' or 'A N^-a D^-b'"
                 )
-        if len(set(self.coefficients)) < len(self.coefficients) or set(self.coefficients) & set(self.exponents):
+            coefficients.append(coefficient)
+            params += [coefficient, *(match[3] for match in found)]
+            powers += [(k, match[1], -1.0 if match[2] else 1.0, match[3]) for match in found]
+        variables, exponents = (list(dict.fromkeys(power[i] for power in powers)) for i in (1, 3))
+        if len(set(coefficients)) < len(coefficients) or set(coefficients) & set(exponents):
             raise ValueError(f"the law {self.formula!r} uses one name for two parameters")
-
-    @property
-    def _terms(self) -> list[list[str]]:
-        return [term.split() or [""] for term in self.formula.split("+")]
-
-    @cached_property
-    def _powers(self) -> list[tuple[int, str, float, str]]:
-        """(term, variable, sign, exponent) of each power."""
-        matches = [(k, _POWER.fullmatch(power)) for k, term in enumerate(self._terms) for power in term[1:]]
-        return [(k, m[1], -1.0 if m[2] else 1.0, m[3]) for k, m in matches if m]
-
-    @cached_property
-    def variables(self) -> tuple[str, ...]:
-        """Names of the columns of x."""
-        return tuple(dict.fromkeys(variable for _, variable, _, _ in self._powers))
-
-    @cached_property
-    def coefficients(self) -> tuple[str, ...]:
-        """Names of the coefficients, one per term."""
-        return tuple(term[0] for term in self._terms)
-
-    @cached_property
-    def exponents(self) -> tuple[str, ...]:
-        """Names of the exponents."""
-        return tuple(dict.fromkeys(exponent for *_, exponent in self._powers))
-
-    @cached_property
-    def params(self) -> tuple[str, ...]:
-        """Names of all parameters in the order of the formula."""
-        names = [[coefficient, *(e for j, _, _, e in self._powers if j == k)] for k, coefficient in enumerate(self.coefficients)]
-        return tuple(dict.fromkeys(name for term in names for name in term))
-
-    @cached_property
-    def design(self) -> Array:
-        """Signs of shape (terms, variables, exponents): the log of term k is log c_k + sum over v, p of design[k, v, p] log x_v e_p."""
-        design = np.zeros((len(self.coefficients), len(self.variables), len(self.exponents)))
-        for k, variable, sign, exponent in self._powers:
-            design[k, self.variables.index(variable), self.exponents.index(exponent)] += sign
-        return design
+        design = np.zeros((len(coefficients), len(variables), len(exponents)))
+        for k, variable, sign, exponent in powers:
+            design[k, variables.index(str(variable)), exponents.index(str(exponent))] += sign
+        names: dict[str, list[Any]] = {
+            "variables": variables,
+            "coefficients": coefficients,
+            "exponents": exponents,
+            "params": list(dict.fromkeys(params)),
+        }
+        for name, value in names.items():
+            object.__setattr__(self, name, tuple(value))
+        object.__setattr__(self, "design", design)
 
     def columns(self, x: ArrayLike) -> Array:
-        """x as (n, variables).
-
-        Raises:
-            ValueError: x has another number of columns than the law has variables.
-        """
+        """x as (n, variables). Raises ValueError where it has another number of columns than the law has variables."""
         table = np.atleast_1d(np.asarray(x, dtype=np.float64))
         table = table[:, None] if table.ndim == 1 else table
         if table.ndim != 2 or table.shape[1] != len(self.variables):
@@ -92,16 +72,47 @@ class Law:
         return table
 
     def __call__(self, x: ArrayLike, **params: float) -> Array:
-        """The law's values, shape (n,).
-
-        Raises:
-            ValueError: a parameter is missing or unknown.
-        """
+        """The law's values, shape (n,). Raises ValueError for a missing or unknown parameter."""
         if set(params) != set(self.params):
             raise ValueError(f"the law {self.formula} has the parameters {', '.join(self.params)}, not {', '.join(params) or 'none'}")
         logs = np.einsum("kvp,nv,p->kn", self.design, np.log(self.columns(x)), np.array([params[e] for e in self.exponents]))
         values: Array = np.array([params[c] for c in self.coefficients]) @ np.exp(logs)
         return values
+
+    def checked(self, x: ArrayLike, y: ArrayLike, weights: ArrayLike | None) -> tuple[Array, Array, Array]:
+        """x as (n, variables), y (n,) and the multiplicities (n,), or a ValueError that names what is wrong and where."""
+        table, values = self.columns(x).copy(), np.array(y, dtype=np.float64)
+        times = np.ones(len(table)) if weights is None else np.array(weights, dtype=np.float64)
+        if values.shape != (len(table),) or times.shape != (len(table),):
+            raise ValueError(f"x has {len(table)} rows, y the shape {values.shape}, weights {times.shape}: give one y and one weight per row of x")
+        for name, column in (*((f"x ({n})", c) for n, c in zip(self.variables, table.T, strict=True)), ("y", values)):
+            check_positive(name, column)
+        bad = np.flatnonzero(~(np.isfinite(times) & (times >= 0)))
+        if len(bad):
+            raise ValueError(f"weights must be finite and at least zero, but are not at {_listed(bad)}: they are multiplicities of rows")
+        used = table[times > 0]
+        for name, column in zip(self.variables, used.T, strict=True):
+            if len(column) and np.ptp(np.log(column)) < 1e-9:
+                raise ValueError(f"x ({name}) is {column[0]:g} in every row: the law {self.formula} needs different values of {name}")
+        needed, distinct = len(self.params), len(np.unique(used, axis=0))
+        if distinct < needed:
+            why = f"has {needed} parameters and needs as many different x, but the rows have only {distinct}"
+            raise ValueError(f"the law {self.formula} {why}: add sizes")
+        return table, values, times
+
+
+def check_positive(name: str, values: ArrayLike) -> None:
+    """Raise a ValueError that names the rows where ``values`` is not a positive finite number."""
+    values = np.asarray(values, dtype=np.float64)
+    bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
+    if len(bad):
+        raise ValueError(f"{name} must be positive and finite, but is {values[bad[0]]:g} at {_listed(bad)}: drop or mend them")
+
+
+def _listed(rows: NDArray[np.intp]) -> str:
+    """``row 3`` or ``rows 3, 7, ... (12 in all)``, counted from 0."""
+    head = ", ".join(str(row) for row in rows[:5]) + (f", ... ({len(rows)} in all)" if len(rows) > 5 else "")
+    return f"row{'s' if len(rows) > 1 else ''} {head} (counted from 0)"
 
 
 EXPONENTS = (1e-3, 5.0)

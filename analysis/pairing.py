@@ -6,6 +6,7 @@ import difflib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -33,20 +34,23 @@ class Columns:
 
 @dataclass(frozen=True)
 class Cells:
-    """Logs of x and loss, (sizes, seeds), NaN where a pair is missing, and their `means` over seeds; sizes by rising x.
+    """Logs ``x`` and ``y`` (loss) of the baseline and of the variant, each (sizes, seeds), NaN where a pair is missing; sizes by rising x.
 
     `runs_x`, `runs_y`: all finished runs of the baseline and of the variant.
     """
 
     sizes: tuple[object, ...]
-    x_baseline: Array
-    y_baseline: Array
-    x_variant: Array
-    y_variant: Array
-    means: tuple[Array, Array, Array, Array]
+    x: tuple[Array, Array]
+    y: tuple[Array, Array]
     runs_x: tuple[Array, Array]
     runs_y: tuple[Array, Array]
     warnings: tuple[str, ...]
+
+    @cached_property
+    def means(self) -> tuple[Array, Array, Array, Array]:
+        """Over seeds, (sizes,): x and y of the baseline, x and y of the variant."""
+        x_b, y_b, x_v, y_v = (np.nanmean(a, axis=1) for a in (self.x[0], self.y[0], self.x[1], self.y[1]))
+        return x_b, y_b, x_v, y_v
 
 
 def finished_runs(runs: pd.DataFrame, columns: Columns, arms: Iterable[object]) -> tuple[pd.DataFrame, list[str]]:
@@ -68,16 +72,21 @@ def finished_runs(runs: pd.DataFrame, columns: Columns, arms: Iterable[object]) 
             raise ValueError(f"{_rows(frame[frame[column].isna()])}: {column} is empty")
     for column, why in ONE_VALUE.items():
         if column in frame and frame[column].nunique() > 1:
-            raise ValueError(f"column {column!r} holds {frame[column].nunique()} values, {_examples(frame, column)}: {why}")
+            examples = "; ".join(f"{value!r} in row {rows.index[0]}" for value, rows in list(frame.groupby(column, observed=True))[:3])
+            raise ValueError(f"column {column!r} holds {frame[column].nunique()} values, {examples}: {why}")
+    axes = [column for column in (columns.x, columns.y) if column is not None]
+    for column in axes:
+        if not pd.api.types.is_numeric_dtype(frame[column]):
+            raise ValueError(f"column {column!r} is not numeric ({frame[column].iloc[0]!r} ...): convert it to numbers")
     finished, warnings = _without_a_loss(frame, columns)
-    for column in (columns.x, columns.y):
-        if column is not None:
-            _positive(finished, column)
+    for column in axes:
+        bad = finished[~(np.isfinite(finished[column].astype(float)) & (finished[column] > 0))]
+        if len(bad):
+            raise ValueError(f"{_rows(bad)}: {column} must be finite and above 0, found {_some(bad[column])}")
     repeated = finished[finished.duplicated([columns.by, columns.size, columns.seed], keep=False)]
     if len(repeated):
-        raise ValueError(
-            f"{_rows(repeated)}: several runs of one {columns.by}, {columns.size} and {columns.seed}; keep one of each or average them first"
-        )
+        what = f"several runs of one {columns.by}, {columns.size} and {columns.seed}"
+        raise ValueError(f"{_rows(repeated)}: {what}; keep one of each or average them first")
     _one_unit(finished, columns)
     given = {"arm": columns.by, "size": columns.size, "seed": columns.seed, "x": columns.x, "y": columns.y}
     return pd.DataFrame({name: finished[column] for name, column in given.items() if column is not None}), warnings
@@ -94,16 +103,15 @@ def paired_cells(runs: pd.DataFrame, variant: Any, baseline: Any, columns: Colum
     warnings += missing_pairs({baseline: left.index, variant: right.index})
     order = both["x_b"].groupby(level="size").mean().sort_values().index
     if len(order) < 3:
-        raise ValueError(
-            f"{len(order)} paired {columns.size}{'' if len(order) == 1 else 's'} ({_some(order)}): a power law and its error need at least 3"
-        )
+        plural = "" if len(order) == 1 else "s"
+        raise ValueError(f"{len(order)} paired {columns.size}{plural} ({_some(order)}): a power law and its error need at least 3")
     x_b, y_b, x_v, y_v = (both[name].unstack("seed").loc[order].to_numpy(float) for name in ("x_b", "y_b", "x_v", "y_v"))
-    means = tuple(np.nanmean(a, axis=1) for a in (x_b, y_b, x_v, y_v))
-    for arm, x in ((baseline, means[0]), (variant, means[2])):
+    runs_x, runs_y = ((left[name].to_numpy(float), right[name].to_numpy(float)) for name in ("x", "y"))
+    cells = Cells(tuple(order), (x_b, x_v), (y_b, y_v), runs_x, runs_y, tuple(warnings))
+    for arm, x in ((baseline, cells.means[0]), (variant, cells.means[2])):
         if np.ptp(x) < 1e-9:
             raise ValueError(f"column {columns.x!r} is the same at every {columns.size} of {arm}: loss cannot be set against it")
-    runs_x, runs_y = ((left[name].to_numpy(float), right[name].to_numpy(float)) for name in ("x", "y"))
-    return Cells(tuple(order), x_b, y_b, x_v, y_v, (means[0], means[1], means[2], means[3]), runs_x, runs_y, tuple(warnings))
+    return cells
 
 
 def missing_pairs(cells: dict[Any, pd.Index[Any]]) -> list[str]:
@@ -114,26 +122,15 @@ def missing_pairs(cells: dict[Any, pd.Index[Any]]) -> list[str]:
 
 
 def _without_a_loss(frame: pd.DataFrame, columns: Columns) -> tuple[pd.DataFrame, list[str]]:
-    if not pd.api.types.is_numeric_dtype(frame[columns.y]):
-        raise ValueError(f"column {columns.y!r} is not numeric ({frame[columns.y].iloc[0]!r} ...): convert it to numbers")
     status = frame["status"] if "status" in frame else pd.Series("", frame.index)
     unfinished = status.isin(UNFINISHED)
     diverged = ~unfinished & ((status == "diverged") | ~np.isfinite(frame[columns.y].astype(float)))
     warnings = []
     for mask, what in ((diverged, "diverged, and leaving them out flatters the variant that diverges"), (unfinished, "did not finish")):
         if mask.any():
-            cells = [f"{row[columns.by]} {row[columns.size]} seed {row[columns.seed]}" for _, row in frame[mask].iterrows()]
+            cells = [f"{arm} {size} seed {seed}" for arm, size, seed in frame.loc[mask, [columns.by, columns.size, columns.seed]].to_numpy()]
             warnings.append(f"{mask.sum()} of {len(frame)} runs {what}: {_some(cells)}")
     return frame[~diverged & ~unfinished], warnings
-
-
-def _positive(frame: pd.DataFrame, column: str) -> None:
-    if not pd.api.types.is_numeric_dtype(frame[column]):
-        raise ValueError(f"column {column!r} is not numeric ({frame[column].iloc[0]!r} ...): convert it to numbers")
-    values = frame[column].astype(float)
-    bad = frame[~(np.isfinite(values) & (values > 0))]
-    if len(bad):
-        raise ValueError(f"{_rows(bad)}: {column} must be finite and above 0, found {_some(bad[column])}")
 
 
 def _one_unit(frame: pd.DataFrame, columns: Columns) -> None:
@@ -142,16 +139,14 @@ def _one_unit(frame: pd.DataFrame, columns: Columns) -> None:
     ratio = loss / loss.groupby(frame[columns.size]).transform("min")
     bits = frame[np.abs(ratio * math.log(2) - 1) < 0.03]
     if len(bits) and columns.x is not None:  # among many variants at one size a bad one may well lie there
-        raise ValueError(
-            f"{_rows(bits)}: {columns.y} is 1.44 times that of other runs of the same {columns.size}: bits and nats mixed? Convert to one unit"
-        )
+        what = f"{columns.y} is 1.44 times that of other runs of the same {columns.size}"
+        raise ValueError(f"{_rows(bits)}: {what}: bits and nats mixed? Convert to one unit")
     if columns.y == "val/loss" and "val/bpb" in frame and frame["val/bpb"].notna().all():
         bytes_per_token = loss / frame["val/bpb"].astype(float)
         odd = frame[np.abs(bytes_per_token / bytes_per_token.median() - 1) > 0.01]
         if len(odd):
-            raise ValueError(
-                f"{_rows(odd)}: the ratio of val/loss to val/bpb differs from that of the other runs: another unit, tokenizer or evaluation set"
-            )
+            what = "the ratio of val/loss to val/bpb differs from that of the other runs"
+            raise ValueError(f"{_rows(odd)}: {what}: another unit, tokenizer or evaluation set")
 
 
 def _nearest(name: object, known: Iterable[object]) -> str:
@@ -167,7 +162,3 @@ def _rows(frame: pd.DataFrame) -> str:
 def _some(items: Iterable[object], most: int = 8) -> str:
     names = [str(item) for item in items]
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def _examples(frame: pd.DataFrame, column: str) -> str:
-    return "; ".join(f"{value!r} in row {rows.index[0]}" for value, rows in list(frame.groupby(column, observed=True))[:3])

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
-from analysis._rows import check_positive
 from analysis.fit import fit
 from analysis.intervals import quantile
-from analysis.laws import POWER_LAW
-
-if TYPE_CHECKING:
-    import pandas as pd
+from analysis.laws import POWER_LAW, check_positive
 
 
 @dataclass(frozen=True)
@@ -42,11 +38,6 @@ class Study:
             raise ValueError(f"sigma, alpha and loss must be positive, not {self.sigma}, {self.alpha} and {self.loss}")
         if self.sizes < 2 or self.seeds < 1:
             raise ValueError(f"a study needs at least 2 sizes and 1 seed, not {self.sizes} and {self.seeds}")
-
-    @property
-    def runs(self) -> int:
-        """Runs of both arms."""
-        return 2 * self.sizes * self.seeds
 
     @property
     def log_error(self) -> float:
@@ -90,8 +81,6 @@ TARGETS: dict[str, Callable[[Study], bool]] = {
 
 def plan(study: Study, sizes: Sequence[int] = (3, 4, 5, 6, 8, 10)) -> pd.DataFrame:
     """Seeds per size that each of ``TARGETS`` (columns) needs with each number of sizes (index); missing above 1000."""
-    import pandas as pd
-
     rows = [{name: seeds_needed(replace(study, sizes=count), enough) for name, enough in TARGETS.items()} for count in sizes]
     return pd.DataFrame(rows, index=pd.Index(sizes, name="sizes"), dtype="Int64")
 
@@ -102,25 +91,23 @@ def pilot(runs: pd.DataFrame, *, baseline: str = "baseline", x: str = "flops", y
     The noise is the scatter, over seeds of a size, of the differences of log loss to the baseline of the same size and seed; with one seed per size,
     over sizes; with the baseline alone, of its own log loss over seeds (nothing cancels, so it is an upper guess).
     With one size, alpha is the default.
-
-    Raises:
-        ValueError: no rows of the baseline, losses or x that are not positive and finite, or nothing is repeated.
+    Raises ValueError: no rows of the baseline, losses or x that are not positive and finite, or nothing is repeated.
     """
     for name in (x, y):
-        check_positive(name, runs[name].to_numpy(dtype=np.float64))
+        check_positive(name, runs[name])
     logs = runs.assign(log_loss=np.log(runs[y])).pivot(index=["size", "seed"], columns="variant", values="log_loss")
     if baseline not in logs:
         raise ValueError(f"the pilot has no variant {baseline!r}; it has {', '.join(map(str, logs.columns))}")
-    arms = 2 if logs.shape[1] > 1 else 1
-    differences = logs.drop(columns=baseline).sub(logs[baseline], axis=0) if arms == 2 else logs
-    by_size = differences.groupby(level="size")
-    scatter, freedom = differences - by_size.transform("mean"), float((by_size.count() - 1).clip(lower=0).sum().sum())
-    if not freedom and arms == 2:
-        scatter, freedom = differences - differences.mean(), float((differences.count() - 1).clip(lower=0).sum())
+    alone = logs.shape[1] == 1
+    values = logs if alone else logs.drop(columns=baseline).sub(logs[baseline], axis=0)
+    by_size = values.groupby(level="size")
+    scatter, freedom = values - by_size.transform("mean"), float((by_size.count() - 1).clip(lower=0).sum().sum())
+    if not freedom and not alone:
+        scatter, freedom = values - values.mean(), float((values.count() - 1).clip(lower=0).sum())
     if not freedom:
         raise ValueError("the pilot repeats nothing: give two seeds of a size, or two sizes of the baseline and a variant")
     base = runs[runs["variant"] == baseline].groupby("size")[[x, y]].mean()
     loss = float(np.exp(np.log(base[y]).mean()))
-    sigma = loss * float(np.sqrt(np.nansum(scatter.to_numpy() ** 2) / freedom / arms))
+    sigma = loss * float(np.sqrt(np.nansum(scatter.to_numpy() ** 2) / freedom / (1 if alone else 2)))
     alpha = fit(POWER_LAW, base[x], base[y]).params["alpha"] if len(base) > 1 else Study.alpha
     return Study(sigma, max(len(base), 2), int(by_size.size().max()), alpha, loss)

@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from itertools import product
 from math import exp, isfinite, log
+from typing import NamedTuple
 
 from analysis.separate import Definition, Interval
 
 
-@dataclass(frozen=True)
-class PublishedGain:
-    """`gain` at compute `C` and the `rounding` interval: all gains that coefficients which print alike allow. It holds no statistical error."""
+class PublishedGain(NamedTuple):
+    """`gain` and the `rounding` interval: all gains that coefficients which print alike allow. It holds no statistical error."""
 
-    baseline: tuple[str, str]
-    variant: tuple[str, str]
-    C: float
-    definition: Definition
     gain: float
     rounding: Interval
-
-    def at(self, C: float, definition: Definition | None = None) -> PublishedGain:
-        """The same laws at another compute."""
-        return gain_from_published(self.baseline, self.variant, C, definition or self.definition)
 
 
 def gain_from_published(baseline: Sequence[str], variant: Sequence[str], C: float, definition: Definition = "extra") -> PublishedGain:
@@ -44,8 +35,7 @@ def gain_from_published(baseline: Sequence[str], variant: Sequence[str], C: floa
         for text, name in zip(law, ("A", "alpha"), strict=True)
     ]
     corners = [_gain(corner, C, definition) for corner in product(*((value - half, value + half) for value, half in printed))]
-    value = _gain([value for value, _ in printed], C, definition)
-    return PublishedGain((str(baseline[0]), str(baseline[1])), (str(variant[0]), str(variant[1])), C, definition, value, (min(corners), max(corners)))
+    return PublishedGain(_gain([value for value, _ in printed], C, definition), (min(corners), max(corners)))
 
 
 def _gain(coefficients: Sequence[float], C: float, definition: Definition) -> float:

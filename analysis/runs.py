@@ -8,8 +8,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,7 @@ def load_runs(sweep_or_experiment: str | Path, tracking_uri: str | None = None) 
     """
     if (table := _read_table(sweep_or_experiment)) is not None:
         return table
-    found = _read(tracking_uri, str(sweep_or_experiment))
+    found = _search(tracking_uri, str(sweep_or_experiment))
     table = pd.DataFrame([_row(run) for run in found])
     configured = {_decode(key) for run in found for key in run.data.params} - {"name", *LABELS}
     for column in (configured | {"seed"}) & set(table):
@@ -70,17 +69,15 @@ def load_curves(
     client = _client(tracking_uri)
     runs = load_runs(sweep_or_experiment, tracking_uri) if runs is None else runs
     labels = [label for label in ("run_id", "name", "variant", "size", "seed") if label in runs]
-    parts = []
-    for row in runs[labels].to_dict("records"):
-        run = {str(label): value for label, value in row.items()}
+    parts = [pd.DataFrame(columns=[*labels, "key", "step", *POSITION, "value"])]
+    for run in runs[labels].to_dict("records"):
+        labelled = {str(label): value for label, value in run.items()}
         history = {key: _history(client, run["run_id"], key) for key in (*keys, *POSITION)}
         for key in keys:
-            values = history[key]
-            parts.append(
-                pd.DataFrame({**run, "key": key, "step": values.index, **{p: history[p].reindex(values.index) for p in POSITION}, "value": values})
-            )
-    columns = [*labels, "key", "step", *POSITION, "value"]
-    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+            steps = history[key].index
+            place = {name: history[name].reindex(steps) for name in POSITION}
+            parts.append(pd.DataFrame({**labelled, "key": key, "step": steps, **place, "value": history[key]}))
+    return pd.concat(parts[len(parts) > 1 :], ignore_index=True)
 
 
 def depth_artifacts(run_id: str, folder: Path, tracking_uri: str | None = None) -> Path | None:
@@ -100,17 +97,6 @@ def _read_table(path: str | Path) -> pd.DataFrame | None:
     return pd.read_parquet(path) if Path(path).suffix == ".parquet" else None
 
 
-def _read(tracking_uri: str | None, name: str) -> list[Any]:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return _search(_client(tracking_uri), name)
-    except MlflowException as error:
-        store, why = tracking_uri or default_tracking_uri(), str(error).splitlines()[0]
-        text = f"{store}: the runs cannot be read; is the store there? ({why})"
-        raise ValueError(re.sub(r"//[^/\s]*@", "//", text)) from None  # an address may hold a password
-
-
 def _client(tracking_uri: str | None) -> Any:
     uri = tracking_uri or default_tracking_uri()
     file = Path(uri.removeprefix("sqlite:///"))
@@ -121,18 +107,24 @@ def _client(tracking_uri: str | None) -> Any:
     return MlflowClient(uri)
 
 
-def _search(client: Any, name: str) -> list[Any]:
+def _search(tracking_uri: str | None, name: str) -> list[Any]:
     """The runs of the sweep ``name``, else of the experiment ``name``, without the parents of sweeps."""
-    experiments = {e.name: e.experiment_id for e in client.search_experiments()}
-    ids = list(experiments.values())
-    if "'" not in name and (found := list(_pages(client, ids, f"tags.sweep = '{name}' and tags.kind = 'run'"))):
-        return _one_sweep(found, name)
-    if name in experiments:
-        found = [run for run in _pages(client, [experiments[name]], "") if run.data.tags.get("kind") != "sweep"]
-        if found:
-            return found
-        raise ValueError(f"{name}: the experiment holds no runs yet")
-    sweeps = {run.data.tags.get("sweep", "") for run in _pages(client, ids, "tags.kind = 'sweep'")}
+    from mlflow.exceptions import MlflowException
+
+    client = _client(tracking_uri)
+    try:
+        experiments = {e.name: e.experiment_id for e in client.search_experiments()}
+        ids = list(experiments.values())
+        if "'" not in name and (found := _pages(client, ids, f"tags.sweep = '{name}' and tags.kind = 'run'")):
+            return _one_sweep(found, name)
+        if name in experiments:
+            if found := [run for run in _pages(client, [experiments[name]], "") if run.data.tags.get("kind") != "sweep"]:
+                return found
+            raise ValueError(f"{name}: the experiment holds no runs yet")
+        sweeps = {run.data.tags.get("sweep", "") for run in _pages(client, ids, "tags.kind = 'sweep'")}
+    except MlflowException as error:
+        text = f"{tracking_uri or default_tracking_uri()}: the runs cannot be read; is the store there? ({str(error).splitlines()[0]})"
+        raise ValueError(re.sub(r"//[^/\s]*@", "//", text)) from None  # an address may hold a password
     if name in sweeps:
         raise ValueError(f"{name}: no run of this sweep is tracked yet")
     close = difflib.get_close_matches(name, sweeps | set(experiments), n=1)
@@ -148,25 +140,21 @@ def _one_sweep(runs: list[Any], name: str) -> list[Any]:
     return [run for run in runs if run.data.tags.get("sweep_id") == chosen]
 
 
-def _pages(client: Any, experiments: list[str], query: str) -> Iterator[Any]:
-    token: str | None = ""
-    with _without_gc():
-        while token is not None:
-            page = client.search_runs(experiments, query, max_results=1000, page_token=token or None)
-            yield from page
-            token = page.token or None
-
-
-@contextmanager
-def _without_gc() -> Iterator[None]:
-    """A store builds about a hundred objects per run; scanning them for cycles takes two thirds of the time."""
+def _pages(client: Any, experiments: list[str], query: str) -> list[Any]:
+    """All runs that match; without garbage collection, for scanning the hundred objects of every run for cycles takes two thirds of the time."""
+    found: list[Any] = []
     enabled = gc.isenabled()
+    token: str | None = ""
     gc.disable()
     try:
-        yield
+        while token is not None:
+            page = client.search_runs(experiments, query, max_results=1000, page_token=token or None)
+            found += page
+            token = page.token or None
     finally:
         if enabled:
             gc.enable()
+    return found
 
 
 def _row(run: Any) -> dict[str, Any]:

@@ -33,55 +33,41 @@ def summary(gain: Gain) -> str:
     p, u = gain.parallelism, gain.unpaired
     rows = [("gain", gain.gain, gain.interval, f"paired shift, t with {gain.df:.3g} df"), ("  by Fieller", gain.gain, gain.fieller, "the same pairs")]
     rows += [("  unpaired", u.gain, u.interval, "for comparison")]
-    rows += [("  seeds pooled", gain.pooled.gain, gain.pooled.interval, gain.pooled.method)] if gain.pooled else []
-    rows += (
-        [("  with offset", o.gain, o.interval, f"irreducible loss {o.E:.3g} shared{'' if o.E > 1e-9 else ', at its bound'}")]
-        if (o := gain.offset)
-        else []
-    )
+    if gain.pooled:
+        rows += [("  seeds pooled", gain.pooled.gain, gain.pooled.interval, gain.pooled.method)]
+    if o := gain.offset:
+        rows += [("  with offset", o.gain, o.interval, f"irreducible loss {o.E:.3g} shared{'' if o.E > 1e-9 else ', at its bound'}")]
     lines = [f"{name:15}{g:8.4f}  95 % [{low:.4f}, {high:.4f}]  ({note})" for name, g, (low, high), note in rows]
     lines.append(f"exponent       {gain.alpha:8.5f}  equal in both arms: t = {p.statistic:.2f}, {p.df:.0f} df, p = {p.p:.2g}")
     table = gain.per_size.to_string(index=False, float_format="{:.4g}".format)
     return "\n".join([sentence(gain), "", *lines, "", table, "", *(f"warning: {w}" for w in gain.warnings)]).rstrip()
 
 
-def _thin(gain: Gain) -> list[str]:
-    thin = [f"only {len(gain.per_size)} sizes"] if len(gain.per_size) < FEW_SIZES else []
-    return [*thin, "one seed per size"] if (gain.per_size["pairs"] == 1).all() else thin
-
-
 def warnings(gain: Gain) -> tuple[str, ...]:
     """Everything a reader must know before quoting the gain."""
-    found = [*gain.warnings, *_thin(gain)]
+    found, table = [*gain.warnings, *_thin(gain)], gain.per_size
     if not math.isfinite(gain.fieller[1]):
-        found.append(
-            "the exponent is not identified (it cannot be told from 0), nor is the gain: Fieller's interval is unbounded, the other too narrow"
-        )
-    outside = gain.per_size.loc[gain.per_size["extrapolates"], "size"]
-    if len(outside):
-        names = ", ".join(map(str, outside))
-        where = f"{len(outside)} of {len(gain.per_size)} sizes ({names})"
+        why = "the exponent is not identified (it cannot be told from 0), nor is the gain"
+        found.append(f"{why}: Fieller's interval is unbounded, the other too narrow")
+    if len(outside := table.loc[table["extrapolates"], "size"]):
+        where = f"{len(outside)} of {len(table)} sizes ({', '.join(map(str, outside))})"
         found.append(f"the gain is extrapolated at {where}: {gain.baseline} was not run at {gain.gain:.3g} times their {gain.x}")
-    steps = gain.per_size.loc[np.abs(gain.per_size["log_ratio"]) > math.log(LARGE_STEP), "size"]
-    if len(steps):
-        found.append(
-            f"{gain.y} differs by more than a factor {LARGE_STEP} at {', '.join(map(str, steps))}: are the losses comparable (unit, evaluation set)?"
-        )
-    return (*found, *_shape(gain))
-
-
-def _shape(gain: Gain) -> list[str]:
-    """Warnings on the shape of the laws: unequal exponents, and an irreducible loss that feigns them or moves the gain."""
+    if len(steps := table.loc[np.abs(table["log_ratio"]) > math.log(LARGE_STEP), "size"]):
+        what = f"{gain.y} differs by more than a factor {LARGE_STEP} at {', '.join(map(str, steps))}"
+        found.append(f"{what}: are the losses comparable (unit, evaluation set)?")
     offset, p = gain.offset, gain.parallelism.p
-    found = []
-    if p < 0.05:
-        smallest, largest = (gain.at(float(gain.per_size["x_variant"].iloc[i])).gain for i in (0, -1))
+    if p < 0.05:  # an irreducible loss can feign unequal exponents
+        smallest, largest = (gain.at(float(table["x_variant"].iloc[i])).gain for i in (0, -1))
         text = f"the exponents differ (p = {p:.2g}): by separate slopes the gain goes from {smallest:.3f} at the smallest {gain.x} to {largest:.3f}"
         if offset and offset.misfit <= gain.separate_slopes.misfit:
             text += f", but one law with irreducible loss {offset.E:.3g} and the gain {offset.gain:.3f} everywhere fits no worse: do not read a trend"
         found.append(text)
     if offset and not gain.interval[0] <= offset.gain <= gain.interval[1]:
-        found.append(
-            f"with an irreducible loss shared by both arms the gain is {offset.gain:.3f}, outside the interval: it depends on the shape of the law"
-        )
-    return found
+        what = f"with an irreducible loss shared by both arms the gain is {offset.gain:.3f}, outside the interval"
+        found.append(f"{what}: it depends on the shape of the law")
+    return tuple(found)
+
+
+def _thin(gain: Gain) -> list[str]:
+    thin = [f"only {len(gain.per_size)} sizes"] if len(gain.per_size) < FEW_SIZES else []
+    return [*thin, "one seed per size"] if (gain.per_size["pairs"] == 1).all() else thin

@@ -44,11 +44,19 @@ def environment(config: RunConfig, corpus: Corpus, device: torch.device) -> dict
         "revision": _git(Path(__file__).parent, "rev-parse", "HEAD").decode().strip() or None,
         "versions": {name: version(name) for name in ("attnres-lab", "torch", "pytorch-lightning", "optuna", "mlflow", "numpy")},
         "python": platform.python_version(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
         "devices": config.train.world,
         "threads": config.train.threads,
         "data_fingerprint": corpus.fingerprint,
     }
+
+
+def cpu_name() -> str:
+    """The processor's model, where the system tells, else its architecture."""
+    facts = Path("/proc/cpuinfo")
+    lines = facts.read_text().splitlines() if facts.exists() else []
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return model or platform.processor() or platform.machine()
 
 
 def uncommitted(code: Path) -> bytes:
@@ -60,4 +68,5 @@ def uncommitted(code: Path) -> bytes:
 
 
 def _git(folder: Path, *words: str) -> bytes:
-    return subprocess.run(["git", "-C", str(folder), *words], capture_output=True).stdout
+    """What Git prints; nothing where there is no Git or no repository."""
+    return subprocess.run(["git", "-C", str(folder), *words], capture_output=True).stdout if shutil.which("git") else b""

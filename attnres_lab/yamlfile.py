@@ -11,6 +11,7 @@ import yaml
 from attnres_lab.errors import UserError
 
 MAX_BYTES = 1_000_000
+MAX_DEPTH = 50
 
 
 class YamlFile:
@@ -29,7 +30,11 @@ class YamlFile:
             raise UserError(f"{self.path}: larger than {MAX_BYTES} bytes, not a config")
         self.lines: dict[tuple[str, ...], int] = {}
         try:
+            depth = 0
             for event in yaml.parse(text, Loader=_Loader):
+                depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+                if depth > MAX_DEPTH:  # the parser takes time as its square
+                    raise UserError(f"{self.path}: nested deeper than {MAX_DEPTH} levels, not a config")
                 if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
                     line = event.start_mark.line + 1 if event.start_mark else 0
                     raise UserError(f"{self.path}:{line}: anchors and aliases are not supported; write the value out")

@@ -5,16 +5,12 @@ An arm is ``variant`` or ``read:variant``: ``full``, ``block8``, ``block-s4``, a
 
 from __future__ import annotations
 
-import csv
-import datetime
-import platform
 import re
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
@@ -25,7 +21,7 @@ from attnres_lab import ops
 from attnres_lab.errors import UserError
 from attnres_lab.generate import generate
 from attnres_lab.model import ModelConfig, Transformer
-from attnres_lab.ops import lean, naive, twophase
+from attnres_lab.ops import decoding, lean, naive, twophase
 from attnres_lab.residual import REGISTRY
 from benchmarks.peers import Read, installed
 
@@ -75,7 +71,8 @@ def reading(arm: str, case: Case) -> Iterator[None]:
     with ExitStack() as stack:
         if name:
             stack.enter_context(patch.object(ops, "depth_attention", reads[name]))
-            stack.enter_context(patch.object(twophase, "serves", lambda *_: False))
+            for schedule in (twophase, decoding):
+                stack.enter_context(patch.object(schedule, "serves", lambda *_: False))
         yield
 
 
@@ -196,34 +193,3 @@ def measure(case: Case, arms: Sequence[str]) -> list[dict[str, Any]]:
         row |= {"memory_ratio": row["peak_bytes"] / max(base["peak_bytes"], 1), "tokens_per_second": tokens / mid, "copy_bytes_per_second": copy}
         rows.append(row)
     return rows
-
-
-def environment(case: Case) -> dict[str, Any]:
-    """What the numbers depend on."""
-    name = torch.cuda.get_device_name() if case.device == "cuda" else platform.processor() or platform.machine()
-    return {"date": datetime.date.today().isoformat(), "device_name": name, "torch": torch.__version__, **asdict(case)}
-
-
-def save(case: Case, rows: list[dict[str, Any]], folder: Path) -> Path:
-    """Write ``<date>-<case>.csv`` and a plot of the ratios beside it."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib.figure import Figure
-
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{datetime.date.today().isoformat()}-{case.label}.csv"
-    keys = list(environment(case)) + list(dict.fromkeys(key for row in rows for key in row))
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, keys)
-        writer.writeheader()
-        writer.writerows({**environment(case), **row} for row in rows)
-    figure = Figure(figsize=(6, 0.5 * len(rows) + 1.2), layout="constrained")
-    axes, base = figure.subplots(), rows[0]["median_ms"]
-    spread = [[(row["median_ms"] - row["quartile1_ms"]) / base for row in rows], [(row["quartile3_ms"] - row["median_ms"]) / base for row in rows]]
-    axes.barh([row["arm"] for row in rows], [row["ratio"] for row in rows], xerr=spread, color="#4477aa")
-    axes.axvline(1, color="black", linewidth=0.8)
-    axes.invert_yaxis()
-    axes.set(xlabel=f"time relative to {rows[0]['arm']} (median, quartiles)", title=case.label)
-    figure.savefig(path.with_suffix(".png"), dpi=150)
-    return path

@@ -105,23 +105,33 @@ def shrunken(config: RunConfig, data: DataConfig) -> RunConfig:
     return replace(config, model=model, train=train, data=data, budget=budget)
 
 
-QUICK = ("scaling", "wall_clock", "dynamics")
+@pytest.fixture
+def data(tmp_path: Path) -> DataConfig:
+    source = SourceConfig("files", (str(corpus_folder(tmp_path / "corpus", 40) / "*.txt"),))
+    return DataConfig(source, seq_len=16, val_tokens=64, val_fraction=0.1, cache_dir=str(tmp_path / "cache"))
 
 
-@pytest.mark.parametrize("study", [pytest.param(s, marks=[] if s in QUICK else pytest.mark.slow) for s in STUDIES])
-def test_a_study_trains(study: str, tmp_path: Path) -> None:
+def trains(config: RunConfig, folder: Path) -> None:
+    result = run(config, folder)
+    assert result.status.state == "finished"
+    assert result.metrics["val/loss"] > 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_sweep_trains(name: str, data: DataConfig, tmp_path: Path) -> None:
+    """Two steps of one trial of each YAML, another variant at each scale."""
+    trials = [t for t in plan(name) if (getattr(t.config.model.residual, "num_blocks", None) or 0) <= 16]
+    trains(shrunken(trials[SCALES.index(name.partition("-")[2]) * len(trials) // len(SCALES)].config, data), tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_variant_of_a_study_trains(study: str, data: DataConfig, tmp_path: Path) -> None:
     """Every variant of a study, at any scale, takes its first steps."""
-    corpus = corpus_folder(tmp_path / "corpus", 40)
-    source = SourceConfig("files", (str(corpus / "*.txt"),))
-    data = DataConfig(source, seq_len=16, val_tokens=64, val_fraction=0.1, cache_dir=str(tmp_path / "cache"))
     configs = {}
-    for scale in SCALES:
-        for trial in plan(f"{study}-{scale}"):
-            block = getattr(trial.config.model.residual, "num_blocks", None)
-            if block is None or block <= 16:
-                small = replace(shrunken(trial.config, data), name="study", seed=0)
-                configs[content_hash(replace(small, optim=replace(small.optim, lr=1e-3)))] = small
+    for trial in (trial for scale in SCALES for trial in plan(f"{study}-{scale}")):
+        if (getattr(trial.config.model.residual, "num_blocks", None) or 0) <= 16:
+            small = replace(shrunken(trial.config, data), name="study", seed=0)
+            configs[content_hash(replace(small, optim=replace(small.optim, lr=1e-3)))] = small
     for hash, config in configs.items():
-        result = run(config, tmp_path / hash)
-        assert result.status.state == "finished"
-        assert result.metrics["val/loss"] > 0
+        trains(config, tmp_path / hash)

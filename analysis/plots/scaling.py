@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from analysis.plots.style import BLACK, label, log_ticks, looks
+from analysis.plots.style import BLACK, label, log_axes, looks
 
 if TYPE_CHECKING:
     from analysis.gain import Gain
@@ -22,7 +22,7 @@ def loss_against_compute(
     ax: Axes,
     runs: pd.DataFrame,
     curves: Mapping[str, pd.DataFrame],
-    arrows: Mapping[str, tuple[float, float, float]] | None = None,
+    arrows: Mapping[str, Interval] | None = None,
     *,
     x: str = "flops",
     y: str = "val/loss",
@@ -48,14 +48,11 @@ def loss_against_compute(
         ax.plot(inside["x"], inside["y"], color=look.color, linestyle=look.line, marker=look.marker, markevery=[], label=text)
     for variant, (start, gain, height) in arrows.items():
         ax.plot([start, start * gain], [height, height], alpha=0)  # an annotation alone does not widen the axes
-        ax.annotate(
-            "", (start * gain, height), (start, height), arrowprops={"arrowstyle": "->", "color": style[variant].color, "shrinkA": 0, "shrinkB": 0}
-        )
-    ax.set(xscale="log", yscale="log", xlabel=label(x), ylabel=label(y))
-    log_ticks(ax.xaxis)
-    log_ticks(ax.yaxis)
+        arrow = {"arrowstyle": "->", "color": style[variant].color, "shrinkA": 0, "shrinkB": 0}
+        ax.annotate("", (start * gain, height), (start, height), arrowprops=arrow)
+    ax.set(xlabel=label(x), ylabel=label(y))
     ax.legend()
-    return ax
+    return log_axes(ax)
 
 
 def gain(result: Gain, ax: Axes | None = None) -> Axes:
@@ -88,15 +85,10 @@ def gain_by_compute(ax: Axes, curves: Mapping[str, pd.DataFrame], *, x: str = "f
         ax.plot(curve["x"], curve["gain"], color=color, linestyle=":")
         ax.plot(inside["x"], inside["gain"], color=color, label=variant)
     ax.axhline(1.0, color=BLACK, linewidth=0.8)
-    ax.set(xscale="log", yscale="log", xlabel=label(x), ylabel="compute-equivalent gain (×)")
-    log_ticks(ax.xaxis)
-    log_ticks(ax.yaxis)
-    ax.legend(
-        loc="upper left",
-        bbox_to_anchor=(1, 1),
-        title="dotted:\nbaseline\nextrapolated" if any(c["extrapolates"].any() for c in curves.values()) else None,
-    )
-    return ax
+    ax.set(xlabel=label(x), ylabel="compute-equivalent gain (×)")
+    dotted = "dotted:\nbaseline\nextrapolated" if any(c["extrapolates"].any() for c in curves.values()) else None
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), title=dotted)
+    return log_axes(ax)
 
 
 def gain_per_size(ax: Axes, table: pd.DataFrame, pooled: Mapping[str, Interval]) -> Axes:
@@ -116,11 +108,10 @@ def gain_per_size(ax: Axes, table: pd.DataFrame, pooled: Mapping[str, Interval])
             ax.errorbar(len(sizes) + shift, value, [[value - low], [high - value]], fmt=look.marker, color=look.color, capsize=3)
     ax.axvline(len(sizes) - 0.5, color="0.6", linewidth=0.8)
     ax.axhline(1.0, color=BLACK, linewidth=0.8)
-    ax.set(yscale="log", ylabel="compute-equivalent gain (×)")
+    ax.set(ylabel="compute-equivalent gain (×)")
     ax.set_xticks(range(len(sizes) + 1), [*sizes, "all sizes"], rotation=30 if len(sizes) > 5 else 0, ha="right" if len(sizes) > 5 else "center")
-    log_ticks(ax.yaxis)
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    return ax
+    return log_axes(ax, "y")
 
 
 def isoflop_valleys(ax: Axes, runs: pd.DataFrame, curves: Mapping[float, pd.DataFrame], optima: pd.DataFrame, *, x: str = "params") -> Axes:
@@ -138,7 +129,6 @@ def isoflop_valleys(ax: Axes, runs: pd.DataFrame, curves: Mapping[float, pd.Data
         if budget in curves:
             ax.plot(curves[budget]["x"], curves[budget]["y"], color=color)
     ax.plot(optima["x"], optima["y"], "*", color=BLACK, markersize=9, label="lowest")
-    ax.set(xscale="log", xlabel=label(x), ylabel=label("val/loss"))
-    log_ticks(ax.xaxis)
+    ax.set(xlabel=label(x), ylabel=label("val/loss"))
     ax.legend()
-    return ax
+    return log_axes(ax, "x")

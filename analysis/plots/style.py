@@ -81,6 +81,14 @@ def save(figure: Figure, path: Path) -> Path:
     return path
 
 
+def log_axes(ax: Axes, which: str = "xy") -> Axes:
+    """``ax`` with logarithmic axes and few round labels."""
+    for name in which:
+        ax.set(**{f"{name}scale": "log"})
+        log_ticks(getattr(ax, f"{name}axis"))
+    return ax
+
+
 def log_ticks(axis: Axis, most: int = 6) -> None:
     """Few round labels on a logarithmic axis, also where it spans less than a decade."""
     low, high = sorted(axis.get_view_interval())

@@ -7,19 +7,20 @@ import tempfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from analysis.ablation import AblationTable, ablation_table
 from analysis.depth import DepthRecord, load_depth
-from analysis.runs import depth_artifacts, load_curves, load_runs, runs_folder
+from analysis.gain import Gain, compute_equivalent_gain
+from analysis.isoflop import IsoFlop, isoflop
+from analysis.runs import depth_artifacts, load_runs, runs_folder
 
-if TYPE_CHECKING:
-    from analysis.ablation import AblationTable
-    from analysis.isoflop import IsoFlop
-
-BASELINE = "baseline"
+BASELINE, LOSS = "baseline", "val/loss"
+AXES = ("flops", "seconds", "device_seconds")
+NARROW = 1.5  # sizes within this factor of x are one budget: a slope over them is not the effect of compute
 _NO_FACTORS = ("name", "data.cache_dir", "model.residual")  # differ without changing what is learned, or are the variant itself
 
 
@@ -43,8 +44,7 @@ class Evidence:
         """Finished runs with a finite loss; sizes in the order of their compute."""
         runs = self.runs[self.runs["status"] == "finished"] if "status" in self.runs else self.runs
         runs = runs[np.isfinite(runs["val/loss"])]
-        order = "flops" if "flops" in runs else "val/loss"
-        place = runs.groupby("size")[order].transform("mean").to_numpy()
+        place = runs.groupby("size")["flops" if "flops" in runs else "val/loss"].transform("mean").to_numpy()
         ordered: pd.DataFrame = runs.iloc[np.argsort(place, kind="stable")]
         return ordered
 
@@ -73,8 +73,6 @@ class Evidence:
     @cached_property
     def isoflop(self) -> dict[str, IsoFlop]:
         """The study of each variant where the budget of FLOPs varies at equal size; empty for other sweeps. Raises as ``isoflop``."""
-        from analysis.isoflop import isoflop
-
         return isoflop(self.chosen) if "budget.flops" in self.factors else {}
 
     @cached_property
@@ -89,11 +87,25 @@ class Evidence:
     @cached_property
     def ablation(self) -> AblationTable | None:
         """Every variant against the baseline, where there is one and something to compare with it."""
-        if BASELINE not in set(self.done["variant"]) or not self.variants:
-            return None
-        from analysis.ablation import ablation_table
+        return ablation_table(self.comparable) if BASELINE in set(self.done["variant"]) and self.variants else None
 
-        return ablation_table(self.comparable)
+    @cached_property
+    def gains(self) -> dict[str, dict[str, Gain | str]]:
+        """By variant and x axis: the gain, or why there is none."""
+        found: dict[str, dict[str, Gain | str]] = {variant: {} for variant in self.variants}
+        for variant, by_x in found.items():
+            for x in (x for x in AXES if x in self.comparable):
+                try:
+                    gain = compute_equivalent_gain(self.comparable, variant, BASELINE, x=x)
+                    span = gain.per_size["x_baseline"].max() / gain.per_size["x_baseline"].min()
+                    by_x[x] = gain if span >= NARROW else f"the sizes span only a factor {span:.2g} in {x}, which shows no law"
+                except ValueError as error:
+                    by_x[x] = str(error)
+        return found
+
+    def gains_per(self, x: str) -> dict[str, Gain]:
+        """The gains on one axis, by variant, of the variants that have one per FLOP."""
+        return {v: g for v, by_x in self.gains.items() if isinstance(g := by_x.get(x), Gain) and isinstance(by_x.get("flops"), Gain)}
 
     @property
     def variants(self) -> list[str]:
@@ -115,9 +127,7 @@ class Evidence:
     @cached_property
     def environments(self) -> list[dict[str, Any]]:
         """``environment.json`` of the trials."""
-        if not self.folder:
-            return []
-        found = [json.loads(file.read_text()) for file in sorted(self.folder.glob("trials/*/environment.json"))]
+        found = [json.loads(file.read_text()) for file in sorted(self.folder.glob("trials/*/environment.json"))] if self.folder else []
         return [environment for environment in found if isinstance(environment, dict)]
 
     @cached_property
@@ -130,13 +140,6 @@ class Evidence:
                     found[str(variant)] = records[-1]
                     break
         return found
-
-    def curves(self, size: str) -> pd.DataFrame:
-        """Training histories at one size, of at most five seeds per variant; empty for runs that come from a table."""
-        if "run_id" not in self.runs:
-            return pd.DataFrame()
-        runs = self.chosen[self.chosen["size"] == size].sort_values("seed").groupby("variant").head(5)
-        return load_curves(self.source, self.tracking_uri, keys=("train/loss",), runs=runs)
 
     def _records(self, run: pd.Series[Any]) -> list[DepthRecord]:
         trial = self.folder / "trials" / str(run.get("trial")) if self.folder else None
@@ -156,8 +159,21 @@ def gather(source: str | Path, spec: Path | None, folder: Path | None, tracking_
     runs = load_runs(source, tracking_uri)
     if missing := {"variant", "size", "val/loss"} - set(runs):
         raise ValueError(f"{source}: no column {', '.join(sorted(missing))}; a report needs variant, size and val/loss")
-    runs = runs if "seed" in runs else runs.assign(seed=0)
-    evidence = Evidence(str(source), runs, folder, spec, tracking_uri)
+    evidence = Evidence(str(source), runs if "seed" in runs else runs.assign(seed=0), folder, spec, tracking_uri)
     if evidence.done.empty:
         raise ValueError(f"{source}: none of its {len(evidence.runs)} runs has finished; there is nothing to report yet")
     return evidence
+
+
+def spread(runs: pd.DataFrame, by: list[str], value: str) -> pd.DataFrame:
+    """Columns ``by``, ``mean``, ``low``, ``high``: over the seeds."""
+    return runs.groupby(by, dropna=False)[value].agg(mean="mean", low="min", high="max").reset_index()
+
+
+def interval_text(limits: tuple[float, float]) -> str:
+    return f"{limits[0]:.3f} to {limits[1]:.3f}"
+
+
+def signed(row: Any) -> str:
+    """A difference with its interval, where it has one."""
+    return f"{row['difference']:+.4f}" + ("" if np.isnan(row["low"]) else f" ({row['low']:+.4f} to {row['high']:+.4f})")

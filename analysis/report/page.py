@@ -1,12 +1,17 @@
-"""Markdown, and the same as one HTML page that holds its figures."""
+"""A report in the making as Markdown, and the same as one HTML page that holds its figures."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Iterable
+from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
+from analysis import plots
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -32,39 +37,40 @@ img {{ max-width: 100%; }} pre {{ background: #f6f6f6; padding: .7rem; overflow-
 """
 
 
-def to_html(markdown: str, title: str, folder: Path) -> str:
-    """One page that needs no other file and no network: figures of ``folder`` are put in, raw HTML of the text is shown as text."""
-    from markdown_it import MarkdownIt
+class Page:
+    """Paragraphs of Markdown, and figures in the folder ``out``."""
 
-    reader = MarkdownIt("commonmark", {"html": False}).enable("table")
-    tokens = reader.parse(markdown)
-    for token in tokens:
-        for child in token.children or ():
-            if child.type == "image":
-                data = base64.b64encode((folder / str(child.attrs["src"])).read_bytes()).decode()
-                child.attrs["src"] = f"data:image/png;base64,{data}"
-    body = reader.renderer.render(tokens, reader.options, {})
-    return _PAGE.format(title=title.replace("&", "&amp;").replace("<", "&lt;"), body=body)
+    def __init__(self, out: Path) -> None:
+        self.out, self.parts = out, list[str]()
+        self.figures: list[Path] = []
 
+    def add(self, *parts: str) -> None:
+        """Paragraphs."""
+        self.parts += parts
 
-def table(frame: pd.DataFrame) -> str:
-    """A Markdown table of text and numbers, without the index."""
-    rows = [[_cell(value) for value in row] for row in frame.itertuples(index=False)]
-    head = [_cell(column) for column in frame]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)) + "\n"
+    def figure(self, name: str, drawn: Figure, caption: str) -> None:
+        """A figure that says what it shows, also to those who cannot see it."""
+        plots.save(drawn, self.out / name)
+        self.figures.append(self.out / name)
+        self.add(f"![{caption}]({name})\n\n*{caption}*")
 
+    def bullets(self, items: Iterable[str]) -> None:
+        """A list."""
+        self.add("\n".join(f"- {item}" for item in items))
 
-def bullets(items: Iterable[str]) -> str:
-    """A Markdown list."""
-    return "\n".join(f"- {item}" for item in items) + "\n"
+    def markdown(self) -> str:
+        """The whole text."""
+        return "\n\n".join(part.strip() for part in self.parts) + "\n"
 
+    def html(self, title: str) -> str:
+        """One page that needs no other file and no network: the figures are put in, raw HTML of the text is shown as text."""
+        from markdown_it import MarkdownIt
 
-def figure(name: str, caption: str) -> str:
-    """A figure that says what it shows, also to those who cannot see it."""
-    return f"![{caption}]({name})\n\n*{caption}*"
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, float):
-        return "" if pd.isna(value) else f"{value:.4g}"
-    return " ".join(str(value).split()).replace("|", "\\|")
+        reader = MarkdownIt("commonmark", {"html": False}).enable("table")
+        tokens = reader.parse(self.markdown())
+        for token in tokens:
+            for child in token.children or ():
+                if child.type == "image":
+                    data = base64.b64encode((self.out / str(child.attrs["src"])).read_bytes()).decode()
+                    child.attrs["src"] = f"data:image/png;base64,{data}"
+        return _PAGE.format(title=escape(title), body=reader.renderer.render(tokens, reader.options, {}))

@@ -42,7 +42,7 @@ def residual(  # noqa: PLR0913
     if not (ROOT / "benchmarks" / "residual.py").exists():
         raise UserError("attnres bench: the benchmarks are part of a checkout of the repository, not of the installed package; run it there")
     sys.path.insert(0, str(ROOT))
-    harness = importlib.import_module("benchmarks.residual")
+    harness, saving = importlib.import_module("benchmarks.residual"), importlib.import_module("benchmarks.saving")
     case = harness.Case(dim, layers, batch, seq_len, device, dtype, threads, repeats, mode)
     arms = [*variants.replace(",", " ").split(), *(f"{peer}:full" for peer in (harness.installed(device) if peers else {}))]
     rows = harness.measure(case, arms)
@@ -66,4 +66,4 @@ def residual(  # noqa: PLR0913
             f"{r['median_ms']:7.1f}ms {r['quartile1_ms']:8.1f}-{r['quartile3_ms']:8.1f} {r['min_ms']:7.1f}ms {r['ratio']:6.3f} {r['ratio_min']:6.3f}"
         )
         print(f"{r['arm']:20} {times} {r['memory_ratio']:7.3f} {r['tokens_per_second']:9.0f} {rate:>17} {r['error']:8.1e}")
-    print(f"wrote {harness.save(case, rows, out)} and its plot")
+    print(f"wrote {saving.save(case, rows, out)} and its plot")

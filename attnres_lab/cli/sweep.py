@@ -21,9 +21,9 @@ def register(app: typer.Typer) -> None:
 
 def _folder(spec: Path) -> SweepFolder:
     from attnres_lab.sweep.folder import SweepFolder
-    from attnres_lab.sweep.spec import sweep_name
+    from attnres_lab.sweep.spec import load_spec
 
-    return SweepFolder.named(sweep_name(spec))
+    return SweepFolder.named(load_spec(spec).spec.name)
 
 
 @sub.command()
@@ -39,19 +39,18 @@ def plan(
 
     print_plan(load_spec(spec), _folder(spec), large=large, measure=measure)
     if power:
-        _print_power(spec)
+        _print_power(_folder(spec).path.name)
 
 
-def _print_power(spec: Path) -> None:
+def _print_power(name: str) -> None:
     from analysis import load_runs, pilot
     from analysis import plan as seeds
     from attnres_lab.errors import UserError
-    from attnres_lab.sweep.spec import sweep_name
 
     try:
-        study = pilot(load_runs(sweep_name(spec)))
+        study = pilot(load_runs(name))
     except (ValueError, KeyError) as error:
-        raise UserError(f"{spec}: --power takes the noise from runs that are done: {error}") from None
+        raise UserError(f"{name}: --power takes the noise from runs that are done: {error}") from None
     print(f"\nseeds per size for each precision, by the noise of what is done (sd of a run {study.sigma:.4f} nats, alpha {study.alpha:.3f}):")
     print(seeds(study).to_string(na_rep="over 1000"))
 
@@ -93,12 +92,12 @@ def retry(
 ) -> None:
     """Run exactly the failed trials again, or exactly the named ones. Exit codes as of run."""
     from attnres_lab.errors import UserError
-    from attnres_lab.sweep.engine import Again, run_sweep
+    from attnres_lab.sweep.engine import run_sweep
     from attnres_lab.sweep.spec import load_spec
 
     if failed and trials:
         raise UserError("retry: name trials or say --failed, not both")
-    raise typer.Exit(run_sweep(load_spec(spec), _folder(spec), again=Again(tuple(trials or ()))).exit_code)
+    raise typer.Exit(run_sweep(load_spec(spec), _folder(spec), again=trials or ()).exit_code)
 
 
 @sub.command()

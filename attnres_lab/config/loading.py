@@ -58,7 +58,7 @@ def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """Nested plain dict of a config, ready for YAML or JSON."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))  # type: ignore[no-any-return]
+    return json.loads(json.dumps(config, default=vars))  # type: ignore[no-any-return]
 
 
 def flatten(config: RunConfig) -> dict[str, Any]:

@@ -105,6 +105,8 @@ class Ledger:
         lse = torch.logsumexp(merged, 0)
         self.lse[index - 1] = lse
         weights = merged.sub_(lse).exp_()
+        if len(weights) == 2:  # one pass
+            return torch.lerp(self.first[place], self.newest, weights[1, :, None])
         h = self.first[place] * weights[0, :, None]
         for slot in range(self.first_slots, self.slot):
             h.addcmul_(self.values[slot], weights[1 + slot - self.first_slots, :, None])

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from attnres_lab import ops
-from attnres_lab.ops import twophase
+from attnres_lab.ops import decoding, twophase
+from attnres_lab.ops.decoding import Decoding
 from attnres_lab.ops.twophase import TwoPhase
 from attnres_lab.residual.base import Residual, ResidualConfig, Sublayer
 from attnres_lab.residual.reads import ReadConfig, Reads
@@ -22,6 +23,9 @@ class Sources(NamedTuple):
     done: tuple[Tensor, ...]
     partial: Tensor | None
     parameters: tuple[dict[str, Tensor], ...]
+
+
+State = Sources | TwoPhase | Decoding
 
 
 @dataclass(frozen=True)
@@ -106,32 +110,34 @@ class AttnRes(Residual):
             counts = [self.num_sources(index) for index in range(1, num_sublayers + config.output_read)]
             self.reads = Reads(config, counts, dim, norm_eps)
 
-    def start(self, x_BTD: Tensor) -> Sources | TwoPhase:
+    def start(self, x_BTD: Tensor) -> State:
         if self.reads is not None:
             return Sources((x_BTD,), None, self.reads.start())
+        if decoding.serves(x_BTD):
+            return Decoding(x_BTD, self.pseudo_query * self.key_gain, self.ends, self.norm_eps)
         if twophase.serves(x_BTD, self.pseudo_query):
             return TwoPhase.start(x_BTD, self.pseudo_query * self.key_gain, self.ends, self.phases, self.norm_eps)
         pairs = zip(self.pseudo_query.unbind(), self.key_gain.unbind(), strict=True)
         return Sources((x_BTD,), None, tuple({"query": query, "gain": gain} for query, gain in pairs))
 
-    def step(self, state: Sources | TwoPhase, sublayer: Sublayer, index: int) -> Sources | TwoPhase:
+    def step(self, state: State, sublayer: Sublayer, index: int) -> State:
         h_BTD = self._read(state, index)
         out_BTD = sublayer(h_BTD).to(h_BTD.dtype)  # under autocast a sublayer ends in bf16; the stream stays fp32, as the baseline's sum does
-        if isinstance(state, TwoPhase):
+        if isinstance(state, TwoPhase | Decoding):
             return state.push(out_BTD)
         open_sum = out_BTD if state.partial is None else state.partial + out_BTD
         if index + 1 in self.ends:
             return state._replace(done=(*state.done, open_sum), partial=None)
         return state._replace(partial=open_sum)
 
-    def finish(self, state: Sources | TwoPhase) -> Tensor:
+    def finish(self, state: State) -> Tensor:
         if isinstance(state, Sources) and not self.config.output_read:
             return torch.stack(state.done).sum(0)
         return self._read(state, self.num_sublayers)
 
-    def _read(self, state: Sources | TwoPhase, index: int) -> Tensor:
+    def _read(self, state: State, index: int) -> Tensor:
         """What enters sublayer ``index``; the weights go to the observer."""
-        if isinstance(state, TwoPhase):
+        if isinstance(state, TwoPhase | Decoding):
             h_BTD = state.read()
             weights = state.weights
         elif index == 0:

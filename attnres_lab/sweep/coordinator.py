@@ -3,67 +3,65 @@
 from __future__ import annotations
 
 import heapq
+import math
 import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 from attnres_lab.config import to_yaml
 from attnres_lab.runfiles import DONE, Status, read_json, write_atomic
-from attnres_lab.sweep.folder import Entry, SweepFolder
+from attnres_lab.sweep.folder import Entry, SweepFolder, last_row
 from attnres_lab.sweep.launchers import Ended, Job, Launcher
-from attnres_lab.sweep.ledger import Ledger, Outcome, View
+from attnres_lab.sweep.ledger import Ledger, Outcome
 from attnres_lab.sweep.plan import Planner
 from attnres_lab.sweep.pruning import Pruning
 from attnres_lab.sweep.study import Study
+from attnres_lab.sweep.view import Screen
 
-RETRIED = ("infrastructure", "killed")
-#: Seconds that a trial may take to write its last checkpoint.
-PATIENCE = 600.0
+PATIENCE = 600.0  # seconds that a trial may take to write its last checkpoint
 
 
 class Coordinator:
     """Runs the owed trials of a sweep whose folder the caller holds."""
 
-    def __init__(self, planner: Planner, folder: SweepFolder, launcher: Launcher, study: Study, view: View) -> None:
+    def __init__(self, planner: Planner, folder: SweepFolder, launcher: Launcher, study: Study, view: Screen) -> None:
         self.planner, self.folder, self.launcher, self.study, self.view = planner, folder, launcher, study, view
         self.spec = planner.spec
-        self.ledger = Ledger(self.spec, folder, study, view)
+        self.ledger, self.pruning = Ledger(self.spec, folder, study, view), Pruning(self.spec, study, folder)
         self.rules, self.trials, self.points, self.done = self.ledger.rules, self.ledger.trials, self.ledger.points, self.ledger.done
-        self.pruning = Pruning(self.spec, study, folder)
         self.only: set[str] | None = None  # hashes, where not everything owed shall run
         self.running: dict[str, float] = {}  # start time
         self.queue: list[tuple[float, int, str]] = []  # (-FLOPs, order, hash): the largest first
         self.queued: set[str] = set()  # ever put into the queue
         self.later: list[tuple[float, str]] = []  # (time, hash): waiting for a retry
         self.attempts: dict[str, int] = {}
-        self.steps: dict[str, int] = {}  # where a trial stopped by itself the last time
+        self.steps: dict[str, int] = {}  # where a trial was stopped the last time
         self.signals = self.obeyed = 0  # requests to stop
         self.asked: dict[str, float] = {}  # when a trial was asked to end
 
     def run(self) -> Outcome:
-        """Until nothing is owed, a stop rule holds, or somebody asks to stop."""
+        """Until nothing is owed, a stop rule holds, or somebody asks to stop: Ctrl-C, SIGTERM, a closed terminal, ``attnres sweep stop``."""
         self.study.reconcile(self.points)
         for hash in self.only or ():
             self.study.told.pop(self.trials[hash].entry.point, None)
-        for hash in set(self.launcher.adopt()) & (set(self.trials) - self.done):
-            self.running[hash] = time.time()
-            self.queued.add(hash)
+        self.running = dict.fromkeys(set(self.launcher.adopt()) & (set(self.trials) - self.done), time.time())
+        self.queued.update(self.running)
         for point in self.points:
             self._advance(point)
-        with self._listening():
-            while True:
-                self._obey()
-                self._fill()
-                if not self.running and (self.signals or self.rules.held or not (self.queue or self.later)):
-                    break
+        old = {number: signal.signal(number, self.interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        try:
+            self._fill()
+            while self.running or not (self.signals or self.rules.held or not (self.queue or self.later)):
                 for ended in self.launcher.wait(0.05 if self.later and not self.running else 0.2):
                     self._ended(ended)
                 self._watch()
                 self.view.tick()
+                self._obey()
+                self._fill()
             self.ledger.close_failed()
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
         owed = len((self.only or set(self.trials)) - self.done - set(self.ledger.failed))
         return Outcome(len(self.done), len(self.ledger.failed), owed, bool(self.signals), self.rules.held)
 
@@ -85,11 +83,9 @@ class Coordinator:
 
     def _fill(self) -> None:
         """Start trials while there are slots."""
-        now = time.time()
-        for ready, hash in list(self.later):
-            if ready <= now:
-                self.later.remove((ready, hash))
-                self._push(hash)
+        for ready, hash in [item for item in self.later if item[0] <= time.time()]:
+            self.later.remove((ready, hash))
+            self._push(hash)
         while not self.signals and not self.rules.held and len(self.running) < self.launcher.slots and (self.queue or self._propose()):
             self._start(heapq.heappop(self.queue)[2])
 
@@ -114,26 +110,25 @@ class Coordinator:
 
     def _start(self, hash: str) -> None:
         trial, run = self.trials[hash], self.folder.trial(hash)
-        config = replace(trial.config, name=trial.entry.run_name[:100])
+        self.running[hash] = time.time()
+        if run.status().state in DONE:  # by a process that nobody could end
+            self._ended(Ended(hash, 0))
+            return
         if not run.config.exists():
-            write_atomic(run.config, to_yaml(config).encode())
+            write_atomic(run.config, to_yaml(replace(trial.config, name=trial.entry.run_name[:100])).encode())
         run.stop.unlink(missing_ok=True)
         run.set_status("scheduled", step=run.status().step)  # an old end must not be read as the new one
         if self.pruning.on:
             self.study.begin(trial.entry.point, trial.entry.params)
         self.launcher.start(Job(hash, run.path))
-        self.running[hash] = time.time()
-        self.view.started(trial.entry)
 
     def _ended(self, ended: Ended) -> None:
         hash = ended.hash
-        if hash not in self.running:  # of an older plan
+        if self.running.pop(hash, None) is None:  # of an older plan
             return
-        run = self.folder.trial(hash)
         entry = self.trials[hash].entry
-        self.running.pop(hash)
         status = self.ledger.settle(ended, asked=self.asked.pop(hash, None) is not None)
-        result = (read_json(run.result) or {}) if status.state in DONE else {}
+        result = (read_json(self.folder.trial(hash).result) or {}) if status.state in DONE else {}
         self.view.ended(entry, status, result)
         if status.state in DONE:
             self.done.add(hash)
@@ -141,10 +136,7 @@ class Coordinator:
                 self.view.say(f"stop.{self.rules.held}: reached; running trials end by themselves, no more are started")
             self._judge(entry, status)
             self._advance(entry.point)
-        elif status.state == "stopped" and not self.signals and status.step > self.steps.get(hash, -1):
-            self.steps[hash] = status.step  # preempted, or out of time: it goes on as long as it gets on
-            self.later.append((time.time(), hash))
-        elif status.state == "failed" and not self._retry(hash, status):
+        elif (status.state == "failed" or not self.signals) and not self._again(hash, status):
             self.ledger.failed[hash] = status
 
     def _judge(self, entry: Entry, status: Status) -> None:
@@ -158,15 +150,14 @@ class Coordinator:
 
     def _watch(self) -> None:
         """Ask hopeless trials, and those out of time, to end; end those that were asked long ago."""
-        running = [self.trials[h].entry for h in self.running if h not in self.asked]
-        for entry in self.pruning.hopeless([e for e in running if self.points[e.point][0] == e.hash]):
+        entries = [self.trials[hash].entry for hash in self.running if hash not in self.asked]
+        for entry in self.pruning.hopeless([e for e in entries if self.points[e.point][0] == e.hash]):
             self._ask(entry.hash, "prune")
-        now = time.time()
+        limit = None if self.launcher.limits_time else self.spec.resources.time_limit
         for hash, started in self.running.items():
-            limit = None if self.launcher.limits_time else self.spec.resources.time_limit
-            if limit and hash not in self.asked and now - started > 3600 * limit:
+            if limit and hash not in self.asked and time.time() - started > 3600 * limit:
                 self._ask(hash, "stop")
-            elif now - self.asked.get(hash, now) > PATIENCE:
+            elif time.time() - self.asked.get(hash, math.inf) > PATIENCE:
                 self.launcher.end(hash, kill=True)
 
     def _ask(self, hash: str, what: str) -> None:
@@ -176,15 +167,17 @@ class Coordinator:
         if what == "stop":
             self.launcher.end(hash, kill=False)
 
-    def _retry(self, hash: str, status: Status) -> bool:
-        """Try again later, if the policy allows."""
-        policy = self.spec.retry
-        allowed = policy.infrastructure if status.failure in RETRIED else policy.out_of_memory if status.failure == "out_of_memory" else 0
-        attempt = self.attempts.get(hash, 0)
-        if attempt >= allowed or self.signals:
-            return False
-        self.attempts[hash] = attempt + 1
-        self.later.append((time.time() + policy.backoff * 2**attempt, hash))
+    def _again(self, hash: str, status: Status) -> bool:
+        """What was preempted or ran out of time goes on at once, as long as it gets on; what failed later, if the policy allows."""
+        policy, step = self.spec.retry, last_row(self.folder.trial(hash)).get("step", 0)
+        attempt, pause = self.attempts.get(hash, 0), 0.0
+        if status.state == "failed" or step <= self.steps.get(hash, -1):
+            allowed = {"out_of_memory": policy.out_of_memory, "config": 0, "bug": 0}.get(str(status.failure), policy.infrastructure)
+            if attempt >= allowed or self.signals:
+                return False
+            self.attempts[hash], pause = attempt + 1, policy.backoff * 2**attempt
+        self.steps[hash] = step
+        self.later.append((time.time() + pause, hash))
         return True
 
     def _obey(self) -> None:
@@ -194,9 +187,7 @@ class Coordinator:
             self.signals += 1
         if self.signals > self.obeyed:
             self.obeyed = self.signals
-            self.view.say(
-                "stopping: running trials write a checkpoint and end; once more to end them at once" if self.signals == 1 else "ending at once"
-            )
+            self.view.say("ending at once" if self.signals > 1 else "stopping: trials write a checkpoint and end; once more to end them at once")
             self.later.clear()
             for hash in self.running:
                 self._ask(hash, "stop")
@@ -208,16 +199,3 @@ class Coordinator:
         self.signals += 1
         if self.signals > 2:
             raise KeyboardInterrupt
-
-    @contextmanager
-    def _listening(self) -> Iterator[None]:
-        """Ctrl-C, SIGTERM and a closed terminal ask to stop."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        old = {s: signal.signal(s, self.interrupt) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-        try:
-            yield
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)

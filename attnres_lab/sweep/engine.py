@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 
 from attnres_lab.errors import UserError
 from attnres_lab.runfiles import DONE
@@ -13,8 +13,7 @@ from attnres_lab.sweep.folder import SweepFolder
 from attnres_lab.sweep.launchers import make_launcher
 from attnres_lab.sweep.ledger import Outcome
 from attnres_lab.sweep.plan import Planner, Trial
-from attnres_lab.sweep.pricing import Speeds, check_memory, this_device
-from attnres_lab.sweep.space import Point
+from attnres_lab.sweep.pricing import Speeds, check_memory, device_of
 from attnres_lab.sweep.spec import SpecFile, SweepSpec
 from attnres_lab.sweep.study import Study
 from attnres_lab.sweep.view import Screen
@@ -26,66 +25,62 @@ def planned(planner: Planner, folder: SweepFolder, *, large: bool) -> list[Trial
     if not planner.spec.adaptive:
         return planner.grid(large=large)
     trials: list[Trial] = []
-    for entry in {e.point: e for e in folder.plan()}.values():
-        with suppress(KeyError, StopIteration):  # a point that the space no longer holds keeps its folder, but is not part of the plan
-            trials += planner.resolve(Point(entry.params, planner.space.overrides(entry.params)))
+    for params in {e.point: e.params for e in folder.plan()}.values():
+        with suppress(KeyError):  # a point that the space no longer holds keeps its folder, but is not part of the plan
+            trials += planner.resolve(planner.space.propose(lambda axis, params=params: params[axis.key]))  # type: ignore[misc]
     return trials
 
 
-def run_sweep(source: SpecFile, folder: SweepFolder, *, large: bool = False, again: Again | None = None) -> Outcome:
-    """Run what is owed, or only ``again``. Raises UserError before anything starts."""
+def run_sweep(source: SpecFile, folder: SweepFolder, *, large: bool = False, again: Sequence[str] | None = None) -> Outcome:
+    """Run what is owed; or only ``again``, hashes of trials or their beginnings, from scratch; none: what failed. Raises UserError."""
     planner = Planner(source)
-    with folder.coordinate(), ExitStack() as stack:
+    with _writing(folder), folder.coordinate(), ExitStack() as stack:
         trials = planned(planner, folder, large=large or again is not None)
-        folder.describe(source.spec.name, str(source.base), source.file.path.read_text())
+        folder.describe(source.spec.name, str(planner.base.path), source.file.path.read_text())
         folder.write_plan([trial.entry for trial in trials])
         owed = planner.spec.adaptive or any(folder.trial(t.entry.hash).status().state not in DONE for t in trials)
         launcher = stack.enter_context(closing(make_launcher(source.spec, folder.path)))
         metric = source.spec.objectives[0].metric
         screen = stack.enter_context(Screen(folder, metric, launcher.slots))
-        device = this_device(launcher.slots, gpus=source.spec.resources.devices > 0 and any(t.config.train.device != "cpu" for t in trials))
+        device = device_of(source.spec, trials, launcher.slots)
         check_memory(trials, device, source.spec)
         stack.enter_context(SweepMirror(source.spec.name, folder.path, _summary(source.spec)))
         study = Study(source.spec, planner.space, folder.journal, screen.say)
         coordinator = Coordinator(planner, folder, launcher, study, screen)
-        if again:
+        if again is not None:
             coordinator.only = _clear(trials, folder, again)
         coordinator.ledger.adopt(trials)
         if owed:
             screen.say(f"{source.spec.name}: {len(coordinator.done)} of {len(trials)} trials done; {launcher.slots} at a time; {folder.path}")
-        try:
-            outcome = coordinator.run()
-        except OSError as error:  # the disk is full, or was taken away
-            where = f"{error.filename or folder.path}: {error.strerror}"
-            raise UserError(
-                f"{where}; the trials were ended, their checkpoints and results are intact: mend this, then run the sweep again"
-            ) from error
+        outcome = coordinator.run()
         screen.final()
-        Speeds(device).learn(list(coordinator.trials.values()), folder)
+        Speeds(device).learn((t, folder.trial(t.entry.hash)) for t in coordinator.trials.values())
     return outcome
 
 
-@dataclass(frozen=True)
-class Again:
-    """Trials to run once more: the failed ones, or named ones from scratch, whatever they ended as."""
+@contextmanager
+def _writing(folder: SweepFolder) -> Iterator[None]:
+    """The disk may be full, read-only, or taken away. Raises UserError."""
+    try:
+        yield
+    except OSError as error:
+        where = f"{error.filename or folder.path}: {error.strerror or error}"
+        raise UserError(f"{where}; the trials were ended, their checkpoints and results are intact: mend this, then run the sweep again") from error
 
-    hashes: tuple[str, ...] = ()  # or their beginnings; none: the failed
 
-
-def _clear(trials: list[Trial], folder: SweepFolder, again: Again) -> set[str]:
+def _clear(trials: list[Trial], folder: SweepFolder, again: Sequence[str]) -> set[str]:
     """What to run; named trials lose their results to ``discarded/``, where they stay. Raises UserError for a name that is no trial."""
-    if not again.hashes:
-        return {t.entry.hash for t in trials if folder.trial(t.entry.hash).status().state == "failed"}
-    chosen = {prefix: [t.entry for t in trials if t.entry.hash.startswith(prefix)] for prefix in again.hashes}
+    chosen = {prefix: [t.entry.hash for t in trials if t.entry.hash.startswith(prefix)] for prefix in again}
     for prefix, found in chosen.items():
         if len(found) != 1:
             raise UserError(f"{prefix}: {len(found)} planned trials begin so; see attnres sweep status")
-    for entry in (found[0] for found in chosen.values()):
-        if (run := folder.trial(entry.hash)).path.exists():
-            target = folder.path / "discarded" / f"{entry.hash}-{time.time_ns()}"
+    for run in (folder.trial(hash) for found in chosen.values() for hash in found):
+        if run.path.exists():
+            target = folder.path / "discarded" / f"{run.path.name}-{time.time_ns()}"
             target.parent.mkdir(exist_ok=True)
             run.path.rename(target)
-    return {found[0].hash for found in chosen.values()}
+    failed = (t.entry.hash for t in trials if folder.trial(t.entry.hash).status().state == "failed")
+    return {hash for found in chosen.values() for hash in found} or set(failed)
 
 
 def _summary(spec: SweepSpec) -> dict[str, str]:

@@ -8,7 +8,7 @@ import socket
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -79,21 +79,23 @@ class SweepFolder:
     def holder(self) -> dict[str, Any] | None:
         """Who coordinates the sweep now, or None."""
         holder = read_json(self.path / "coordinator.json")
-        if holder is None:
-            return None
         try:
-            with FileLock(self.path / "coordinator.lock", timeout=0):
+            with FileLock(self.path / "coordinator.lock", timeout=0) if holder else nullcontext():
                 return None
         except Timeout:
             return holder
+        except OSError:  # where nothing can be written, nothing runs
+            return None
 
     @contextmanager
     def coordinate(self) -> Iterator[None]:
         """Hold the sweep. The kernel frees the lock of a dead holder. Raises UserError that says who holds it."""
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / "coordinator.lock", timeout=0)
         try:
-            lock.acquire()
+            with FileLock(self.path / "coordinator.lock", timeout=0):
+                write_json(self.path / "coordinator.json", {"pid": os.getpid(), "host": socket.gethostname(), "started": time.time()})
+                self.stop.unlink(missing_ok=True)
+                yield
         except Timeout:
             h = read_json(self.path / "coordinator.json") or {}
             since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(h.get("started", 0)))
@@ -101,13 +103,6 @@ class SweepFolder:
                 f"{self.path}: held by process {h.get('pid')} on {h.get('host')} since {since}; "
                 "wait, or end it with: attnres sweep stop, or look with: attnres sweep status"
             ) from None
-        try:
-            holder = {"pid": os.getpid(), "host": socket.gethostname(), "started": time.time()}
-            write_json(self.path / "coordinator.json", holder)
-            self.stop.unlink(missing_ok=True)
-            yield
-        finally:
-            lock.release()
 
 
 def last_row(folder: RunFolder) -> dict[str, Any]:

@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 from attnres_lab.errors import nearest
-from attnres_lab.runfiles import DONE, Status, read_json
-from attnres_lab.sweep.folder import Entry, SweepFolder
+from attnres_lab.runfiles import DONE, Failure, Status, read_json
+from attnres_lab.sweep.folder import SweepFolder
 from attnres_lab.sweep.launchers import Ended
 from attnres_lab.sweep.plan import Trial, misspent
 from attnres_lab.sweep.rules import Rules
 from attnres_lab.sweep.spec import SweepSpec
 from attnres_lab.sweep.study import Study
-from attnres_lab.sweep.trial import BUSY
-
-
-class View(Protocol):
-    """Shows what happens."""
-
-    def say(self, text: str) -> None:
-        """Something worth a line."""
-
-    def started(self, entry: Entry) -> None:
-        """A trial was started."""
-
-    def ended(self, entry: Entry, status: Status, result: dict[str, Any]) -> None:
-        """A trial ended."""
-
-    def tick(self) -> None:
-        """About once a second."""
+from attnres_lab.sweep.trial import BUSY, REMEDY
+from attnres_lab.sweep.view import Screen
 
 
 @dataclass(frozen=True)
@@ -52,7 +37,7 @@ class Outcome:
 class Ledger:
     """Trials by hash, points by theirs."""
 
-    def __init__(self, spec: SweepSpec, folder: SweepFolder, study: Study, view: View) -> None:
+    def __init__(self, spec: SweepSpec, folder: SweepFolder, study: Study, view: Screen) -> None:
         self.spec, self.folder, self.study, self.view = spec, folder, study, view
         self.rules = Rules(spec)
         self.trials: dict[str, Trial] = {}
@@ -65,7 +50,6 @@ class Ledger:
         for trial in trials:
             self.trials[trial.entry.hash] = trial
             self.points.setdefault(trial.entry.point, []).append(trial.entry.hash)
-        for trial in trials:
             run = self.folder.trial(trial.entry.hash)
             if run.status().state in DONE:
                 self.done.add(trial.entry.hash)
@@ -76,54 +60,49 @@ class Ledger:
         return [hash for hash in self.points[point] if hash not in self.done]
 
     def tell(self, point: str) -> None:
-        """Record a point that owes nothing."""
+        """Record a point that owes nothing: the mean over its seeds."""
         runs = sorted(self.points[point])
         if self.study.told.get(point) == runs:
             return
-        if any(self.folder.trial(hash).status().state == "pruned" for hash in runs):
-            self.study.tell(point, self.trials[runs[0]].entry.params, runs, None, pruned=True)
-            return
-        values = [self.values(hash) for hash in runs]
-        known = [v for v in values if v is not None]
-        mean = [sum(column) / len(known) for column in zip(*known, strict=True)] if len(known) == len(runs) else None
-        self.study.tell(point, self.trials[runs[0]].entry.params, runs, mean)
+        pruned = any(self.folder.trial(hash).status().state == "pruned" for hash in runs)
+        values = [] if pruned else [v for hash in runs if (v := self.values(hash)) is not None]
+        mean = [sum(column) / len(runs) for column in zip(*values, strict=True)] if len(values) == len(runs) else None
+        self.study.tell(point, self.trials[runs[0]].entry.params, runs, mean, pruned=pruned)
         if mean:
             self.rules.point(mean[0])
 
     def values(self, hash: str) -> list[float] | None:
         """The objectives of a trial: the worst there is where it diverged, None where its result lacks them."""
-        run = self.folder.trial(hash)
-        worst = {"minimize": float("inf"), "maximize": float("-inf")}
-        if run.status().state == "diverged":
-            return [worst[o.direction] for o in self.spec.objectives]
-        result = read_json(run.result) or {}
-        values = []
+        run, values = self.folder.trial(hash), []
+        diverged, result = run.status().state == "diverged", read_json(run.result) or {}
         for o in self.spec.objectives:
-            if o.metric not in result:
+            if not diverged and o.metric not in result:
                 self.view.say(f"objective.metric: {hash} has no '{o.metric}' in its result{nearest(o.metric, result)}")
                 return None
-            value = float(result[o.metric])
-            values.append(worst[o.direction] if value != value else value)
+            value = math.nan if diverged else float(result[o.metric])
+            values.append((math.inf if o.direction == "minimize" else -math.inf) if math.isnan(value) else value)
         return values
 
     def settle(self, ended: Ended, *, asked: bool) -> Status:
         """The status a trial left, or, where it died without one, what its end says."""
         run = self.folder.trial(ended.hash)
         status = run.status()
+        failure: Failure = "bug"
+        message = f"exit code {ended.code}"
         if status.state == "finished" and (wrong := misspent(self.trials[ended.hash].config, read_json(run.result) or {})):
-            run.set_status("failed", failure="bug", message=wrong, step=status.step)
-            return run.status()
-        if status.state in DONE or status.state in ("failed", "stopped"):
+            failure, message = "bug", wrong
+        elif status.state in DONE or status.state in ("failed", "stopped"):
             return status
-        if asked:
-            run.set_status("stopped", message="ended on request", step=status.step)
+        elif asked or ended.fate == "stopped":
+            run.set_status("stopped", message="ended on request" if asked else "ended by the cluster", step=status.step)
+            return run.status()
         elif ended.code == BUSY:
-            run.set_status("failed", failure="infrastructure", message="another process still holds the trial's folder", step=status.step)
+            failure, message = "infrastructure", "another process still holds the trial's folder"
+        elif ended.fate == "out_of_memory":
+            failure, message = "out_of_memory", f"the node's memory was not enough; {REMEDY}"
         elif ended.code is None or ended.code < 0:
-            by = "the process is gone" if ended.code is None else f"killed by {signal.Signals(-ended.code).name}"
-            run.set_status("failed", failure="killed", message=by, step=status.step)
-        else:
-            run.set_status("failed", failure="bug", message=f"exit code {ended.code}", step=status.step)
+            failure, message = "killed", f"killed by {signal.Signals(-ended.code).name}" if ended.code else "the process is gone"
+        run.set_status("failed", failure=failure, message=message, step=status.step)
         return run.status()
 
     def close_failed(self) -> None:

@@ -31,9 +31,10 @@ class Planner:
     def __init__(self, source: SpecFile) -> None:
         self.source = source
         self.spec = source.spec
-        if not source.base.exists():
-            raise UserError(f"{source.file.where('base')}: base: no file {source.base}")
-        self.base = YamlFile(source.base)
+        path = source.file.path.parent / self.spec.base
+        if not path.exists():
+            raise UserError(f"{source.file.where('base')}: base: no file {path}")
+        self.base = YamlFile(path)
         self.space: Space = parse_space(self.spec.space, source.file, adaptive=self.spec.adaptive)
 
     def grid(self, *, large: bool = False) -> list[Trial]:

@@ -10,7 +10,7 @@ from attnres_lab.sweep.engine import planned
 from attnres_lab.sweep.folder import SweepFolder
 from attnres_lab.sweep.launchers import local_slots
 from attnres_lab.sweep.plan import Planner, Trial
-from attnres_lab.sweep.pricing import GUESS, Speeds, check_memory, checkpoint_bytes, this_device, wall_seconds
+from attnres_lab.sweep.pricing import GUESS, Speeds, check_memory, checkpoint_bytes, device_of, wall_seconds
 from attnres_lab.sweep.report import SHOWN
 from attnres_lab.sweep.spec import SpecFile
 from attnres_lab.sweep.survey import columns, duration, show
@@ -23,23 +23,20 @@ def print_plan(source: SpecFile, folder: SweepFolder, *, large: bool = False, me
     planner = Planner(source)
     trials = planned(planner, folder, large=large)
     spec = source.spec
-    device = this_device(local_slots(spec), gpus=spec.resources.devices > 0 and any(t.config.train.device != "cpu" for t in trials))
+    device = device_of(spec, trials, local_slots(spec))
     check_memory(trials, device, spec)
     speeds = Speeds(device)
-    speeds.learn(trials, folder)
+    speeds.learn((t, folder.trial(t.entry.hash)) for t in trials)
     states = {t.entry.hash: _state(t, folder) for t in trials}
     left = [t for t in trials if states[t.entry.hash] != "done"]
     if measure:
-        speeds.measure(left)
+        speeds.measure(left, spec, folder)
     rows = [("trial", "run", "N", "tokens", "FLOPs", "time", "state", "params")]
     prices = {t.entry.hash: speeds.price(t) for t in trials}
-    for trial in trials[:SHOWN] if sys.stdout.isatty() else trials:
-        entry, price = trial.entry, prices[trial.entry.hash]
-        flops = f"{entry.flops:.2e}" if entry.flops else ""
-        time = MARK[price.basis] + duration(price.seconds)
-        rows.append(
-            (entry.hash, entry.run_name, show(entry.params), f"{entry.num_params:,}", f"{entry.tokens or 0:,}", flops, time, states[entry.hash])
-        )
+    for e in [t.entry for t in trials][: SHOWN if sys.stdout.isatty() else None]:
+        time = MARK[prices[e.hash].basis] + duration(prices[e.hash].seconds)
+        flops = f"{e.flops:.2e}" if e.flops else ""
+        rows.append((e.hash, e.run_name, f"{e.num_params:,}", f"{e.tokens or 0:,}", flops, time, states[e.hash], show(e.params)))
     print(columns(rows))
     counts = {state: sum(s == state for s in states.values()) for state in ("new", "owed", "done")}
     total = sum(t.entry.flops or 0.0 for t in trials)
@@ -48,14 +45,14 @@ def print_plan(source: SpecFile, folder: SweepFolder, *, large: bool = False, me
         print(f"{spec.sampler.name} proposes {spec.trials} points in all, each with {max(1, len(planner.space.seeds))} seeds")
     seconds = [prices[t.entry.hash].seconds for t in left]
     bases = {prices[t.entry.hash].basis for t in left}
-    speed = f"guess of {GUESS[device.kind]:.0e} FLOP/s (?), --measure makes it better" if "guess" in bases else f"speed measured on {device.name}"
+    name = speeds.name or "the machines of this cluster"
+    guess = f"a guess of {GUESS[device.kind]:.0e} FLOP/s (?): not measured on {name}; use --measure"
+    speed = guess if "guess" in bases else f"speed measured on {name}"
     near = ", of the nearest size or variant where marked ~" if "nearest" in bases else ""
     hours = f"{sum(seconds) / 3600:.2g} device-hours, {duration(wall_seconds(seconds, device.slots))} with {device.slots} at a time"
     print(f"to go: {hours}; by {speed}{near}" if left else "nothing to do")
-    disk, free = (
-        sum(checkpoint_bytes(t.config) for t in left),
-        shutil.disk_usage(folder.path if folder.path.exists() else source.file.path.parent).free,
-    )
+    disk = sum(checkpoint_bytes(t.config) for t in left)
+    free = shutil.disk_usage(folder.path if folder.path.exists() else source.file.path.parent).free
     print(f"checkpoints: {disk / 1e9:.2g} GB of {free / 1e9:.3g} GB free{'; NOT ENOUGH' if disk > free else ''}")
 
 

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import heapq
+import json
 import math
-import platform
 import shutil
-import subprocess
-import tempfile
+from collections.abc import Iterable
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from attnres_lab.config import BudgetConfig, RunConfig
+from attnres_lab.config import BudgetConfig, RunConfig, content_hash, to_yaml
+from attnres_lab.environment import cpu_name
 from attnres_lab.errors import UserError
 from attnres_lab.flops import num_params
 from attnres_lab.paths import cache_folder
-from attnres_lab.runfiles import read_json, write_json
+from attnres_lab.runfiles import RunFolder, read_json, write_atomic, write_json
 from attnres_lab.sweep.folder import SweepFolder
+from attnres_lab.sweep.launchers import Job, make_launcher
+from attnres_lab.sweep.launchers.local import nvidia_smi
 from attnres_lab.sweep.plan import Trial
 from attnres_lab.sweep.spec import Local, SweepSpec
+from attnres_lab.sweep.trial import REMEDY
 
 #: FLOP/s assumed where nothing was measured: a guess, and shown as one.
 GUESS = {"cpu": 1e10, "gpu": 2e13}
@@ -29,7 +33,7 @@ GUESS = {"cpu": 1e10, "gpu": 2e13}
 
 @dataclass(frozen=True)
 class Device:
-    """What a trial would run on: its name, its memory in bytes, and how many trials at a time."""
+    """What trials run on: its name (empty: nobody knows yet), its memory in bytes, and how many trials at a time."""
 
     kind: str
     name: str
@@ -46,23 +50,30 @@ class Price:
 
 
 class Speeds:
-    """FLOP/s of finished runs on one device, kept in the cache folder for later plans."""
+    """FLOP/s of finished runs by device, kept in the cache folder for later plans."""
 
     def __init__(self, device: Device) -> None:
         self.path = cache_folder() / "speed.json"
-        self.device = device
-        self.known: dict[str, dict[str, Any]] = (read_json(self.path) or {}).get(device.name, {})
+        self.kind, self.name = device.kind, device.name
+        self.all: dict[str, dict[str, dict[str, Any]]] = read_json(self.path) or {}
 
-    def learn(self, trials: list[Trial], folder: SweepFolder) -> None:
-        """Add what finished trials measured."""
-        before = dict(self.known)
-        for trial in trials:
-            run = folder.trial(trial.entry.hash)
-            speed = (read_json(run.result) or {}).get("perf/flops_per_second")
-            if speed and (read_json(run.environment) or {}).get("device", self.device.name) == self.device.name:
-                self.known[_key(trial.config)] = {"variant": trial.entry.variant, "params": trial.entry.num_params, "speed": speed}
-        if self.known != before:
-            write_json(self.path, {**(read_json(self.path) or {}), self.device.name: self.known})
+    @property
+    def known(self) -> dict[str, dict[str, Any]]:
+        """What was measured on the device that trials run on."""
+        return self.all.get(self.name, {})
+
+    def learn(self, runs: Iterable[tuple[Trial, RunFolder]]) -> None:
+        """Add what finished runs measured, each to the device that it says it ran on; the first of them names an unknown one."""
+        before = json.dumps(self.all)
+        for trial, run in runs:
+            speed, where = ((read_json(path) or {}).get(key) for path, key in ((run.result, "perf/flops_per_second"), (run.environment, "device")))
+            if speed and where:
+                self.name = self.name or where
+                facts = {"variant": trial.entry.variant, "params": trial.entry.num_params, "speed": speed}
+                self.all.setdefault(where, {})[_key(trial.config)] = facts
+        if json.dumps(self.all) != before:
+            with suppress(OSError):  # a cache that cannot be written is no reason to fail
+                write_json(self.path, self.all)
 
     def price(self, trial: Trial) -> Price:
         """The time of a trial by the speed of an equal one, else of the one nearest in size, its own variant first."""
@@ -72,24 +83,33 @@ class Speeds:
         if found := self.known.get(_key(trial.config)):
             return Price(flops / found["speed"], "measured")
         if not self.known:
-            return Price(flops / GUESS[self.device.kind], "guess")
+            return Price(flops / GUESS[self.kind], "guess")
 
         def distance(known: dict[str, Any]) -> tuple[bool, float]:
             return known["variant"] != trial.entry.variant, abs(math.log(known["params"] / trial.entry.num_params))
 
         return Price(flops / min(self.known.values(), key=distance)["speed"], "nearest")
 
-    def measure(self, trials: list[Trial]) -> None:
-        """Train a few steps of each size and variant that was never measured."""
-        from attnres_lab.train import run
-
+    def measure(self, trials: list[Trial], spec: SweepSpec, folder: SweepFolder) -> None:
+        """Train a few steps of each size and variant that was never measured, by the launcher and with the resources of the sweep."""
+        budget, probes = BudgetConfig(steps=6), {}
         for trial in {_key(t.config): t for t in trials if _key(t.config) not in self.known}.values():
-            short = replace(trial.config, budget=BudgetConfig(steps=6), data=replace(trial.config.data, val_tokens=trial.config.data.seq_len))
-            with tempfile.TemporaryDirectory() as folder:
-                result = run(short, Path(folder)).metrics
-            if speed := result.get("perf/flops_per_second"):
-                self.known[_key(trial.config)] = {"variant": trial.entry.variant, "params": trial.entry.num_params, "speed": speed}
-        write_json(self.path, {**(read_json(self.path) or {}), self.device.name: self.known})
+            config = replace(trial.config, name="probe", budget=budget, data=replace(trial.config.data, val_tokens=trial.config.data.seq_len))
+            run = folder.trial(content_hash(config))
+            write_atomic(run.config, to_yaml(config).encode())
+            probes[run.path.name] = (trial, run)
+        with folder.coordinate(), closing(make_launcher(replace(spec, function="attnres_lab.train:run"), folder.path)) as launcher:
+            waiting, running = list(probes), 0
+            while waiting or running:
+                while waiting and running < launcher.slots:
+                    running += 1
+                    launcher.start(Job(waiting[-1], probes[waiting.pop()][1].path))
+                running -= len(launcher.wait(0.2))
+        self.learn(probes.values())
+        for trial, run in probes.values():
+            if run.status().state == "failed":
+                raise UserError(f"{trial.entry.run_name}: --measure: ({run.status().failure}) {run.status().message}; see {run.log}")
+            shutil.rmtree(run.path)
 
 
 def _key(c: RunConfig) -> str:
@@ -99,19 +119,18 @@ def _key(c: RunConfig) -> str:
     return " ".join(map(str, parts))
 
 
-def this_device(slots: int, *, gpus: bool) -> Device:
-    """The first GPU where trials use one, else this machine."""
-    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
-    if gpus and shutil.which(query[0]):
-        lines = subprocess.run(query, capture_output=True, text=True, check=False).stdout.splitlines()
-        if lines:
-            name, _, megabytes = lines[0].rpartition(", ")
-            return Device("gpu", name, float(megabytes) * 2**20, slots)
+def device_of(spec: SweepSpec, trials: list[Trial], slots: int) -> Device:
+    """The first GPU where trials use one, else this machine; on a cluster the device that the sweep names, of unknown memory."""
+    if not isinstance(spec.launcher, Local):
+        return Device("gpu" if spec.resources.devices else "cpu", spec.resources.device or "", math.inf, slots)
+    gpus = spec.resources.devices > 0 and any(t.config.train.device != "cpu" for t in trials)
+    for name, megabytes in nvidia_smi("name", "memory.total") if gpus else ():
+        return Device("gpu", name, float(megabytes) * 2**20, slots)
     memory = float(psutil.virtual_memory().total)
     limit = Path("/sys/fs/cgroup/memory.max")
     if limit.exists() and limit.read_text().strip().isdigit():
         memory = min(memory, float(limit.read_text()))
-    return Device("cpu", platform.processor() or platform.machine(), memory, slots)
+    return Device("cpu", cpu_name(), memory, slots)
 
 
 def memory_needed(c: RunConfig) -> float:
@@ -124,18 +143,14 @@ def memory_needed(c: RunConfig) -> float:
 
 
 def check_memory(trials: list[Trial], device: Device, spec: SweepSpec) -> None:
-    """Refuse what cannot fit into ``device``, or on a cluster into ``resources.memory_gb``. Raises UserError that names the trial and the remedy."""
-    if not isinstance(spec.launcher, Local):  # the machines that will train are not this one
-        device = replace(device, name="resources.memory_gb", memory=math.inf)
+    """Refuse what cannot fit into ``device`` or into ``resources.memory_gb``. Raises UserError that names the trial and the remedy."""
+    own = spec.resources.memory_gb
+    limit, where = (own * 1e9, "resources.memory_gb") if own else (device.memory, device.name)
     together = device.slots if device.kind == "cpu" else 1
-    limit = spec.resources.memory_gb * 1e9 if spec.resources.memory_gb else device.memory
     for trial in trials:
         need = memory_needed(trial.config)
         if need > limit:
-            raise UserError(
-                f"{trial.entry.run_name}: needs at least {need / 1e9:.1f} GB, {device.name} has {limit / 1e9:.1f}; "
-                "set train.micro_batch_size lower, or model.activation_checkpointing: true"
-            )
+            raise UserError(f"{trial.entry.run_name}: needs at least {need / 1e9:.1f} GB, {where} has {limit / 1e9:.1f}; {REMEDY}")
         if need * together > device.memory:
             raise UserError(f"{trial.entry.run_name}: {together} at a time need at least {need * together / 1e9:.1f} GB; set launcher.workers lower")
 

@@ -41,19 +41,12 @@ def print_status(folder: SweepFolder, *, as_json: bool, watch: bool) -> None:
         time.sleep(2)
 
 
-def find_trial(prefix: str) -> RunFolder:
-    """The folder of the trial whose hash begins so, among all sweeps. Raises UserError for none or several."""
-    if not prefix.isalnum():
-        raise UserError(f"{prefix}: a trial is named by its hash, see attnres sweep status")
-    found = sorted(runs_folder().glob(f"sweeps/*/trials/{prefix}*"))
+def print_log(prefix: str) -> None:
+    """What the process of the trial whose hash begins so wrote, in whatever sweep. Raises UserError for none or several."""
+    found = sorted(runs_folder().glob(f"sweeps/*/trials/{prefix}*")) if prefix.isalnum() else []
     if len(found) != 1:
         raise UserError(f"{prefix}: {len(found)} trials begin so; see attnres sweep status")
-    return RunFolder(found[0])
-
-
-def print_log(prefix: str) -> None:
-    """What a trial's process wrote."""
-    run = find_trial(prefix)
+    run = RunFolder(found[0])
     print(run.log.read_text(errors="replace") if run.log.exists() else f"{run.path}: no log yet", end="")
 
 

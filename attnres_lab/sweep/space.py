@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +31,11 @@ class Interval:
     high: float
     log: bool
 
+    @property
+    def whole(self) -> bool:
+        """Whether only whole numbers are meant: both ends are."""
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -39,6 +43,17 @@ class Axis:
 
     key: str
     values: tuple[Choice, ...] | Interval
+
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        """What can be enumerated: nothing of an interval."""
+        return () if isinstance(self.values, Interval) else self.values
+
+    def choice(self, label: Scalar) -> Choice:
+        """The value of that label. Raises KeyError for a label that is not, or no longer, in the space."""
+        if isinstance(self.values, Interval):
+            return Choice(label, {self.key: label})
+        return {choice.label: choice for choice in self.values}[label]
 
 
 @dataclass(frozen=True)
@@ -57,34 +72,16 @@ class Space:
     seeds: tuple[int, ...]
 
     def size(self) -> int:
-        """Number of points of the grid, without enumerating it. Raises ValueError for an axis without an end."""
+        """Number of points of the grid, without enumerating it."""
         return _size(self.axes)
 
     def points(self) -> Iterator[Point]:
         """Every point of the grid, the last axis fastest."""
-        for params, overrides in _product(self.axes):
-            yield Point(params, overrides)
-
-    def overrides(self, params: Mapping[str, Scalar]) -> dict[str, Any]:
-        """The config keys that a point's labels set. Raises KeyError or StopIteration for labels that are no longer in the space."""
-        return self.propose(lambda axis: params[axis.key]).overrides
+        return _walk(self.axes, Point({}, {}), lambda axis: axis.choices)
 
     def propose(self, suggest: Callable[[Axis], Scalar]) -> Point:
-        """The point that ``suggest`` chooses, one axis at a time; conditional axes are asked for only where they exist."""
-        params: dict[str, Scalar] = {}
-        overrides: dict[str, Any] = {}
-        waiting = list(self.axes)
-        while waiting:
-            axis = waiting.pop(0)
-            label = params[axis.key] = suggest(axis)
-            if isinstance(axis.values, Interval):
-                _put(overrides, axis.key, label)
-                continue
-            choice = next(c for c in axis.values if c.label == label)
-            for key, value in choice.overrides.items():
-                _put(overrides, key, value)
-            waiting = [*choice.axes, *waiting]
-        return Point(params, overrides)
+        """The point that ``suggest`` chooses, one axis at a time; conditional axes are asked for only where they exist. Raises KeyError."""
+        return next(_walk(self.axes, Point({}, {}), lambda axis: (axis.choice(suggest(axis)),)))
 
 
 def parse_space(raw: Mapping[str, Any], file: YamlFile, *, adaptive: bool) -> Space:
@@ -113,9 +110,7 @@ def parse_space(raw: Mapping[str, Any], file: YamlFile, *, adaptive: bool) -> Sp
 
 def _sets(axis: Axis) -> set[str]:
     """Every config key the axis may set."""
-    if isinstance(axis.values, Interval):
-        return {axis.key}
-    return {key for choice in axis.values for key in (*choice.overrides, *(k for sub in choice.axes for k in _sets(sub)))}
+    return {key for choice in axis.choices for key in (*choice.overrides, *(k for sub in choice.axes for k in _sets(sub)))} or {axis.key}
 
 
 def _seeds(axis: Axis) -> tuple[int, ...]:
@@ -180,27 +175,20 @@ def _numbers(kind: str, bounds: Any, *, adaptive: bool) -> Interval | list[int] 
     return sorted({round(v) for v in values}) if whole else [float(f"{v:.6g}") for v in values]
 
 
-def _size(axes: tuple[Axis, ...]) -> int:
-    return math.prod(sum(_size(choice.axes) for choice in axis.values) for axis in axes if not isinstance(axis.values, Interval))
+def _size(axes: Iterable[Axis]) -> int:
+    return math.prod(sum(_size(choice.axes) for choice in axis.choices) for axis in axes)
 
 
-def _product(axes: tuple[Axis, ...]) -> Iterator[tuple[dict[str, Scalar], dict[str, Any]]]:
-    """Labels and overrides of every combination."""
+def _walk(axes: tuple[Axis, ...], point: Point, options: Callable[[Axis], Iterable[Choice]]) -> Iterator[Point]:
+    """``point`` with every combination of the ``options`` of ``axes``, and of the axes that those bring."""
     if not axes:
-        yield {}, {}
+        yield point
         return
     first, *rest = axes
-    assert not isinstance(first.values, Interval)
-    for choice in first.values:
-        for inner, others in itertools.product(_product(choice.axes), _product(tuple(rest))):
-            overrides: dict[str, Any] = {}
-            for key, value in (*choice.overrides.items(), *inner[1].items(), *others[1].items()):
-                _put(overrides, key, value)
-            yield {first.key: choice.label, **inner[0], **others[0]}, overrides
-
-
-def _put(overrides: dict[str, Any], key: str, value: Any) -> None:
-    """Set a key; of a budget only one kind can hold, so another one replaces the whole section."""
-    if key.startswith("budget."):
-        key, value = "budget", {key.removeprefix("budget."): value}
-    overrides[key] = value
+    for choice in options(first):
+        overrides = dict(point.overrides)
+        for key, value in choice.overrides.items():
+            if key.startswith("budget."):  # only one kind can hold, so another one replaces the whole section
+                key, value = "budget", {key.removeprefix("budget."): value}
+            overrides[key] = value
+        yield from _walk((*choice.axes, *rest), Point({**point.params, first.key: choice.label}, overrides), options)

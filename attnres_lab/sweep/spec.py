@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -13,14 +12,14 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from attnres_lab.errors import UserError, nearest
 from attnres_lab.yamlfile import YamlFile
 
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
-Name = Annotated[str, Field(pattern=NAME)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 #: Goes into a batch script: no character that a shell or Slurm could read as anything but itself.
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:,@%+=/-]*$")]
 
 
+@dataclass(frozen=True)
 class _Strict:
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
@@ -35,23 +34,21 @@ class Objective(_Strict):
 
 @dataclass(frozen=True)
 class Sampler(_Strict):
-    """Who proposes points: ``grid`` runs them all; else an Optuna sampler (random, tpe, gp, qmc, cmaes, nsgaii, ...)."""
+    """Who proposes points: ``grid`` runs them all; else an Optuna sampler (random, tpe, gp, qmc, cmaes, nsgaii, ...) with its keyword options."""
 
     name: str = "grid"
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments of the Optuna class."""
 
 
 @dataclass(frozen=True)
 class Pruner(_Strict):
-    """Who ends hopeless trials early: an Optuna pruner, on training steps (median, hyperband, ...) or over seeds (wilcoxon)."""
+    """Who ends hopeless trials early: an Optuna pruner with its options, on training steps (median, hyperband, ...) or over seeds (wilcoxon)."""
 
     name: str
     metric: str = "val/loss"
     """A metric of the logged rows."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments of the Optuna class."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +93,8 @@ class Resources(_Strict):
 
     devices: Annotated[int, Field(ge=0)] = 1
     """Accelerators, where the machine has any; 0: CPU only."""
+    device: str | None = None
+    """What a cluster's trials run on, as the environment.json of a run there says; the plan takes the speeds measured on it."""
     threads: Count = 1
     memory_gb: Positive | None = None
     """Refuse trials that need more; by default the device's memory."""
@@ -167,13 +166,10 @@ class SpecFile:
     spec: SweepSpec
     file: YamlFile
 
-    @property
-    def base(self) -> Path:
-        """The run YAML."""
-        return self.file.path.parent / self.spec.base
-
 
 _ADAPTER = TypeAdapter(SweepSpec)
+#: What pydantic puts into a place beside the file's own keys: which member of a union was tried.
+HIDDEN = ("local", "slurm", "ray", "Objective", "list[Objective]")
 
 
 def load_spec(path: Path | str) -> SpecFile:
@@ -194,15 +190,6 @@ def load_spec(path: Path | str) -> SpecFile:
     return SpecFile(spec, file)
 
 
-def sweep_name(path: Path | str) -> str:
-    """The name alone: enough to find a sweep's folder. Raises UserError."""
-    file = YamlFile(path)
-    name = file.data.get("name")
-    if not isinstance(name, str) or not re.match(NAME, name):
-        raise UserError(f"{file.where('name')}: name: {name!r} may hold letters, digits, '.', '_' and '-' only")
-    return name
-
-
 def json_schema() -> dict[str, Any]:
     """JSON Schema of the sweep YAML, for editors."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "attnres-lab sweep", **_ADAPTER.json_schema()}
@@ -210,42 +197,12 @@ def json_schema() -> dict[str, Any]:
 
 def _line(file: YamlFile, error: ValidationError) -> str:
     """The first problem as one line: unknown keys first, for they explain the rest."""
-    problems = sorted(error.errors(include_url=False), key=lambda e: (e["type"] != "unexpected_keyword_argument", -len(e["loc"])))
-    problem = problems[0]
-    keys: list[str] = []
-    node: Any = file.data
-    for part in problem["loc"]:
-        if isinstance(node, dict) and (part in node or part == problem["loc"][-1]):
-            keys.append(str(part))
-            node = node.get(part)
-        elif isinstance(node, list) and isinstance(part, int):
-            keys.append(str(part))
-            node = node[part] if part < len(node) else None
-    dotted, given = ".".join(keys), problem["input"]
-    message = problem["msg"].replace("Input should", "should")
-    if problem["type"] == "unexpected_keyword_argument":
-        message = f"unknown key{nearest(keys[-1], _fields(keys[:-1]))}"
-    elif problem["type"] == "union_tag_invalid":
-        message = f"unknown {keys[-1]}{nearest(str(given.get('name')), ('local', 'slurm', 'ray'))}"
-    elif problem["type"] in ("missing", "missing_argument"):
-        message = "missing"
-    elif problem["type"] == "string_pattern_mismatch":
-        message = f"{given!r} holds characters that are not allowed here (allowed: {problem['ctx']['pattern']})"
+    problem = min(error.errors(include_url=False), key=lambda e: (e["type"] != "unexpected_keyword_argument", -len(e["loc"])))
+    kind, given, message = problem["type"], problem["input"], problem["msg"].replace("Input should", "should")
+    keys = [str(part) for part in problem["loc"] if part not in HIDDEN]
+    if kind == "unexpected_keyword_argument":
+        message = f"unknown key{nearest(keys[-1], {f.name for part in _Strict.__subclasses__() for f in fields(part)})}"
     elif not isinstance(given, dict):
         message += f", got {given!r}"
+    dotted = ".".join(keys)
     return f"{file.where(dotted)}: {dotted or file.path.name}: {message}"
-
-
-def _fields(path: list[str]) -> list[str]:
-    """Names of the keys allowed under ``path``."""
-    schema = json_schema()
-    node: Any = schema
-    found: list[str] = []
-    for part in (*path, None):
-        options = [node, *node.get("anyOf", []), *node.get("oneOf", [])]
-        resolved = [schema["$defs"][o["$ref"].rsplit("/", 1)[1]] if "$ref" in o else o for o in options]
-        if part is None:
-            found = [name for o in resolved for name in o.get("properties", {})]
-        else:
-            node = next((o["properties"][part] for o in resolved if part in o.get("properties", {})), {})
-    return found

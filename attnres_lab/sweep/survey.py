@@ -38,13 +38,8 @@ def survey(folder: SweepFolder) -> list[Seen]:
     for entry in folder.plan():
         run = folder.trial(entry.hash)
         status = run.status()
-        row: dict[str, Any] = {}
-        beat = None
-        if status.state in DONE:
-            row = read_json(run.result) or last_row(run)
-        elif run.path.exists():
-            row, beat = last_row(run), run.last_beat()
-        seen.append(Seen(entry, status, row, beat))
+        result = read_json(run.result) if status.state in DONE else None
+        seen.append(Seen(entry, status, result or last_row(run), None if result else run.last_beat()))
     return seen
 
 
@@ -105,16 +100,8 @@ def table(seen: list[Seen], metric: str = "val/loss") -> str:
     """A line for each trial."""
     rows = [("trial", "run", "state", "step", metric, "time", "params")]
     for s in seen:
-        value, seconds = s.row.get(metric, s.row.get("train/loss")), s.row.get("seconds")
-        rows.append(
-            (
-                s.entry.hash,
-                s.entry.run_name,
-                s.label,
-                str(s.row.get("step", s.status.step or "")),
-                f"{value:.4f}" if isinstance(value, float) else str(value if value is not None else ""),
-                duration(seconds) if isinstance(seconds, int | float) else "",
-                show(s.entry.params),
-            )
-        )
+        value, seconds = s.row.get(metric, s.row.get("train/loss", "")), s.row.get("seconds")
+        loss = f"{value:.4f}" if isinstance(value, float) else str(value)
+        took = duration(seconds) if isinstance(seconds, int | float) else ""
+        rows.append((s.entry.hash, s.entry.run_name, s.label, str(s.row.get("step", s.status.step or "")), loss, took, show(s.entry.params)))
     return columns(rows)

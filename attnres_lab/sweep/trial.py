@@ -16,12 +16,12 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from attnres_lab.errors import UserError
-from attnres_lab.runfiles import Failure, RunFolder, write_json
+from attnres_lab.runfiles import DONE, Failure, RunFolder, write_json
 
 #: Exit code of a trial whose folder another process still holds.
 BUSY = 75
-
-
+#: What makes a trial fit.
+REMEDY = "set train.micro_batch_size lower, or model.activation_checkpointing: true"
 #: Seconds to wait for a process that is on its way out to let go of the folder.
 PATIENCE = 20.0
 
@@ -37,6 +37,8 @@ def execute(path: Path, function: str) -> int:
         lock.acquire()
     except Timeout:
         return BUSY
+    if folder.status().state in DONE:  # by the process that held the folder
+        return 0
     folder.beat()
     try:
         from attnres_lab.config import load
@@ -60,7 +62,7 @@ def execute(path: Path, function: str) -> int:
         failure = classify(error)
         message = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
         if failure == "out_of_memory":
-            message += "; set train.micro_batch_size lower, or model.activation_checkpointing: true"
+            message += f"; {REMEDY}"
         folder.set_status("failed", failure=failure, message=message, step=folder.status().step)
         return 1
 
@@ -71,7 +73,7 @@ def classify(error: BaseException) -> Failure:
         return "out_of_memory"
     if isinstance(error, UserError):
         return "config"
-    disk = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO, errno.ENETDOWN, errno.ESTALE, errno.EMFILE, errno.ENFILE)
+    disk = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO, errno.ENETDOWN, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.EPERM, errno.EACCES)
     if isinstance(error, ConnectionError | TimeoutError) or (isinstance(error, OSError) and error.errno in disk):
         return "infrastructure"
     return "bug"

@@ -21,7 +21,7 @@ class Screen:
         self.folder, self.metric, self.slots = folder, metric, slots
         self.console = Console(soft_wrap=True, highlight=False)
         self.live = Live(console=self.console, refresh_per_second=2, transient=True) if self.console.is_terminal else None
-        self.last = 0.0
+        self.due = 0.0
 
     def __enter__(self) -> Screen:
         if self.live:
@@ -35,9 +35,6 @@ class Screen:
     def say(self, text: str) -> None:
         self.console.print(text, markup=False)
 
-    def started(self, entry: Entry) -> None:
-        self.tick()
-
     def ended(self, entry: Entry, status: Status, result: dict[str, Any]) -> None:
         value = result.get(self.metric)
         facts = [f"{self.metric} {value:.4f}"] if isinstance(value, float) else []
@@ -46,22 +43,19 @@ class Screen:
         self.say(" ".join([f"{status.state:9}", entry.hash, entry.run_name, f"[{show(entry.params)}]", *facts]))
 
     def tick(self) -> None:
-        pause = 1.0 if self.live else 60.0
-        if time.time() - self.last < pause:
+        """Renew the table each second, elsewhere say a line a minute; a survey of many trials takes at most a hundredth of our time."""
+        if (started := time.time()) < self.due:
             return
-        started = time.time()
         seen = survey(self.folder)
         line = headline(summary(seen, slots=self.slots))
         if self.live:
-            running = [s for s in seen if s.status.state == "running"]
-            self.live.update(Text(f"{line}\n{table(running, 'train/loss')}"))
-        elif self.last:
+            self.live.update(Text(f"{line}\n{table([s for s in seen if s.status.state == 'running'], 'train/loss')}"))
+        elif self.due:
             self.say(line)
-        # a survey of many trials takes its time: at most a hundredth of ours
-        self.last = time.time() + 100 * (time.time() - started) - pause if self.live else time.time()
+        self.due = time.time() + max(1.0 if self.live else 60.0, 100 * (time.time() - started))
 
     def final(self) -> None:
-        """The last line."""
+        """The last line, and what failed."""
         seen = survey(self.folder)
         self.say(headline(summary(seen, slots=self.slots)))
         failed = [s for s in seen if s.status.state == "failed"]

@@ -100,3 +100,9 @@ def tracked(store, tmp_path_factory) -> Tracked:
     spec = root / "demo.yaml"
     spec.write_text(SPEC)
     return Tracked(f"sqlite:///{root / 'runs' / 'mlflow.db'}", folder, spec, SIZES, GAINS)
+
+
+@pytest.fixture
+def quick(monkeypatch) -> None:
+    """Figures are drawn but not rendered, which is most of the time that a report takes."""
+    monkeypatch.setattr("analysis.plots.save", lambda figure, path: path.write_bytes(b"\x89PNG"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -107,11 +109,11 @@ def test_it_prints_as_markdown_latex_and_html():
     """Every cell in every form, special characters escaped."""
     table = runs({"base_line": 0, "block_8 & <b>|": -0.004})
     result = ablation_table(table, "base_line")
-    markdown, latex, html = result.to_markdown(), result.to_latex(), result.to_html()
+    markdown, latex, html = result.to_markdown(), result.to_latex(), re.sub(r">\s+<", "><", result.to_html())
     assert r"| block_8 & <b>\| | 4 |" in markdown
     assert r"block\_8 \& <b>| & 4 &" in latex
     assert "<td>block_8 &amp; &lt;b&gt;|</td><td>4</td>" in html
-    assert html.count("<tr>") == markdown.count("\n|") - 1 == 3
+    assert html.count("<tr") == markdown.count("\n|") - 1 == 3
 
 
 @pytest.mark.parametrize(

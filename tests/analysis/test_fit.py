@@ -8,7 +8,7 @@ import pytest
 from scipy import optimize, stats
 
 from analysis import CHINCHILLA, POWER_LAW, POWER_LAW_OFFSET, Law, fit
-from analysis._solve import starts
+from analysis.solve import starts
 
 # Attention Residuals (2603.15031), Table 2: active parameters, tokens, losses.
 PARAMS = np.array([194, 241, 296, 436, 528]) * 1e6

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 
 import numpy as np
@@ -174,12 +173,8 @@ def test_the_summary_opens_with_a_sentence_and_says_when_the_evidence_is_thin():
     assert "which includes 1. The evidence is thin: only 3 sizes and one seed per size." in text
 
 
-def test_the_result_is_plain_data_and_shows_itself():
-    """JSON of every part, HTML for notebooks."""
+def test_the_result_shows_itself_in_a_notebook():
     result = compute_equivalent_gain(table(), "block")
-    plain = json.loads(json.dumps(result.to_dict(), allow_nan=False))
-    assert plain["parallelism"]["df"] == 3
-    assert plain["per_size"][4]["size"] == "s4"
     assert "1.2390" in result._repr_html_()
 
 

@@ -187,7 +187,6 @@ def test_an_exponent_that_is_not_identified_is_said():
     table["val/loss"] = [2.0, 2.0, 2.1, 2.1, 1.95, 1.95, 2.02, 2.02]
     result = compute_equivalent_gain(table, "full")
     assert result.fieller == (0.0, np.inf)
-    assert result.to_dict()["fieller"] == [0.0, None]
     assert any("the exponent is not identified" in w for w in result.warnings)
 
 

@@ -37,7 +37,6 @@ def test_the_optima_of_a_known_law_are_its_closed_form() -> None:
     assert got.tokens_law.params["b"] == pytest.approx(0.34 / 0.62, abs=1e-4)
     assert got.loss_law.params["E"] == pytest.approx(1.69, rel=1e-3)
     assert got.loss_law.params["alpha"] == pytest.approx(0.34 * 0.28 / 0.62, rel=1e-3)
-    assert "N_opt" in got.summary()
 
 
 def test_variants_are_studied_apart_and_budgets_may_vary_a_little() -> None:

@@ -6,8 +6,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
+from report_helpers import published, section
 
-from analysis import paper
 from analysis.report import Report, write_report
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # MLflow with SQLAlchemy 2.1
@@ -36,25 +36,9 @@ def demo(tracked, tmp_path_factory) -> Report:
     return write_report("demo", tmp_path_factory.mktemp("out"), spec=tracked.spec, folder=tracked.folder, tracking_uri=tracked.uri)
 
 
-@pytest.fixture
-def quick(monkeypatch) -> None:
-    """Figures are drawn but not rendered, which is most of the time that a report takes."""
-    monkeypatch.setattr("analysis.plots.save", lambda figure, path: path.write_bytes(b"\x89PNG"))
-
-
 @pytest.fixture(scope="module")
 def text(demo) -> str:
     return demo.markdown.read_text()
-
-
-def section(text: str, title: str) -> str:
-    return text.split(f"## {title}\n")[1].split("\n## ")[0]
-
-
-def published(tmp_path, **change) -> pd.DataFrame:
-    table = paper.table_2().assign(**change)
-    table.to_csv(tmp_path / "runs.csv", index=False)
-    return table
 
 
 def test_the_verdict_comes_first_and_finds_the_gain_that_was_put_in(text, tracked) -> None:
@@ -162,35 +146,6 @@ def test_a_sweep_without_a_baseline_compares_nothing(tmp_path, quick) -> None:
     assert "no finished run of the baseline" in write_report(tmp_path / "runs.csv", tmp_path / "out").verdict
 
 
-def test_a_swept_learning_rate_is_chosen_per_variant_and_its_edge_is_a_warning(tmp_path, quick) -> None:
-    """Loss is worse by 0.05 (log2 lr)^2: the optimum 1 lies inside for the baseline; Full is made to have its own at the edge, 4."""
-    table = published(tmp_path)
-    table = table[table["variant"].isin(["baseline", "full"])]
-    shift = {"baseline": 0.0, "full": 2.0}
-    rates = [
-        table.assign(**{"optim.lr": lr, "val/loss": table["val/loss"] + 0.05 * (np.log2(lr) - table["variant"].map(shift)) ** 2})
-        for lr in (0.5, 1, 2, 4)
-    ]
-    pd.concat(rates).to_csv(tmp_path / "runs.csv", index=False)
-    text = write_report(tmp_path / "runs.csv", tmp_path / "out").markdown.read_text()
-    assert "each variant at its own best optim.lr" in text.split("## ")[0]
-    assert re.search(r"\| full \| flops \| 1.306 \| 1.232 to 1.38", text)
-    assert "| 194M | full | 4 | 1.8990 | 1 | 2.0990 | 0.2000 |" in section(text, "Own or shared optim.lr")  # 0.05 * 2^2, as put in
-    assert "| 194M | baseline | 1 | 1.9310 | 1 | 1.9310 | 0.0000 |" in text
-    edges = re.findall(r"optim.lr: .*", section(text, "Warnings"))
-    assert edges == ["optim.lr: the best value of full is on the edge of those tried at 194M (4), 241M (4), 296M (4), 436M (4), 528M (4)"]
-    assert (tmp_path / "out" / "by_optim.lr.png").exists()
-
-
-def test_an_optimum_inside_is_no_warning(tmp_path, quick) -> None:
-    table = published(tmp_path)
-    rates = [table.assign(**{"optim.lr": lr, "val/loss": table["val/loss"] + 0.05 * np.log2(lr) ** 2}) for lr in (0.5, 1, 2)]
-    pd.concat(rates).to_csv(tmp_path / "runs.csv", index=False)
-    text = write_report(tmp_path / "runs.csv", tmp_path / "out").markdown.read_text()
-    assert "each variant at its own best optim.lr" in text
-    assert "on the edge" not in text
-
-
 def test_text_from_outside_cannot_become_markup(tmp_path, quick) -> None:
     table = published(tmp_path)
     table["variant"] = table["variant"].replace("full", "<script>alert(1)</script>|x")
@@ -210,78 +165,6 @@ def test_a_second_report_leaves_no_figure_of_the_first(tmp_path, quick) -> None:
     table[table["size"] == "194M"].to_csv(tmp_path / "runs.csv", index=False)
     write_report(tmp_path / "runs.csv", tmp_path / "out")
     assert {file.name for file in (tmp_path / "out").glob("*.png")} == {"own.png", "ablation.png"}
-
-
-def test_one_size_is_reported_as_an_ablation(tmp_path, quick) -> None:
-    """Full is made better by 0.03 and DenseFormer by nothing, with a seed effect that pairing removes."""
-    effect = {"baseline": 0.0, "full": -0.03, "denseformer": 0.0}
-    noise = np.random.default_rng(1)
-    rows = [
-        {"variant": v, "size": "d64-L8", "seed": s, "flops": 1e15, "val/loss": 2 + e + 0.02 * s + noise.normal(0, 0.001)}
-        for v, e in effect.items()
-        for s in range(5)
-    ]
-    pd.DataFrame(rows).to_csv(tmp_path / "runs.csv", index=False)
-    report = write_report(tmp_path / "runs.csv", tmp_path / "out")
-    assert "too thin for a compute-equivalent gain of denseformer, full" in report.verdict
-    difference, low, high = map(float, re.search(r"full: better, (\S+) nats \(95 % interval (\S+) to (\S+), 5 pairs", report.verdict).groups())
-    assert low <= -0.03 <= high
-    assert difference == pytest.approx(-0.03, abs=0.003)
-    assert re.search("denseformer: (no difference is shown|equivalent)", report.verdict)
-
-
-def test_an_isoflop_study_finds_the_exponent_and_the_gain_that_were_put_in(tmp_path, quick) -> None:
-    """Parabolas in log N around N = (C / 120)^0.5, lowest loss 1.5 + (gain C / 1e15)^-0.1 with a gain of 1.3."""
-    rows = []
-    for variant, gain in {"baseline": 1.0, "full": 1.3}.items():
-        for c in (1e15, 4e15, 1.6e16, 6.4e16):
-            for k, factor in enumerate((0.3, 0.6, 1.1, 2.0, 3.5)):
-                n = factor * (c / 120) ** 0.5
-                loss = (gain * c / 1e15) ** -0.1 * 3 + 0.05 * np.log(factor) ** 2 + 1e-6 * (-1) ** k
-                row = {
-                    "variant": variant,
-                    "size": f"s{k}",
-                    "seed": 0,
-                    "params": n,
-                    "tokens": c / 6 / n,
-                    "flops": c,
-                    "budget.flops": c,
-                    "val/loss": loss,
-                }
-                rows.append(row)
-    pd.DataFrame(rows).to_csv(tmp_path / "runs.csv", index=False)
-    report = write_report(tmp_path / "runs.csv", tmp_path / "out")
-    text = report.markdown.read_text()
-    assert "given 1.30 times the compute" in report.verdict
-    assert re.search(r"full: the best N grows as C\^0.500 ", section(text, "Compute-optimal sizes"))
-    assert "isoflop.png" in {figure.name for figure in report.figures}
-
-
-@pytest.mark.parametrize("size", ["{heads}-{aspect}", "d{aspect}-L20"], ids=["a size per cell", "heads within a size, as sweeps label it"])
-def test_the_published_shapes_show_their_published_optimum(tmp_path, quick, size) -> None:
-    """Paper, Fig. 7: the best d / num_layers moves from 60 to 45; at one budget there is no gain to be had."""
-    rows = []
-    for variant, ours in {"baseline": "baseline", "attnres": "full"}.items():
-        for (heads, aspect), loss in paper.figure_7(variant).stack().items():
-            config = {"model.num_layers": 20, "model.dim": 20 * aspect, "model.num_heads": 20 * heads}
-            label = size.format(heads=heads, aspect=aspect)
-            rows.append({"variant": ours, "size": label, "seed": 0, "flops": 6.5e19 * (1 + aspect / 1000), "val/loss": loss, **config})
-    pd.DataFrame(rows).to_csv(tmp_path / "runs.csv", index=False)
-    report = write_report(tmp_path / "runs.csv", tmp_path / "out")
-    assert "baseline: lowest at d / num_layers = 60" in report.markdown.read_text()
-    assert "full: lowest at d / num_layers = 45" in report.markdown.read_text()
-    assert "span only a factor 1.1 in flops" in report.verdict
-
-
-def test_block_sizes_stand_beside_the_papers(tmp_path, quick) -> None:
-    config = {"size": "d64-L8", "flops": 1e15, "model.num_layers": 8}
-    blocks = {"baseline": (None, 1.95), "full": (None, 1.90), "block8": (8, 1.91), "block4": (4, 1.92), "block2": (2, 1.93)}
-    rows = [
-        {"variant": v, "seed": s, "model.residual.num_blocks": n, "val/loss": y + 0.01 * s, **config} for v, (n, y) in blocks.items() for s in (0, 1)
-    ]
-    pd.DataFrame(rows).to_csv(tmp_path / "runs.csv", index=False)
-    report = write_report(tmp_path / "runs.csv", tmp_path / "out")
-    assert "block_size.png" in {figure.name for figure in report.figures}
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ import weakref
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.utils.checkpoint import checkpoint
 
 from attnres_lab import ops
@@ -303,6 +305,21 @@ def test_data_parallel_training_accumulates_over_passes(residual, tmp_path):
     finally:
         torch.distributed.destroy_process_group()
     assert_same([p.grad for p in model.parameters()], expected)
+
+
+@pytest.mark.parametrize("residual", SLOWLY, ids=lambda r: r.label)
+def test_fully_sharded_training_has_the_same_gradients(residual, tmp_path):
+    model = lm(residual).double()
+    expected = torch.autograd.grad(loss_of(model, TOKENS[0]), list(model.parameters()))
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        for module in (*model.sublayers, model):
+            fully_shard(module, mesh=mesh)
+        loss_of(model, TOKENS[0]).backward()
+        assert_same([p.grad.full_tensor() for p in model.parameters()], expected)
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("residual", VARIANTS, ids=lambda r: r.label)

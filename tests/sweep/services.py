@@ -30,12 +30,13 @@ def free_port() -> int:
 
 
 class SlurmCluster:
-    """slurmctld and two slurmd on this host, with a munge of their own; without accounting."""
+    """slurmctld and two slurmd on this host, with a munge of their own; with accounting, also a slurmdbd and its MariaDB."""
 
-    def __init__(self, folder: Path) -> None:
-        missing = [name for name in ("slurmctld", "slurmd", "munged", "sbatch") if not shutil.which(name)]
+    def __init__(self, folder: Path, *, accounting: bool = False) -> None:
+        extra = ("slurmdbd", "mariadbd", "mariadb-install-db") if accounting else ()
+        missing = [name for name in ("slurmctld", "slurmd", "munged", "sbatch", *extra) if not shutil.which(name)]
         if missing:
-            pytest.skip(f"no {missing[0]}: install Debian's slurm-wlm and munge")
+            pytest.skip(f"no {missing[0]}: install Debian's slurm-wlm and munge{', slurmdbd and mariadb-server' if accounting else ''}")
         self.folder = folder
         for name in ("state", "munge", "log"):
             (folder / name).mkdir(parents=True)
@@ -44,6 +45,7 @@ class SlurmCluster:
         key.write_bytes(os.urandom(1024))
         key.chmod(0o400)
         self.conf = folder / "slurm.conf"
+        self.accounting = free_port() if accounting else None
         self.conf.write_text(self._conf())
         devices = [folder / f"gpu{i}" for i in range(4)]
         for device in devices:
@@ -52,6 +54,8 @@ class SlurmCluster:
         self.environment = {**os.environ, "SLURM_CONF": str(self.conf)}
         munge = [f"--{k}={folder / 'munge' / v}" for k, v in {"socket": "sock", "key-file": "key", "pid-file": "pid", "log-file": "log"}.items()]
         self._start("munged", "--force", *munge, f"--seed-file={folder / 'munge' / 'seed'}")
+        if accounting:
+            self._start_accounting()
         self._start("slurmctld", "-c")
         for node in ("n1", "n2"):
             self.start_node(node)
@@ -87,11 +91,61 @@ class SlurmCluster:
             "MaxArraySize": 4,
             "MpiDefault": "none",
             "GresTypes": "gpu",
+            "PreemptType": "preempt/partition_prio",
+            "PreemptMode": "CANCEL",
+            "SlurmctldParameters": "preempt_send_user_signal",
         }
+        if self.accounting:
+            settings |= {
+                "AccountingStorageType": "accounting_storage/slurmdbd",
+                "AccountingStorageHost": "127.0.0.1",
+                "AccountingStoragePort": self.accounting,
+                "AccountingStoragePass": f"{d}/munge/sock",
+                "MinJobAge": 2,  # squeue forgets at once, so that only sacct knows
+            }
         lines = [f"{key}={value}" for key, value in settings.items()]
         node = f"NodeName={{}} NodeHostname={host} NodeAddr=127.0.0.1 Port={{}} CPUs=2 RealMemory=1000 Gres=gpu:2 State=UNKNOWN"
         lines += [node.format(name, free_port()) for name in ("n1", "n2")]
-        return "\n".join([*lines, "PartitionName=debug Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP", ""])
+        lines += ["PartitionName=debug Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP PriorityTier=1"]
+        lines += ["PartitionName=polite Nodes=n1,n2 MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=20"]
+        return "\n".join([*lines, "PartitionName=urgent Nodes=n1,n2 MaxTime=INFINITE State=UP PriorityTier=9 PreemptMode=OFF", ""])
+
+    def _start_accounting(self) -> None:
+        d, port, user = self.folder, free_port(), getpass.getuser()
+        self._start("mariadb-install-db", f"--datadir={d}/mysql", f"--user={user}", "--auth-root-authentication-method=normal")
+        with open(d / "log" / "mariadb", "ab") as log:
+            command = [
+                "mariadbd",
+                "--no-defaults",
+                f"--datadir={d}/mysql",
+                f"--user={user}",
+                f"--port={port}",
+                "--bind-address=127.0.0.1",
+                "--skip-name-resolve",
+            ]
+            self.mariadb = subprocess.Popen([*command, f"--socket={d}/mysql.sock"], stdout=log, stderr=log)
+        wait_for(lambda: (d / "mysql.sock").exists())
+        sql = "CREATE DATABASE slurm; CREATE USER slurm@'127.0.0.1'; GRANT ALL ON slurm.* TO slurm@'127.0.0.1'"
+        self._start("mariadb", f"--socket={d}/mysql.sock", "-u", "root", "-e", sql)
+        settings = {
+            "AuthType": "auth/munge",
+            "AuthInfo": f"socket={d}/munge/sock",
+            "DbdHost": socket.gethostname().split(".")[0],
+            "DbdAddr": "127.0.0.1",
+            "DbdPort": self.accounting,
+            "SlurmUser": user,
+            "StorageType": "accounting_storage/mysql",
+            "StorageHost": "127.0.0.1",
+            "StoragePort": port,
+            "StorageUser": "slurm",
+            "StorageLoc": "slurm",
+            "PidFile": f"{d}/slurmdbd.pid",
+            "LogFile": f"{d}/log/slurmdbd",
+        }
+        (d / "slurmdbd.conf").write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
+        (d / "slurmdbd.conf").chmod(0o600)
+        self._start("slurmdbd")
+        wait_for(lambda: "test" in self.call("sacctmgr", "-i", "add", "cluster", "test") + self.call("sacctmgr", "-n", "list", "cluster"))
 
     def _start(self, *command: str) -> None:
         with open(self.folder / "log" / "start", "ab") as log:  # daemons that keep a pipe open would hang the test
@@ -100,12 +154,18 @@ class SlurmCluster:
     def start_node(self, name: str) -> None:
         self._start("slurmd", "-N", name)
 
+    def kill_daemon(self, name: str) -> None:
+        """kill -9 of a slurmd alone: what it runs goes on."""
+        for process in psutil.process_iter(["cmdline"]):
+            if process.info["cmdline"] == ["slurmd", "-N", name] and self._ours(process):
+                process.kill()
+
     def kill_node(self, name: str) -> None:
         """kill -9 of a slurmd and of all that it runs, as a machine that dies."""
         spool = str(self.folder / f"spool_{name}")
         steps = [p for p in psutil.process_iter(["cmdline", "environ"]) if (p.info["environ"] or {}).get("SLURMD_NODENAME") == name and self._ours(p)]
         steps += [p for p in psutil.process_iter(["cmdline"]) if spool in " ".join(p.info["cmdline"] or [])]
-        steps += [p for p in psutil.process_iter(["name", "cmdline"]) if p.info["cmdline"] == ["slurmd", "-N", name] and self._ours(p)]
+        self.kill_daemon(name)
         for process in steps:
             if process.is_running():
                 process.kill()
@@ -125,6 +185,9 @@ class SlurmCluster:
                 psutil.Process(int(path.read_text())).terminate()
             except (psutil.NoSuchProcess, FileNotFoundError, ValueError):
                 continue
+        if self.accounting:
+            self.mariadb.terminate()
+            self.mariadb.wait()
 
 
 class Postgres:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -43,6 +44,22 @@ def check_exact(lab: Lab) -> None:
         assert json.loads(run.result.read_text())["value"] == expected(load(run.config))
         assert [row["step"] for row in run.rows()] == list(range(1, 11))
     wait_for(lambda: not trial_pids(lab), 10)
+
+
+def check_mlflow(uri: str, trials: int) -> None:
+    """One parent, one run for each trial, all of them finished, and no point of a curve twice."""
+    import mlflow
+
+    warnings.simplefilter("ignore")  # MLflow's own; pytest sets the filters anew for each test
+    client = mlflow.MlflowClient(uri)
+    runs = client.search_runs([client.get_experiment_by_name("attnres").experiment_id])
+    assert [run.info.status for run in runs] == ["FINISHED"] * (trials + 1)
+    children = [run for run in runs if "trial" in run.data.tags]
+    assert len({run.data.tags["trial"] for run in children}) == trials
+    for run in children:
+        steps = [point.step for point in client.get_metric_history(run.info.run_id, "val/loss")]
+        assert sorted(steps) == sorted(set(steps))
+        assert max(steps) == 10
 
 
 def trial_pids(lab: Lab) -> list[int]:
@@ -103,6 +120,34 @@ def test_a_signal_stops_gracefully_and_the_sweep_goes_on_later(lab: Lab, number:
     check_exact(lab)
 
 
+def test_a_second_ctrl_c_ends_trials_that_do_not_listen_at_once(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SYNTHETIC_SECONDS", "60")
+    path = lab.sweep(**CHAIN)
+    coordinator = in_process(_exit_with_outcome, lab, path)
+    wait_for(lambda: len(trial_pids(lab)) == 2)
+    for _ in range(2):
+        os.kill(coordinator.pid, signal.SIGINT)
+        time.sleep(0.4)
+    coordinator.join(10)
+    assert coordinator.exitcode == 130
+    assert not trial_pids(lab)
+    assert sorted(lab.states().values()) == ["scheduled", "scheduled", "stopped", "stopped"]
+    monkeypatch.setenv("SYNTHETIC_SECONDS", "0.01")
+    assert lab.run(path).exit_code == 0
+    check_exact(lab)
+
+
+def test_a_lock_that_a_dead_machine_left_is_taken_over(lab: Lab) -> None:
+    """Of another host and with a process id that lives here: only the kernel's lock counts."""
+    path = lab.sweep(**CHAIN)
+    lab.folder.path.mkdir(parents=True)
+    (lab.folder.path / "coordinator.lock").touch()
+    (lab.folder.path / "coordinator.json").write_text(json.dumps({"pid": os.getpid(), "host": "elsewhere", "started": 0}))
+    Path(f"{lab.folder.journal}.lock").symlink_to("elsewhere")  # Optuna's own
+    assert lab.run(path).exit_code == 0
+    check_exact(lab)
+
+
 def test_sweep_stop_from_another_terminal_stops_gracefully(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SYNTHETIC_SECONDS", "0.05")
     path = lab.sweep(**CHAIN)
@@ -136,7 +181,10 @@ def _exit_with_outcome(lab: Lab, path: Path) -> None:
 
 @pytest.mark.slow
 def test_twenty_random_kills_of_trials_and_coordinators(lab: Lab) -> None:
-    """The real command with its fork server; each time a trial, the coordinator, or both at once are killed at a random moment."""
+    """The real command with its fork server; each time a trial, the coordinator, or both at once are killed at a random moment.
+
+    At the end the folders, the study and MLflow agree that everything is finished, once.
+    """
     random = Random(7)
     path = lab.sweep(**CHAIN, space={"seed": list(range(6))}, retry={"backoff": 0.05, "infrastructure": 20})
     environment = {**os.environ, "SYNTHETIC_SECONDS": "0.5", "PYTHONPATH": str(Path.cwd())}
@@ -167,6 +215,7 @@ def test_twenty_random_kills_of_trials_and_coordinators(lab: Lab) -> None:
     assert final.returncode == 0, final.stdout + final.stderr
     assert kills >= 20
     check_exact(lab)
+    check_mlflow(f"sqlite:///{lab.path}/runs/mlflow.db", trials=6)
 
 
 def test_a_full_disk_ends_the_sweep_with_a_clear_message_and_loses_nothing(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,10 +25,17 @@ def server() -> Iterator[Postgres]:
     server.remove()
 
 
-def states(server: Postgres, name: str) -> list[str]:
+def studies(server: Postgres, name: str) -> list[Any]:
     import optuna
 
-    return [t.state.name for t in optuna.load_study(study_name=name, storage=server.url.replace("://", "+psycopg2://")).trials]
+    storage = server.url.replace("://", "+psycopg2://")
+    names = [found for found in optuna.get_all_study_names(storage) if found.startswith(f"{name}-")]
+    return [optuna.load_study(study_name=found, storage=storage) for found in names]
+
+
+def states(server: Postgres, name: str) -> list[str]:
+    (study,) = studies(server, name)
+    return [t.state.name for t in study.trials]
 
 
 def test_eight_coordinators_start_on_an_empty_database_at_once_and_share_its_trials(
@@ -62,3 +70,18 @@ def test_a_database_that_restarts_is_waited_for(lab: Lab, server: Postgres, monk
     assert coordinator.exitcode == 0
     assert states(server, "restarted") == ["COMPLETE"] * 4
     assert sum(e[0] == "finish" for e in lab.witness()) == 8
+
+
+def test_a_changed_space_leaves_the_study_that_another_machine_writes_alone(
+    lab: Lab, tmp_path: Path, server: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both machines end with all their trials in the database, each in the study of its own space."""
+    monkeypatch.setenv("SYNTHETIC_SECONDS", "0.2")
+    other = Lab(tmp_path / "other")
+    plain = {**SEARCH, **CHAIN, "name": "changed", "storage": server.url, "trials": 2}
+    coordinator = in_process(_exit_with_outcome, lab, lab.sweep(**plain))
+    wait_for(lambda: len(lab.witness()) == 2)
+    assert other.run(other.sweep(**{**plain, "space": {"optim.lr": [1e-3, 3e-3, 1e-2], "seed": [0]}})).exit_code == 0
+    coordinator.join()
+    assert coordinator.exitcode == 0
+    assert [t.state.name for study in studies(server, "changed") for t in study.trials] == ["COMPLETE"] * 4

@@ -58,6 +58,20 @@ def test_trials_run_as_tasks_and_a_killed_node_costs_only_an_attempt(lab: Lab, c
     assert len([e for e in lab.witness() if e[0] == "start"]) > 2
 
 
+def test_tasks_end_with_their_coordinator_and_the_next_one_goes_on(lab: Lab, cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    path = lab.sweep(space={"seed": [0]}, launcher={"name": "ray", "address": cluster.address}, resources={"devices": 0}, **CHAIN)
+    command = [sys.executable, "-m", "attnres_lab", "sweep", "run", str(path)]
+    coordinator = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: any(run.checkpoint.exists() for run in map(lab.folder.trial, lab.states())), 180)
+    coordinator.kill()
+    coordinator.wait()
+    wait_for(lambda: not trial_pids(lab), 30)
+    assert subprocess.run(command, check=False, capture_output=True).returncode == 0
+    check_exact(lab)
+    assert int(lab.witness()[-2][2]) > 0
+
+
 def test_a_wrong_token_is_refused(lab: Lab, cluster: Any) -> None:
     environment = {**os.environ, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     path = lab.sweep(launcher={"name": "ray", "address": cluster.address}, resources={"devices": 0})

@@ -7,7 +7,6 @@ import json
 import pytest
 
 from attnres_lab.errors import UserError
-from attnres_lab.sweep.engine import Again
 from attnres_lab.sweep.plan import Planner
 from attnres_lab.sweep.spec import load_spec
 from tests.sweep.conftest import Lab, study_states
@@ -74,23 +73,23 @@ def test_retry_runs_exactly_the_failed_or_exactly_the_named_trials(lab: Lab) -> 
     path = lab.sweep(**CHAIN)
     lab.run(path)
     first = lab.folder.plan()[0]
-    assert lab.run(path, again=Again((first.hash[:6],))).exit_code == 0
+    assert lab.run(path, again=[first.hash[:6]]).exit_code == 0
     starts = [line[1] for line in lab.witness() if line[0] == "start"]
     assert len(starts) == 5
     assert starts.count(first.hash) == 2
     assert len(list((lab.folder.path / "discarded").iterdir())) == 1
-    assert lab.run(path, again=Again()).exit_code == 0  # nothing failed, nothing runs
+    assert lab.run(path, again=()).exit_code == 0  # nothing failed, nothing runs
     assert len([line for line in lab.witness() if line[0] == "start"]) == 5
     lab.folder.trial(first.hash).set_status("failed", failure="bug")
-    lab.run(path, again=Again())
+    lab.run(path, again=())
     assert [line[1] for line in lab.witness() if line[0] == "start"].count(first.hash) == 3
     with pytest.raises(UserError, match="nothing: 0 planned trials begin so"):
-        lab.run(path, again=Again(("nothing",)))
+        lab.run(path, again=["nothing"])
 
 
 def test_a_trial_out_of_time_goes_on_in_a_new_attempt(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SYNTHETIC_SECONDS", "0.1")
-    path = lab.sweep(space={"seed": [0]}, resources={"time_limit": 0.4 / 3600}, **CHAIN)
+    monkeypatch.setenv("SYNTHETIC_SECONDS", "0.25")
+    path = lab.sweep(space={"seed": [0]}, resources={"time_limit": 1.5 / 3600}, **CHAIN)
     assert lab.run(path).exit_code == 0
     starts = [int(line[2]) for line in lab.witness() if line[0] == "start"]
     assert len(starts) >= 2

@@ -50,6 +50,33 @@ def test_the_record_can_be_rebuilt_from_the_folders(lab: Lab) -> None:
     assert study_states(lab) == ["COMPLETE"] * 2
 
 
+def test_a_database_keeps_the_study_of_a_space_that_was_left(lab: Lab) -> None:
+    """A grown grid is another study there, with all its points; what the first one holds stays."""
+    import optuna
+
+    url = f"sqlite:///{lab.path}/optuna.db"
+    lab.run(lab.sweep(storage=url))
+    lab.run(lab.sweep(storage=url, space={"optim.lr": [1e-3, 3e-3, 1e-2], "seed": [0, 1]}))
+    lab.run(lab.sweep(storage=url))  # and back: the first study is taken up again
+    counts = [len(optuna.load_study(study_name=name, storage=url).trials) for name in optuna.get_all_study_names(url)]
+    assert sorted(counts) == [2, 3]
+
+
+def test_weights_of_another_model_in_a_trials_folder_are_refused(lab: Lab) -> None:
+    """The other trial's checkpoint: nothing is trained on top of it, and the message says what to do."""
+    path = lab.sweep(space={"model.dim": [32, 48]}, overrides={"budget.steps": 2}, function="attnres_lab.train:run")
+    lab.run(path)
+    wrong, right = (lab.folder.trial(e.hash) for e in lab.folder.plan())
+    wrong.result.unlink()
+    wrong.checkpoint.write_bytes(right.checkpoint.read_bytes())
+    wrong.set_status("failed", failure="killed")
+    assert lab.run(path).exit_code == 1
+    status = wrong.status()
+    assert (status.state, status.failure) == ("failed", "config")
+    assert "this checkpoint belongs to another config" in status.message
+    assert not wrong.result.exists()
+
+
 def test_the_largest_trial_starts_first(lab: Lab) -> None:
     size = {"s": {"model.dim": 32}, "l": {"model.dim": 64}, "m": {"model.dim": 48, "model.num_heads": 3}}
     lab.run(lab.sweep(space={"size": size}, launcher={"workers": 1}, function="tests.sweep.synthetic:chain"))

@@ -83,6 +83,9 @@ def test_leases_share_no_device_and_no_core() -> None:
     assert leases[0].environment()["CUDA_VISIBLE_DEVICES"] == "GPU-a,GPU-b"
     assert [lease.gpus for lease in make_leases(Local(workers=3), Resources(devices=0), gpus)] == [()] * 3
     assert make_leases(Local(), Resources(devices=8), gpus) == []
+    cores = len(os.sched_getaffinity(0))
+    assert len(make_leases(Local(), Resources(devices=2, threads=cores), [])) == 1  # two ranks on CPU, each with its threads
+    assert len(make_leases(Local(), Resources(devices=0), [])) == cores
 
 
 def test_four_trials_on_two_leases_never_share_a_device(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from attnres_lab.sweep.launchers import slurm
 from tests.sweep.conftest import Lab
 from tests.sweep.services import SlurmCluster, wait_for
 from tests.sweep.test_crash import CHAIN, check_exact
@@ -37,6 +40,11 @@ def start(path: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen([sys.executable, "-m", "attnres_lab", "sweep", "run", str(path)], stdout=log, stderr=log, env=os.environ)
 
 
+def starts(lab: Lab) -> list[int]:
+    """The step of each start."""
+    return [int(e[2]) for e in lab.witness() if e[0] == "start"]
+
+
 def test_a_sweep_runs_as_arrays_and_no_two_trials_share_a_device(lab: Lab) -> None:
     """Seven trials, arrays of three at most, four fake GPUs."""
     assert lab.run(lab.sweep(space={"seed": list(range(7))}, **CHAIN, **LAUNCHER)).exit_code == 0
@@ -55,21 +63,63 @@ def test_jobs_outlive_their_coordinator_and_the_next_one_adopts_them(lab: Lab, m
     wait_for(lambda: lab.folder.holder() is None)
     assert lab.run(path).exit_code == 0
     check_exact(lab)
-    assert len([e for e in lab.witness() if e[0] == "start"]) == 2
+    assert starts(lab) == [0, 0]
 
 
-def test_cancelled_jobs_and_a_dead_node_are_noticed_without_accounting(lab: Lab, cluster: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SYNTHETIC_SECONDS", "0.7")
+def test_kills_of_daemons_nodes_jobs_and_coordinators_at_random_moments(lab: Lab, cluster: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """kill -9 of a slurmd alone, of a node with all that it runs, of the coordinator, and a cancelled job; without accounting."""
+    monkeypatch.setenv("SYNTHETIC_SECONDS", "1.5")
     path = lab.sweep(space={"seed": [0, 1, 2, 3]}, **CHAIN, **LAUNCHER)
     coordinator = start(path)
     wait_for(lambda: len(lab.witness()) >= 3, 120)
-    cluster.call("scancel", cluster.call("squeue", "-h", "--array", "--me", "-o", "%i").split()[0])
-    time.sleep(1)
-    cluster.kill_node("n2")
-    time.sleep(3)
-    cluster.start_node("n2")
+    moments = random.Random(5)
+    for victim in moments.sample(["slurmd", "node", "job", "coordinator"], 4):
+        time.sleep(moments.uniform(0, 2))
+        if victim == "job" and (jobs := cluster.call("squeue", "-h", "--array", "--me", "-t", "R", "-o", "%i").split()):
+            cluster.call("scancel", jobs[0])
+        elif victim == "coordinator":
+            coordinator.kill()
+            coordinator.wait()
+            coordinator = start(path)
+        else:
+            (cluster.kill_node if victim == "node" else cluster.kill_daemon)("n2")
+            time.sleep(1)
+            cluster.start_node("n2")
     assert coordinator.wait(300) == 0, (path.parent / "log").read_text()
     check_exact(lab)
+    assert max(starts(lab)) > 0
+
+
+@pytest.mark.parametrize(("partition", "message"), [("polite", "a checkpoint on notice"), ("debug", "no notice at all")])
+def test_preempted_trials_go_on_from_their_checkpoints(
+    lab: Lab, cluster: SlurmCluster, monkeypatch: pytest.MonkeyPatch, partition: str, message: str
+) -> None:
+    """An urgent job takes the nodes. Whatever the retry policy, the coordinator submits again, and each trial is finished once."""
+    monkeypatch.setenv("SYNTHETIC_SECONDS", "0.7")
+    policy = {**LAUNCHER, "launcher": {"name": "slurm", "partition": partition}, "retry": {"infrastructure": 0}}
+    path = lab.sweep(space={"seed": [0, 1]}, **CHAIN, **policy)
+    coordinator = start(path)
+    wait_for(lambda: len(lab.witness()) == 2, 120)
+    time.sleep(1.5)
+    cluster.call("sbatch", "--parsable", "-p", "urgent", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 2")
+    assert coordinator.wait(120) == 0, (path.parent / "log").read_text()
+    check_exact(lab)
+    assert len(starts(lab)) == 4
+    assert all(step > 0 for step in starts(lab)[2:])
+    log = (path.parent / "log").read_text()
+    assert log.count("stopped") == 2, message
+
+
+def test_a_trial_out_of_time_writes_a_checkpoint_and_goes_on_in_a_new_job(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slurm counts in minutes and looks every half: a limit of one, a notice that comes 10 to 40 seconds into it; the second job is a quick one."""
+    monkeypatch.setattr(slurm, "NOTICE", 50)
+    monkeypatch.setenv("SYNTHETIC_SECONDS", "5")
+    threading.Timer(8, os.environ.update, [{"SYNTHETIC_SECONDS": "0.02"}]).start()
+    policy = {**LAUNCHER, "resources": {"devices": 1, "time_limit": 5 / 3600}, "retry": {"infrastructure": 0}}
+    assert lab.run(lab.sweep(space={"seed": [0]}, **CHAIN, **policy)).exit_code == 0
+    check_exact(lab)
+    assert len(starts(lab)) >= 2
+    assert starts(lab) == sorted(set(starts(lab)))
 
 
 def test_stop_ends_jobs_gracefully(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,3 +133,24 @@ def test_stop_ends_jobs_gracefully(lab: Lab, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("SYNTHETIC_SECONDS", "0.01")
     assert lab.run(path).exit_code == 0
     check_exact(lab)
+
+
+def test_sacct_tells_what_squeue_has_forgotten(lab: Lab, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With real accounting and a queue that forgets within seconds, a job that Slurm ended is known for what it was."""
+    cluster = SlurmCluster(tmp_path_factory.mktemp("accounting") / "cluster", accounting=True)
+    try:
+        monkeypatch.setenv("SLURM_CONF", str(cluster.conf))
+        monkeypatch.setattr(slurm, "POLL", 8.0)
+        number = cluster.call("sbatch", "--parsable", "-a", "0", "-o", "/dev/null", "--wrap", "sleep 60").strip()
+        wait_for(lambda: "R" in cluster.call("squeue", "-h", "-o", "%t"))
+        cluster.call("sbatch", "-p", "urgent", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
+        wait_for(lambda: not cluster.call("squeue", "-h", "-t", "all", "-o", "%i"))
+        assert slurm._account(f"{number}_0") == "PREEMPTED"
+        assert lab.run(lab.sweep(space={"seed": [0, 1, 2]}, **CHAIN, **LAUNCHER)).exit_code == 0
+        check_exact(lab)
+    finally:
+        cluster.stop()
+
+
+def test_without_accounting_sacct_says_nothing(cluster: SlurmCluster) -> None:
+    assert slurm._account("1_0") == ""

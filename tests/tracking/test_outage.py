@@ -19,6 +19,9 @@ from tracking_helpers import OLD_LOADER, dump, position, write_run, write_sweep
 
 from attnres_lab.runfiles import RunFolder
 from attnres_lab.tracking import SweepMirror, rebuild, tracking_uri
+from tests.sweep.conftest import Lab
+from tests.sweep.services import wait_for
+from tests.sweep.test_crash import CHAIN, check_exact, check_mlflow
 
 pytestmark = [pytest.mark.infra, pytest.mark.filterwarnings(OLD_LOADER)]
 
@@ -120,6 +123,26 @@ def test_a_sweep_survives_its_server(server, tmp_path, monkeypatch, capfd) -> No
     assert stormy == undisturbed(home, monkeypatch, tmp_path)
     assert sum(point[0] == "train/loss" for run in stormy.values() for point in run["points"]) == 4 * 120
     assert longest < 10
+
+
+def test_the_sweep_command_does_not_wait_for_its_server(server, tmp_path, monkeypatch) -> None:
+    """Down while trials run, end and start: they go on at their pace, and the store has everything in the end."""
+    monkeypatch.setenv("SYNTHETIC_SECONDS", "0.5")
+    monkeypatch.setenv("PYTHONPATH", os.getcwd())
+    lab = Lab(tmp_path)
+    path = lab.sweep(space={"seed": [0, 1, 2, 3, 4, 5]}, **CHAIN)
+    coordinator = subprocess.Popen([sys.executable, "-m", "attnres_lab", "sweep", "run", str(path)], stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: len(lab.witness()) >= 2)
+    server.kill()
+    before = len(lab.witness())
+    time.sleep(10)
+    assert len(lab.witness()) >= before + 4  # two ended, two started
+    server.start()
+    said = coordinator.communicate(timeout=120)[1]
+    assert coordinator.returncode == 0, said
+    assert "cannot be written" in said
+    check_exact(lab)
+    check_mlflow(server.uri, trials=6)
 
 
 @pytest.fixture

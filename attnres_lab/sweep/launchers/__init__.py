@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from attnres_lab.sweep.spec import Local, Ray, Slurm, SweepSpec
 
@@ -17,12 +17,17 @@ class Job:
     folder: Path
 
 
+#: What a cluster says of a trial that left no status: it was told to make room, or needed more memory than it has.
+Fate = Literal["", "stopped", "out_of_memory"]
+
+
 @dataclass(frozen=True)
 class Ended:
     """A trial whose process is gone; ``code`` as of subprocess (negative: killed by that signal), None where nobody knows."""
 
     hash: str
     code: int | None
+    fate: Fate = ""
 
 
 class Launcher(Protocol):

@@ -46,29 +46,32 @@ class Lease:
         return {**threads, "CUDA_VISIBLE_DEVICES": ",".join(self.gpus)}
 
 
-def visible_gpus() -> list[str]:
-    """UUIDs of the GPUs this process may use, without touching CUDA."""
+def nvidia_smi(*columns: str) -> list[list[str]]:
+    """A row for each GPU of this machine, without touching CUDA."""
     if not shutil.which("nvidia-smi"):
         return []
-    query = ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"]
+    query = ["nvidia-smi", f"--query-gpu={','.join(columns)}", "--format=csv,noheader,nounits"]
     lines = subprocess.run(query, capture_output=True, text=True, check=False).stdout.splitlines()
-    ids = dict(line.split(", ") for line in lines if ", " in line)
-    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if allowed is None:
-        return list(ids.values())
+    return [line.split(", ") for line in lines if line.count(", ") == len(columns) - 1]
+
+
+def visible_gpus() -> list[str]:
+    """UUIDs of the GPUs this process may use."""
+    ids = {row[0]: row[1] for row in nvidia_smi("index", "uuid")}
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(ids))
     return [ids.get(word, word) for word in allowed.split(",") if word and word != "-1"]
 
 
 def make_leases(launcher: Local, resources: Resources, gpus: list[str]) -> list[Lease]:
     """Disjoint leases: no device and, where there are enough, no core is in two of them."""
-    cores = sorted(os.sched_getaffinity(0))
+    cores, need = sorted(os.sched_getaffinity(0)), resources.threads * max(1, resources.devices)
     if gpus and resources.devices:
         n = resources.devices
         groups = [tuple(gpus[i : i + n]) for i in range(0, len(gpus) - n + 1, n)][: launcher.workers]
     else:
-        groups = [()] * (launcher.workers or max(1, len(cores) // resources.threads))
+        groups = [()] * (launcher.workers or max(1, len(cores) // need))
     per = len(cores) // len(groups) if groups else 0
-    pinned = per >= resources.threads
+    pinned = per >= need
     return [Lease(group, tuple(cores[i * per : (i + 1) * per]) if pinned else (), resources.threads) for i, group in enumerate(groups)]
 
 

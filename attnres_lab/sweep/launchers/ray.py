@@ -50,12 +50,14 @@ class RayLauncher:
         done, _ = self.ray.wait(list(by_task), num_returns=len(by_task), timeout=seconds)
         ended = []
         for task in done:
+            hash = by_task[task]
             try:
-                code = self.ray.get(task)
+                ended.append(Ended(hash, self.ray.get(task)))
+            except self.ray.exceptions.OutOfMemoryError:
+                ended.append(Ended(hash, None, "out_of_memory"))
             except self.ray.exceptions.RayError:  # its worker or its node is gone
-                code = None
-            ended.append(Ended(by_task[task], code))
-            del self.running[by_task[task]]
+                ended.append(Ended(hash, None))
+            del self.running[hash]
         return ended
 
     def end(self, hash: str, *, kill: bool) -> None:

@@ -1,7 +1,7 @@
 """Job arrays on Slurm. Jobs outlive their coordinator: the next one finds them in the queue and does not submit them again.
 
-What a trial did is read from its status file, then from squeue; sacct, which many clusters lack, is never needed. Slurm itself never requeues:
-the coordinator submits anew what was preempted or ran out of time, and the trial goes on from its checkpoint.
+What a trial did is read from its status file, then from squeue, which knows for some minutes how a job ended, then from sacct where there is one.
+Slurm itself never requeues: the coordinator submits anew what was preempted or ran out of time, and the trial goes on from its checkpoint.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ from contextlib import suppress
 from pathlib import Path
 
 from attnres_lab.errors import UserError
-from attnres_lab.runfiles import DONE, RunFolder, read_json, write_atomic, write_json
-from attnres_lab.sweep.launchers import Ended, Job
+from attnres_lab.runfiles import DONE, RunFolder, write_atomic
+from attnres_lab.sweep.launchers import Ended, Fate, Job
 from attnres_lab.sweep.spec import Resources, Slurm
 
 #: Seconds between two looks at the queue.
 POLL = 2.0
 #: Seconds before its time limit at which a trial is asked to write a checkpoint.
 NOTICE = 60
+#: How a job can have ended, and what that makes of a trial that left no status.
+FATES: dict[str, Fate] = {"PREEMPTED": "stopped", "TIMEOUT": "stopped", "DEADLINE": "stopped", "OUT_OF_MEMORY": "out_of_memory"}
+OVER = (*FATES, "COMPLETED", "CANCELLED", "FAILED", "NODE_FAIL", "BOOT_FAIL")
 
 
 class SlurmLauncher:
@@ -37,15 +40,18 @@ class SlurmLauncher:
         self.slots = launcher.workers
         self.new: list[Job] = []
         self.jobs: dict[str, str] = {}  # hash -> 12_3
-        self.missing: set[str] = set()  # seen neither in the queue nor ended, once
+        self.missing: set[str] = set()  # ended without a status, at the last look
         self.polled = 0.0
         found = re.search(r"MaxArraySize\s*=\s*(\d+)", _call("scontrol", "show", "config"))
         self.chunk = int(found[1]) - 1 if found else 1000
 
     def adopt(self) -> list[str]:
-        known = read_json(self.folder / "jobs.json") or {}
-        queue = self._queue() or {}
-        self.jobs = {hash: job for hash, job in known.items() if job in queue}
+        """A job is named after the list of folders that its array was submitted with."""
+        for job, (state, name) in self._queue().items():
+            listing = self.folder / f"{name.rpartition('-')[2]}.txt"
+            if state not in OVER and listing.exists():
+                folder = listing.read_text().splitlines()[int(job.partition("_")[2])]
+                self.jobs[Path(folder).name] = job
         return list(self.jobs)
 
     def start(self, job: Job) -> None:
@@ -58,23 +64,23 @@ class SlurmLauncher:
         time.sleep(seconds)
         if time.time() - self.polled < POLL or not self.jobs:
             return []
-        queue = self._queue()
         self.polled = time.time()
-        if queue is None:  # the controller is away; the jobs are not
+        try:
+            queue = self._queue()
+        except UserError:  # the controller is away; the jobs are not
             return []
         ended = []
         for hash, job in list(self.jobs.items()):
-            if job in queue:
+            state = queue.get(job, ("", ""))[0]
+            if state and state not in OVER:
                 continue
-            state = RunFolder(self.folder.parent / "trials" / hash).status().state
-            if state in DONE or state in ("failed", "stopped") or hash in self.missing:
-                ended.append(Ended(hash, None))
+            left = RunFolder(self.folder.parent / "trials" / hash).status().state
+            if left in DONE or left in ("failed", "stopped") or hash in self.missing:
+                ended.append(Ended(hash, None, FATES.get(state or _account(job), "")))
                 del self.jobs[hash]
                 self.missing.discard(hash)
             else:
                 self.missing.add(hash)  # a slow file system may show its last status a little later
-        if ended:
-            write_json(self.folder / "jobs.json", self.jobs)
         return ended
 
     def end(self, hash: str, *, kill: bool) -> None:
@@ -83,60 +89,59 @@ class SlurmLauncher:
             self.new.remove(job)
             self.jobs[hash] = "never submitted"
         if (job_id := self.jobs.get(hash)) and not waiting:
-            pending = (self._queue() or {}).get(job_id) == "PD"
             with suppress(UserError):  # a job that has just ended cannot be signalled, and squeue tells what became of it
+                pending = self._queue().get(job_id, ("", ""))[0] == "PENDING"
                 _call("scancel", *([] if kill or pending else ["--batch", "--signal=TERM"]), job_id)
 
     def close(self) -> None:
         """Jobs go on; the next coordinator adopts them."""
 
-    def _queue(self) -> dict[str, str] | None:
-        """State by job id, or None while the controller does not answer."""
-        try:
-            lines = _call("squeue", "--noheader", "--array", "--me", "--format=%i %t").splitlines()
-        except UserError:
-            return None
-        return {line.split()[0]: line.split()[1] for line in lines if line.split()[1] not in ("CD", "CA", "F", "TO", "NF", "OOM", "PR")}
+    def _queue(self) -> dict[str, tuple[str, str]]:
+        """State and name by job id, of jobs that have just ended, too. Raises UserError while the controller does not answer."""
+        lines = _call("squeue", "--noheader", "--array", "--me", "--states=all", "--format=%i %T %j").splitlines()
+        return {job: (state, name) for job, state, name in (line.split(maxsplit=2) for line in lines)}
 
     def _submit(self, jobs: list[Job]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         stem = self.folder / f"{time.time_ns()}"
         write_atomic(stem.with_suffix(".txt"), "".join(f"{job.folder}\n" for job in jobs).encode())
-        write_atomic(stem.with_suffix(".sh"), self._script(stem.with_suffix(".txt"), len(jobs)).encode())
+        write_atomic(stem.with_suffix(".sh"), self._script(stem, len(jobs)).encode())
         number = _call("sbatch", "--parsable", str(stem.with_suffix(".sh"))).strip().partition(";")[0]
         self.jobs |= {job.hash: f"{number}_{index}" for index, job in enumerate(jobs)}
-        write_json(self.folder / "jobs.json", self.jobs)
 
-    def _script(self, listing: Path, count: int) -> str:
+    def _script(self, stem: Path, count: int) -> str:
         spec, resources = self.spec, self.resources
         options = {
-            "job-name": f"attnres-{self.folder.parent.name}",
+            "job-name": f"attnres-{self.folder.parent.name}-{stem.name}",
             "array": f"0-{count - 1}",
-            "cpus-per-task": str(resources.threads * max(1, resources.devices)),
+            "cpus-per-task": resources.threads * max(1, resources.devices),
             "output": "/dev/null",
+            "signal": f"B:TERM@{NOTICE}",
+            "time": math.ceil(60 * resources.time_limit + NOTICE / 60) if resources.time_limit else None,
             "partition": spec.partition,
             "account": spec.account,
             "qos": spec.qos,
             "constraint": spec.constraint,
             "gres": spec.gres or (f"gpu:{resources.devices}" if resources.devices else None),
         }
-        if resources.time_limit:
-            minutes = max(1, math.ceil(60 * resources.time_limit))
-            options |= {"time": str(minutes + NOTICE // 60), "signal": f"B:TERM@{NOTICE}"}
-        lines = [f"#SBATCH --{key}={value}" for key, value in options.items() if value] + ["#SBATCH --no-requeue"]
         command = shlex.join([sys.executable, "-m", "attnres_lab.sweep.trial"])
-        return "\n".join(
-            [
-                "#!/bin/bash",
-                *lines,
-                self.spec.setup,
-                f"cd {shlex.quote(os.getcwd())}",
-                f"export OMP_NUM_THREADS={resources.threads}",
-                f'folder=$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" {shlex.quote(str(listing))})',
-                f'exec {command} "$folder" {shlex.quote(self.function)} >>"$folder/log.txt" 2>&1',
-                "",
-            ]
-        )
+        lines = [
+            "#!/bin/bash",
+            *(f"#SBATCH --{key}={value}" for key, value in options.items() if value),
+            "#SBATCH --no-requeue",
+            self.spec.setup,
+            f"cd {shlex.quote(os.getcwd())}",
+            f"export OMP_NUM_THREADS={resources.threads}",
+            f'folder=$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" {shlex.quote(str(stem.with_suffix(".txt")))})',
+            f'exec {command} "$folder" {shlex.quote(self.function)} >>"$folder/log.txt" 2>&1',
+        ]
+        return "\n".join([*lines, ""])
+
+
+def _account(job: str) -> str:
+    """How a job that squeue has forgotten ended; empty where there is no accounting."""
+    with suppress(UserError):
+        return (_call("sacct", "--noheader", "--parsable2", "--allocations", "--format=State", f"--jobs={job}").split() or [""])[0]
+    return ""
 
 
 def _call(*command: str) -> str:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis._problem import Problem
 from analysis.laws import Array
+from analysis.problem import Problem
 
 Flags = NDArray[np.bool_]
 
@@ -22,6 +22,44 @@ class Solution:
     value: Array  # (B,)
     gradient: Array  # (B, P), zero where a bound or a fixed parameter holds
     converged: Flags  # (B,)
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What a fit shows for itself instead of an optimiser's word."""
+
+    gradient_norm: float  # largest entry of the gradient of the objective by log coefficient or exponent, over parameters that no bound holds
+    moved: bool  # whether the optimum is away from every start
+    restarts: int
+    agreeing: int  # how many restarts, from separate cells of a grid of exponents, ended at the best objective (to 1e-6 of it)
+    bounds_hit: tuple[str, ...]
+    converged: bool
+
+    @property
+    def restarts_agree(self) -> bool:
+        """Whether at least half of the restarts found this optimum."""
+        return 2 * self.agreeing >= self.restarts
+
+
+def solve(problem: Problem, weights: Array) -> tuple[Array, float, Certificate]:
+    """The best point (P,) from all starts, its objective, and its certificate. ``weights`` (n,).
+
+    Huber's threshold is graduated (0.1, 0.01, ... down to the wanted one); least squares is one stage.
+    """
+    first = point = starts(problem, weights)
+    every = np.broadcast_to(weights, (len(first), len(weights)))
+    for delta in (d for d in (0.1, 0.01, 1e-3, 1e-4) if np.inf > d > 1.5 * problem.delta):
+        point = minimise(replace(problem, delta=delta), point, every, iterations=30).point
+    found = minimise(problem, point, every)
+    best = int(np.argmin(found.value))
+    point, value, terms = found.point[best], float(found.value[best]), problem.z.shape[0]
+    lower, upper = problem.bounds
+    names = [*problem.law.coefficients, *problem.law.exponents]
+    hit = tuple(name for name, at in zip(names, (point <= lower) | (point >= upper), strict=True) if at)
+    by_log = found.gradient[best] * np.r_[point[:terms], np.ones(len(point) - terms)]
+    agreeing = int(np.sum(found.value <= value * (1 + 1e-6) + 1e-24 * len(problem.y)))
+    moved = bool((np.abs(first - point).max(1) > 1e-9).all())
+    return point, value, Certificate(float(np.abs(by_log).max()), moved, len(first), agreeing, hit, bool(found.converged[best]))
 
 
 def minimise(problem: Problem, start: Array, weights: Array, free: Flags | None = None, iterations: int = 200) -> Solution:
@@ -74,43 +112,19 @@ def _step(hessian: Array, scale: Array, slope: Array, damping: Array, held: Flag
 
 def starts(problem: Problem, weights: Array) -> Array:
     """The best, well separated points (B, P) of a grid of exponents, coefficients by non-negative least squares of relative residuals."""
+    from scipy.optimize import nnls
+
     terms, exponents, _ = problem.z.shape
-    count = 2 + 3 * exponents
     per_axis, blocks = (32, 8) if exponents == 1 else (16, 4) if exponents == 2 else (8, 2)
     axis = np.geomspace(0.02, 4.0, per_axis)
     axis = np.r_[-axis[::-2], axis[1::2]] if terms == 1 else axis
     grid = np.array(list(itertools.product(axis, repeat=exponents)))
-    block = np.array(list(itertools.product(np.arange(per_axis) * blocks // per_axis, repeat=exponents)))
+    block = list(itertools.product([i * blocks // per_axis for i in range(per_axis)], repeat=exponents))
     basis = problem.model(np.c_[np.ones((len(grid), terms)), grid])[1][:, :terms]
-    row_weights = weights / problem.y**2 if problem.log else weights
-    coefficients, misfit = _non_negative(basis, problem.y, row_weights)
-    best = [min(np.flatnonzero((block == b).all(1)), key=lambda i: float(misfit[i])) for b in np.unique(block, axis=0)]
-    chosen = sorted(best, key=lambda i: float(misfit[i]))[:count]
-    points: Array = np.c_[coefficients, grid][chosen]
+    root = np.sqrt(weights) / (problem.y if problem.log else 1.0)
+    solved = [nnls((powers * root).T, problem.y * root) for powers in basis]
+    best: dict[tuple[int, ...], int] = {}
+    for i in sorted(range(len(grid)), key=lambda i: float(solved[i][1])):
+        best.setdefault(block[i], i)  # the best of each cell, the best cells first
+    points: Array = np.array([np.r_[solved[i][0], grid[i]] for i in list(best.values())[: 2 + 3 * exponents]])
     return points
-
-
-def _non_negative(basis: Array, y: Array, weights: Array) -> tuple[Array, Array]:
-    """Non-negative least squares for each of G bases (G, K, n), exact for few terms: the best feasible subset. Coefficients (G, K), misfit (G,)."""
-    gram = np.matmul(basis * weights, basis.transpose(0, 2, 1))
-    moment = basis @ (weights * y)
-    best, misfit = np.zeros(moment.shape), np.full(len(basis), np.inf)
-    for size in range(1, basis.shape[1] + 1):
-        for subset in itertools.combinations(range(basis.shape[1]), size):
-            inner = gram[np.ix_(range(len(basis)), subset, subset)]
-            ridge = 1e-13 * np.trace(inner, axis1=1, axis2=2)[:, None, None] * np.eye(size)
-            part = np.linalg.solve(inner + ridge, moment[:, subset, None])[:, :, 0]
-            loss = np.sum(weights * y**2) - np.sum(part * moment[:, subset], axis=1)
-            better = (part >= 0).all(1) & (loss < misfit)
-            misfit[better] = loss[better]
-            best[better] = 0.0
-            best[np.ix_(better, subset)] = part[better]
-    return best, misfit
-
-
-def solve(problem: Problem, start: Array, weights: Array) -> Solution:
-    """Minimise through graduated Huber thresholds (0.1, 0.01, ... down to the wanted one); least squares is one stage."""
-    ladder = [d for d in (0.1, 0.01, 1e-3, 1e-4) if d > 1.5 * problem.delta] if np.isfinite(problem.delta) else []
-    for delta in ladder:
-        start = minimise(replace(problem, delta=delta), start, weights, iterations=30).point
-    return minimise(problem, start, weights)

@@ -1,0 +1,45 @@
+"""Where the rows of a benchmark go: a dated CSV and a plot beside it."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import platform
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.residual import Case
+
+
+def environment(case: Case) -> dict[str, Any]:
+    """What the numbers depend on."""
+    name = torch.cuda.get_device_name() if case.device == "cuda" else platform.processor() or platform.machine()
+    return {"date": datetime.date.today().isoformat(), "device_name": name, "torch": torch.__version__, **asdict(case)}
+
+
+def save(case: Case, rows: list[dict[str, Any]], folder: Path) -> Path:
+    """Write ``<date>-<case>.csv`` and a plot of the ratios beside it."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib.figure import Figure
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{datetime.date.today().isoformat()}-{case.label}.csv"
+    keys = list(environment(case)) + list(dict.fromkeys(key for row in rows for key in row))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, keys)
+        writer.writeheader()
+        writer.writerows({**environment(case), **row} for row in rows)
+    figure = Figure(figsize=(6, 0.5 * len(rows) + 1.2), layout="constrained")
+    axes, base = figure.subplots(), rows[0]["median_ms"]
+    spread = [[(row["median_ms"] - row["quartile1_ms"]) / base for row in rows], [(row["quartile3_ms"] - row["median_ms"]) / base for row in rows]]
+    axes.barh([row["arm"] for row in rows], [row["ratio"] for row in rows], xerr=spread, color="#4477aa")
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.invert_yaxis()
+    axes.set(xlabel=f"time relative to {rows[0]['arm']} (median, quartiles)", title=case.label)
+    figure.savefig(path.with_suffix(".png"), dpi=150)
+    return path
