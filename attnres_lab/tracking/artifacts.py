@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from attnres_lab.runfiles import RunFolder, read_json, write_json
-from attnres_lab.tracking.depth import heat_map
+from attnres_lab.tracking.figures import heat_map
 from attnres_lab.tracking.store import Store, redact
 
 FILES = ("config.yaml", "environment.json", "log.txt")
