@@ -59,6 +59,10 @@ BAD = {
         runs().assign(**{"val/bpb": lambda t: t["val/loss"] / 3 * np.where(t.index == 7, 1.2, 1)}),
         "row 7: the ratio of val/loss to val/bpb differs",
     ),
+    "a word of its own for a status": (
+        changed(3, "status", "crashed").fillna({"status": "finished"}),
+        "row 3: unknown status crashed; valid: finished",
+    ),
     "one size": (runs(1, 4), r"1 paired size \(d0\): a power law and its error need at least 3"),
     "two sizes": (runs(2, 4), r"2 paired sizes \(d0, d1\)"),
     "equal compute": (runs().assign(flops=1e17), "column 'flops' is the same at every size of baseline"),
@@ -70,6 +74,16 @@ BAD = {
 def test_bad_input_names_its_rows_or_columns(table, message):
     with pytest.raises(ValueError, match=message):
         compute_equivalent_gain(table, "full")
+
+
+def test_a_bad_run_is_no_mixed_unit_where_bits_per_byte_tell():
+    table = changed(5, "val/loss", runs().loc[5, "val/loss"] / np.log(2)).assign(**{"val/bpb": lambda t: t["val/loss"] / 3})
+    assert compute_equivalent_gain(table, "full").gain > 0
+
+
+def test_mlflows_words_for_a_status_are_understood():
+    table = changed(3, "status", "FAILED").fillna({"status": "FINISHED"})
+    assert any("1 of 10 runs did not finish" in warning for warning in compute_equivalent_gain(table, "full").warnings)
 
 
 def test_unknown_names_come_with_the_nearest():
