@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from analysis import compute_equivalent_gain
-from analysis.shift import pool_seeds
+from analysis.shift import pool_seeds, shared_seeds_p
 
 
 def runs(sizes: int = 5, seeds: int = 1, noise: float = 0.002) -> pd.DataFrame:
@@ -213,3 +213,18 @@ def test_losses_that_differ_a_lot_are_questioned():
 def test_few_sizes_and_one_seed_are_warned_of():
     assert {"only 3 sizes", "one seed per size"} <= set(compute_equivalent_gain(runs(3), "full").warnings)
     assert not {"only 3 sizes", "one seed per size"} & set(compute_equivalent_gain(runs(5, 2), "full").warnings)
+
+
+def test_the_test_of_shared_seed_effects_is_the_paired_t_test_for_two_seeds_and_holds_its_level():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(6, 2))
+    assert shared_seeds_p(values) == pytest.approx(stats.ttest_rel(values[:, 0], values[:, 1]).pvalue)
+    assert np.mean([shared_seeds_p(rng.normal(size=(5, 3))) < 0.1 for _ in range(4000)]) == pytest.approx(0.1, abs=0.015)
+    assert np.isnan(shared_seeds_p(values[:, :1]))
+
+
+def test_a_seed_that_moves_all_sizes_alike_is_warned_of():
+    table = runs(5, 3)
+    assert not any("moves all sizes" in warning for warning in compute_equivalent_gain(table, "full").warnings)
+    table.loc[(table["variant"] == "full") & (table["seed"] == 1), "val/loss"] *= 1.05
+    assert any("a seed moves all sizes alike" in warning for warning in compute_equivalent_gain(table, "full").warnings)
