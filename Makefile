@@ -39,8 +39,8 @@ test-infra: .venv/ready-all
 
 # Debian's packages for the tests of PostgreSQL, Slurm and the browser; without them these tests say why they are skipped.
 services:
-	command -v slurmctld munged chromium >/dev/null && ls /usr/lib/postgresql/*/bin/initdb >/dev/null || \
-	(apt-get update -qq && apt-get install -y -qq --no-install-recommends slurm-wlm munge chromium postgresql) || true
+	command -v slurmctld munged slurmdbd mariadbd chromium >/dev/null && ls /usr/lib/postgresql/*/bin/initdb >/dev/null || \
+	(apt-get update -qq && apt-get install -y -qq --no-install-recommends slurm-wlm munge slurmdbd mariadb-server chromium postgresql) || true
 
 # The rows of the README's table; on a quiet machine.
 bench: .venv/ready

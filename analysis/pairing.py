@@ -14,7 +14,8 @@ import pandas as pd
 
 from analysis.shift import Array
 
-UNFINISHED = ("scheduled", "running", "failed", "stopped", "pruned")
+UNFINISHED = ("scheduled", "running", "failed", "stopped", "pruned", "killed")  # the words of run folders and of MLflow, in any case
+FINISHED = ("", "finished", "diverged")
 ONE_VALUE = {  # columns that may hold only one value among runs that are compared
     "data_fingerprint": "runs of different data or evaluation sets cannot be compared",
     "loss_unit": "losses in different units cannot be compared; convert them to one",
@@ -122,8 +123,11 @@ def missing_pairs(cells: dict[Any, pd.Index[Any]]) -> list[str]:
 
 
 def _without_a_loss(frame: pd.DataFrame, columns: Columns) -> tuple[pd.DataFrame, list[str]]:
-    status = frame["status"] if "status" in frame else pd.Series("", frame.index)
+    status = frame["status"].fillna("").astype(str).str.lower() if "status" in frame else pd.Series("", frame.index)
     unfinished = status.isin(UNFINISHED)
+    unknown = frame[~unfinished & ~status.isin(FINISHED)]
+    if len(unknown):
+        raise ValueError(f"{_rows(unknown)}: unknown status {_some(unknown['status'].unique())}; valid: {', '.join(FINISHED[1:] + UNFINISHED)}")
     diverged = ~unfinished & ((status == "diverged") | ~np.isfinite(frame[columns.y].astype(float)))
     warnings = []
     for mask, what in ((diverged, "diverged, and leaving them out flatters the variant that diverges"), (unfinished, "did not finish")):
@@ -134,19 +138,20 @@ def _without_a_loss(frame: pd.DataFrame, columns: Columns) -> tuple[pd.DataFrame
 
 
 def _one_unit(frame: pd.DataFrame, columns: Columns) -> None:
-    """Refuse losses that differ by 1.44 (nats and bits) within a size, and losses whose ratio to bits per byte varies."""
+    """Refuse losses whose ratio to bits per byte varies; where none are given, those that differ by 1.44 (nats and bits) within a size."""
     loss = frame[columns.y].astype(float)
-    ratio = loss / loss.groupby(frame[columns.size]).transform("min")
-    bits = frame[np.abs(ratio * math.log(2) - 1) < 0.03]
-    if len(bits) and columns.x is not None:  # among many variants at one size a bad one may well lie there
-        what = f"{columns.y} is 1.44 times that of other runs of the same {columns.size}"
-        raise ValueError(f"{_rows(bits)}: {what}: bits and nats mixed? Convert to one unit")
     if columns.y == "val/loss" and "val/bpb" in frame and frame["val/bpb"].notna().all():
         bytes_per_token = loss / frame["val/bpb"].astype(float)
         odd = frame[np.abs(bytes_per_token / bytes_per_token.median() - 1) > 0.01]
         if len(odd):
             what = "the ratio of val/loss to val/bpb differs from that of the other runs"
             raise ValueError(f"{_rows(odd)}: {what}: another unit, tokenizer or evaluation set")
+        return
+    ratio = loss / loss.groupby(frame[columns.size]).transform("min")
+    bits = frame[np.abs(ratio * math.log(2) - 1) < 0.03]
+    if len(bits) and columns.x is not None:  # among many variants at one size a bad one may well lie there
+        what = f"{columns.y} is 1.44 times that of other runs of the same {columns.size}"
+        raise ValueError(f"{_rows(bits)}: {what}: bits and nats mixed? Convert to one unit, or give val/bpb beside it to show that they are not")
 
 
 def _nearest(name: object, known: Iterable[object]) -> str:

@@ -21,7 +21,8 @@ class Study:
         sigma: sd of one run's loss (nats) after pairing; a difference of two runs has the sd sqrt(2) sigma.
         sizes, seeds: number of sizes, and of seeds at each.
         alpha, loss: exponent of L = A C^-alpha and a typical loss; by default those of Attention Residuals (2603.15031), Table 2.
-        pool_seeds: Student t over all pairs (sizes x seeds - 1 degrees of freedom); otherwise over sizes.
+        pool_seeds: Student t over all pairs (sizes x seeds - 1 degrees of freedom), as published planning tables have it; by default over sizes,
+            as the primary interval of a gain has it (docs/decisions/005).
 
     The error of alpha itself is left out: a few per cent of the variance when the sizes span a factor of 8 in compute.
     """
@@ -31,7 +32,7 @@ class Study:
     seeds: int = 1
     alpha: float = 0.057
     loss: float = 1.8
-    pool_seeds: bool = True
+    pool_seeds: bool = False
 
     def __post_init__(self) -> None:
         if not (self.sigma > 0 and self.alpha > 0 and self.loss > 0):

@@ -106,3 +106,17 @@ def pool_seeds(values: Array) -> tuple[float, float, float]:
     between = float(np.sum(runs * (by_size - np.nanmean(values)) ** 2))
     p = fdtrc(len(runs) - 1, spare, between / (len(runs) - 1) / max(within / spare, ROUNDING))
     return float(p), (between + within) / (total - 1) * float(np.sum(1 / runs)) / len(runs) ** 2, total - 1
+
+
+def shared_seeds_p(values: Array) -> float:
+    """p of H0 "what a seed does to a paired difference (sizes, seeds) is independent from size to size": F test of the seeds' main effect.
+
+    Over the seeds that every size has; NaN where they are fewer than 2. The interval takes sizes as independent: see docs/results/001-coverage.
+    """
+    values = values[:, ~np.isnan(values).any(axis=0)]
+    n, k = values.shape
+    if k < 2:
+        return float("nan")
+    by_seed = values.mean(axis=0) - values.mean()
+    rest = np.sum((values - values.mean(axis=1, keepdims=True) - by_seed) ** 2) / (n - 1)
+    return float(fdtrc(k - 1, (n - 1) * (k - 1), n * np.sum(by_seed**2) / max(rest, ROUNDING)))

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from analysis.shift import shared_seeds_p
+
 if TYPE_CHECKING:
     from analysis.gain import Gain
 
@@ -55,6 +57,8 @@ def warnings(gain: Gain) -> tuple[str, ...]:
     if len(steps := table.loc[np.abs(table["log_ratio"]) > math.log(LARGE_STEP), "size"]):
         what = f"{gain.y} differs by more than a factor {LARGE_STEP} at {', '.join(map(str, steps))}"
         found.append(f"{what}: are the losses comparable (unit, evaluation set)?")
+    if (p := shared_seeds_p(gain.cells.y[0] - gain.cells.y[1])) < 0.1:
+        found.append(f"a seed moves all sizes alike (p = {p:.2g}), but the interval takes sizes as independent: it is too narrow; add seeds")
     offset, p = gain.offset, gain.parallelism.p
     if p < 0.05:  # an irreducible loss can feign unequal exponents
         smallest, largest = (gain.at(float(table["x_variant"].iloc[i])).gain for i in (0, -1))

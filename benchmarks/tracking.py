@@ -139,36 +139,50 @@ def pages(folder: Path) -> Iterator[dict[str, Any]]:
     if not (folder / "runs" / "mlflow.db").exists():
         fill(folder / "runs")
     for _ in range(3):
-        began = time.perf_counter()
+        began, used = time.perf_counter(), _cpu()
         listed = subprocess.run([sys.executable, "-m", "attnres_lab", "runs", "list"], cwd=ROOT, capture_output=True, check=True)
-        yield {"what": "runs list", "seconds": round(time.perf_counter() - began, 2), "lines": len(listed.stdout.splitlines())}
-    began = time.perf_counter()
+        yield {"what": "runs list", "seconds": _since(began), "cpu_seconds": round(_cpu() - used, 2), "lines": len(listed.stdout.splitlines())}
+    began, used = time.perf_counter(), _cpu()
     ui = subprocess.Popen([sys.executable, "-m", "attnres_lab", "ui"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert ui.stdout
     address = ui.stdout.readline().strip()
-    yield {"what": "ui ready", "seconds": round(time.perf_counter() - began, 2)}
+    yield {"what": "ui ready", "seconds": _since(began), "cpu_seconds": round(_cpu() - used, 2)}
     with sync_playwright() as driver:
         for visit in range(3):
             browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
             page = browser.new_page(viewport={"width": 1400, "height": 860})
             asked: dict[str, float] = {}
             page.on("requestfinished", lambda r, asked=asked: asked.update({r.url.split("?")[0].rpartition("mlflow/")[2]: r.timing["responseEnd"]}))
-            began = time.perf_counter()
+            began, used = time.perf_counter(), _cpu()
             page.goto(address)
             page.get_by_role("link", name="sweep49", exact=True).wait_for(timeout=60_000)
-            shown = time.perf_counter()
+            shown, spent = time.perf_counter(), round(_cpu() - used, 2)
             page.locator("[data-component-id$='runnamecellrenderer.tsx_46']").first.click()
             page.get_by_role("link", name="trial49-0", exact=True).wait_for(timeout=60_000)
             slowest = sorted(((round(ms), url[-40:]) for url, ms in asked.items()), reverse=True)[:4]
-            unfolded = round(time.perf_counter() - shown, 2)
-            yield {"what": f"page, visit {visit}", "seconds": round(shown - began, 2), "unfold_seconds": unfolded, "note": slowest}
+            row = {"what": f"page, visit {visit}", "seconds": round(shown - began, 2), "cpu_seconds": spent, "unfold_seconds": _since(shown)}
+            yield row | {"note": slowest}
             browser.close()
     ui.send_signal(signal.SIGINT)
     ui.wait()
 
 
+def _since(began: float) -> float:
+    return round(time.perf_counter() - began, 2)
+
+
+def _cpu() -> float:
+    """CPU seconds of all processes started here, the ended ones included: server, browser, commands."""
+    times = [process.cpu_times() for process in psutil.Process().children(recursive=True)]
+    ended = os.times()
+    return sum(t.user + t.system for t in times) + ended.children_user + ended.children_system
+
+
 def fill(runs: Path) -> None:
-    """One trained run of 200 rows, then copies of its rows in the tables and of its folder: 50 sweeps of 99 trials and their parents."""
+    """One trained run of 200 rows, then copies in the tables and of its folder: 50 sweeps of 99 trials and their parents.
+
+    Of the histories, which the experiment's page does not read, only the losses and their x axes; of the last values all.
+    """
     base = [str(ROOT / "experiments" / "quickstart.yaml"), "model.dim=16", "budget.steps=400", "train.log_every=2", "train.batch_size=2"]
     subprocess.run([sys.executable, "-m", "attnres_lab", "train", *base], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     (trained,) = (runs / "train").iterdir()
@@ -182,7 +196,8 @@ def fill(runs: Path) -> None:
                 for table, names in columns.items():
                     if trial >= 0 or table in ("runs", "tags"):
                         shown = ", ".join("?" if name == "run_uuid" else name for name in names)
-                        db.execute(f"INSERT INTO {table} SELECT {shown} FROM {table} WHERE run_uuid = ?", [run, source])
+                        few = " AND key IN ('train/loss', 'val/loss', 'tokens', 'flops', 'seconds')" if table == "metrics" else ""
+                        db.execute(f"INSERT INTO {table} SELECT {shown} FROM {table} WHERE run_uuid = ?{few}", [run, source])
                 name = f"sweep{sweep}" if trial < 0 else f"trial{sweep}-{trial}"
                 tags = {"mlflow.runName": name, "sweep": f"sweep{sweep}", "kind": "sweep" if trial < 0 else "run", "attnres.id": run}
                 tags |= {"mlflow.parentRunId": parent} if trial >= 0 else {}
@@ -201,7 +216,7 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{datetime.date.today()}-tracking.csv"
     fields = ["date", "cores", "load", "what", "step_ms", "pairs", "wall_percent", "wall_low", "wall_high", "cpu_percent", "cpu_low", "cpu_high"]
-    fields += ["seconds", "unfold_seconds", "lines", "note"]
+    fields += ["seconds", "cpu_seconds", "unfold_seconds", "lines", "note"]
     for row in pages(Path(sys.argv[2])) if sys.argv[1] == "pages" else [steps(sys.argv[2])]:
         known = path.exists()
         with open(path, "a", newline="") as file:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,15 +53,24 @@ def test_every_command_runs(tmp_path: Path) -> None:
     assert "full" in result.stdout
 
 
-def test_the_variant_of_the_readme_passes_the_conformance_suite() -> None:
-    code = next(snippet for snippet in SNIPPETS if "REGISTRY" in snippet)
-    check = (
-        "\nimport sys; sys.path.insert(0, 'tests/residual')\n"
-        "import conformance\n"
-        "for name in dir(conformance):\n"
-        "    if name.startswith('check_'): getattr(conformance, name)(ScaledConfig())\n"
+def test_the_variant_of_the_readme_passes_the_conformance_suite(tmp_path: Path) -> None:
+    """In its file, with its entry in the registry, as the README says."""
+    shutil.copytree(ROOT / "attnres_lab", tmp_path / "attnres_lab")
+    folder = tmp_path / "attnres_lab" / "residual"
+    (folder / "scaled.py").write_text(next(snippet for snippet in SNIPPETS if "ScaledConfig" in snippet))
+    registry = (folder / "__init__.py").read_text()
+    registry = registry.replace("\n\nREGISTRY", "\nfrom attnres_lab.residual.scaled import Scaled\n\nREGISTRY").replace(
+        "= {\n", '= {\n    "scaled": Scaled,\n'
     )
-    result = subprocess.run([sys.executable, "-c", code + check], cwd=ROOT, capture_output=True, text=True)
+    (folder / "__init__.py").write_text(registry)
+    check = (
+        f"import sys; sys.path.insert(0, {str(ROOT / 'tests' / 'residual')!r})\n"
+        "import conformance\n"
+        "from attnres_lab.residual import REGISTRY\n"
+        "for name in dir(conformance):\n"
+        "    if name.startswith('check_'): getattr(conformance, name)(REGISTRY['scaled'].Config())\n"
+    )
+    result = subprocess.run([sys.executable, "-c", check], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
 
 

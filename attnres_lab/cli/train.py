@@ -30,6 +30,8 @@ def train(
         result = training.run(run_config, folder, progress=True)
     print(f"{result.status.state} at step {result.status.step}{': ' + result.status.message if result.status.message else ''}")
     for key, value in result.metrics.items():
+        if key.startswith("depth/"):  # as many as reads and sources: in metrics.jsonl and in the UI
+            continue
         print(f"  {key:28} {value:,.6g}" if isinstance(value, int | float) else f"  {key:28} {value}")
     if result.status.state == "stopped":
         raise typer.Exit(130)

@@ -111,5 +111,6 @@ depth_read.register_autograd(_backward, setup_context=_save)
 def depth_attention(sources: Sequence[Tensor], pseudo_query: Tensor, key_gain: Tensor, eps: float) -> Tensor:
     """The twin of ``naive.depth_attention``."""
     flat = [v.reshape(-1, v.shape[-1]) for v in sources]
-    h: Tensor = depth_read(flat, wide(pseudo_query) * wide(key_gain), eps)[0]
+    query = (wide(pseudo_query) * wide(key_gain)).to(torch.promote_types(sources[0].dtype, torch.float32))
+    h: Tensor = depth_read(flat, query, eps)[0]
     return h.view(sources[0].shape)

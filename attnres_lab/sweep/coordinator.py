@@ -54,10 +54,10 @@ class Coordinator:
             while self.running or not (self.signals or self.rules.held or not (self.queue or self.later)):
                 for ended in self.launcher.wait(0.05 if self.later and not self.running else 0.2):
                     self._ended(ended)
+                self._obey()
+                self._fill()  # before all that can wait
                 self._watch()
                 self.view.tick()
-                self._obey()
-                self._fill()
             self.ledger.close_failed()
         finally:
             for number, handler in old.items():
@@ -142,8 +142,7 @@ class Coordinator:
     def _judge(self, entry: Entry, status: Status) -> None:
         """A point that is given up spares its other seeds."""
         values = self.ledger.values(entry.hash) if status.state != "pruned" and self.pruning.over_seeds else None
-        index = self.points[entry.point].index(entry.hash)
-        if status.state == "pruned" or (values and self.pruning.seed_done(entry, index, values[0])):
+        if status.state == "pruned" or (values and self.pruning.seed_done(entry, self.points[entry.point].index(entry.hash), values[0])):
             for hash in self.ledger.owed(entry.point):
                 self.folder.trial(hash).set_status("pruned", message="its point was given up")
                 self.done.add(hash)

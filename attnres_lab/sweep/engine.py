@@ -14,7 +14,7 @@ from attnres_lab.sweep.launchers import make_launcher
 from attnres_lab.sweep.ledger import Outcome
 from attnres_lab.sweep.plan import Planner, Trial
 from attnres_lab.sweep.pricing import Speeds, check_memory, device_of
-from attnres_lab.sweep.spec import SpecFile, SweepSpec
+from attnres_lab.sweep.spec import SpecFile
 from attnres_lab.sweep.study import Study
 from attnres_lab.sweep.view import Screen
 from attnres_lab.tracking import SweepMirror
@@ -33,25 +33,26 @@ def planned(planner: Planner, folder: SweepFolder, *, large: bool) -> list[Trial
 
 def run_sweep(source: SpecFile, folder: SweepFolder, *, large: bool = False, again: Sequence[str] | None = None) -> Outcome:
     """Run what is owed; or only ``again``, hashes of trials or their beginnings, from scratch; none: what failed. Raises UserError."""
-    planner = Planner(source)
+    planner, spec = Planner(source), source.spec
     with _writing(folder), folder.coordinate(), ExitStack() as stack:
         trials = planned(planner, folder, large=large or again is not None)
-        folder.describe(source.spec.name, str(planner.base.path), source.file.path.read_text())
+        folder.describe(spec.name, str(planner.base.path), source.file.path.read_text())
         folder.write_plan([trial.entry for trial in trials])
         owed = planner.spec.adaptive or any(folder.trial(t.entry.hash).status().state not in DONE for t in trials)
-        launcher = stack.enter_context(closing(make_launcher(source.spec, folder.path)))
-        metric = source.spec.objectives[0].metric
-        screen = stack.enter_context(Screen(folder, metric, launcher.slots))
-        device = device_of(source.spec, trials, launcher.slots)
-        check_memory(trials, device, source.spec)
-        stack.enter_context(SweepMirror(source.spec.name, folder.path, _summary(source.spec)))
-        study = Study(source.spec, planner.space, folder.journal, screen.say)
+        launcher = stack.enter_context(closing(make_launcher(spec, folder.path)))
+        screen = stack.enter_context(Screen(folder, spec.objectives[0].metric, launcher.slots))
+        device = device_of(spec, trials, launcher.slots)
+        check_memory(trials, device, spec)
+        goals = ", ".join(f"{o.direction} {o.metric}" for o in spec.objectives)
+        about = {"Objective": goals, "Sampler": spec.sampler.name, "Space": ", ".join(spec.space), "Base": spec.base}
+        stack.enter_context(SweepMirror(spec.name, folder.path, about))
+        study = Study(spec, planner.space, folder.journal, screen.say)
         coordinator = Coordinator(planner, folder, launcher, study, screen)
         if again is not None:
             coordinator.only = _clear(trials, folder, again)
         coordinator.ledger.adopt(trials)
         if owed:
-            screen.say(f"{source.spec.name}: {len(coordinator.done)} of {len(trials)} trials done; {launcher.slots} at a time; {folder.path}")
+            screen.say(f"{spec.name}: {len(coordinator.done)} of {len(trials)} trials done; {launcher.slots} at a time; {folder.path}")
         outcome = coordinator.run()
         screen.final()
         Speeds(device).learn((t, folder.trial(t.entry.hash)) for t in coordinator.trials.values())
@@ -81,9 +82,3 @@ def _clear(trials: list[Trial], folder: SweepFolder, again: Sequence[str]) -> se
             run.path.rename(target)
     failed = (t.entry.hash for t in trials if folder.trial(t.entry.hash).status().state == "failed")
     return {hash for found in chosen.values() for hash in found} or set(failed)
-
-
-def _summary(spec: SweepSpec) -> dict[str, str]:
-    """What the parent run's note says of the plan."""
-    objectives = ", ".join(f"{o.direction} {o.metric}" for o in spec.objectives)
-    return {"Objective": objectives, "Sampler": spec.sampler.name, "Space": ", ".join(spec.space), "Base": spec.base}

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from attnres_lab.runfiles import DONE, Status, read_json
@@ -76,13 +77,8 @@ def headline(facts: dict[str, Any]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """``90`` as ``1m30s``."""
-    minutes, s = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days}d{hours}h"
-    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{s:02}s" if minutes else f"{s}s"
+    """``90`` as ``0:01:30``."""
+    return str(timedelta(seconds=round(seconds)))
 
 
 def show(params: Mapping[str, Any]) -> str:

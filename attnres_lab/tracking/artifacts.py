@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from attnres_lab.runfiles import RunFolder, read_json, write_json
-from attnres_lab.tracking.depth import heat_map
+from attnres_lab.tracking.figures import heat_map
 from attnres_lab.tracking.store import Store, redact
 
 FILES = ("config.yaml", "environment.json", "log.txt")
@@ -70,6 +70,7 @@ def send_model(store: Store, run_id: str, files: RunFolder) -> None:
     labels = {key: run.data.tags[key] for key in ("variant", "size", "seed", "config_hash", "data_fingerprint") if key in run.data.tags}
     facts = {"checkpoint": str(files.checkpoint.absolute()), "step": str(status.step), "bytes": str(files.checkpoint.stat().st_size)}
     facts |= {key: str(value) for key, value in (read_json(files.result) or {}).items() if key in ("val/loss", "tokens", "flops")}
+    facts["mlflow.note.content"] = "  \n".join(f"{key}: `{value}`" for key, value in facts.items())  # a model's page shows its note, not its tags
     found = client.search_logged_models([store.experiment_id], f"source_run_id = '{run_id}'", max_results=1)
     if found:
         model = found[0]

@@ -1,4 +1,4 @@
-"""A sweep's figures to explore in a browser: one HTML page that holds all it needs, so that it opens without a network."""
+"""Depth attention as an image for MLflow's slider, and a sweep's figures to explore: one HTML page that opens without a network."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from attnres_lab.runfiles import RunFolder, read_json
 
 AXES = ("tokens", "flops", "seconds")
 COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # of variants: Okabe & Ito's palette without its yellow
+CELL = 16  # pixels of an image per weight
 POINTS, RUNS = 200, 300  # more would make the page slow; it says what it leaves out
 
 
@@ -87,3 +91,19 @@ def _depth(records: Sequence[Mapping[str, Any]], title: str) -> list[Any]:
         "sliders": [{"steps": steps, "active": len(steps) - 1, "currentvalue": {"prefix": "step "}}],
     }
     return [go.Figure(data=[maps[-1]], frames=frames, layout=layout)]
+
+
+def heat_map(record: Mapping[str, Any]) -> npt.NDArray[np.uint8] | None:
+    """Depth-attention weights as an image: a row per read (the first on top), a column per source, white where a read has no such source.
+
+    Returns [reads * CELL, sources * CELL, 3]; None for a record without reads.
+    """
+    from matplotlib import colormaps
+
+    weights = [read["weights"] for read in record["reads"]]
+    if not weights:
+        return None
+    image = np.full((len(weights), max(map(len, weights)), 3), 255, np.uint8)
+    for row, values in enumerate(weights):
+        image[row, : len(values)] = (colormaps["cividis"](np.clip(values, 0.0, 1.0))[:, :3] * 255).round()
+    return image.repeat(CELL, 0).repeat(CELL, 1)

@@ -125,7 +125,8 @@ class RunSync:
         config = flatten(YamlFile(self.files.config).data) if mark[0] else {}
         environment = read_json(self.files.environment) or {}
         params = to_params({**self.identity.params, **config})  # a plan's own keys are kept: it says how the trial came about
-        tags = {key: _text(environment[key]) for key in TAG_KEYS if environment.get(key) is not None}
+        told = {key: environment[key] for key in TAG_KEYS if environment.get(key) is not None}
+        tags = {key: value if isinstance(value, str) else json.dumps(value) for key, value in told.items()}
         tags |= {f"changed.{key}": value for key, value in params.items() if self._params.get(key, value) != value}
         budget = {key.removeprefix("budget."): value for key, value in config.items() if key.startswith("budget.") and value is not None}
         if budget:
@@ -194,7 +195,3 @@ def _metrics(values: Mapping[str, float], when: float, step: int) -> list[Any]:
     from mlflow.entities import Metric
 
     return [Metric(key, float(value), int(when * 1000), step) for key, value in values.items()]
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from analysis import compute_equivalent_gain
-from analysis.shift import pool_seeds
+from analysis.shift import pool_seeds, shared_seeds_p
 
 
 def runs(sizes: int = 5, seeds: int = 1, noise: float = 0.002) -> pd.DataFrame:
@@ -59,6 +59,10 @@ BAD = {
         runs().assign(**{"val/bpb": lambda t: t["val/loss"] / 3 * np.where(t.index == 7, 1.2, 1)}),
         "row 7: the ratio of val/loss to val/bpb differs",
     ),
+    "a word of its own for a status": (
+        changed(3, "status", "crashed").fillna({"status": "finished"}),
+        "row 3: unknown status crashed; valid: finished",
+    ),
     "one size": (runs(1, 4), r"1 paired size \(d0\): a power law and its error need at least 3"),
     "two sizes": (runs(2, 4), r"2 paired sizes \(d0, d1\)"),
     "equal compute": (runs().assign(flops=1e17), "column 'flops' is the same at every size of baseline"),
@@ -70,6 +74,16 @@ BAD = {
 def test_bad_input_names_its_rows_or_columns(table, message):
     with pytest.raises(ValueError, match=message):
         compute_equivalent_gain(table, "full")
+
+
+def test_a_bad_run_is_no_mixed_unit_where_bits_per_byte_tell():
+    table = changed(5, "val/loss", runs().loc[5, "val/loss"] / np.log(2)).assign(**{"val/bpb": lambda t: t["val/loss"] / 3})
+    assert compute_equivalent_gain(table, "full").gain > 0
+
+
+def test_mlflows_words_for_a_status_are_understood():
+    table = changed(3, "status", "FAILED").fillna({"status": "FINISHED"})
+    assert any("1 of 10 runs did not finish" in warning for warning in compute_equivalent_gain(table, "full").warnings)
 
 
 def test_unknown_names_come_with_the_nearest():
@@ -199,3 +213,18 @@ def test_losses_that_differ_a_lot_are_questioned():
 def test_few_sizes_and_one_seed_are_warned_of():
     assert {"only 3 sizes", "one seed per size"} <= set(compute_equivalent_gain(runs(3), "full").warnings)
     assert not {"only 3 sizes", "one seed per size"} & set(compute_equivalent_gain(runs(5, 2), "full").warnings)
+
+
+def test_the_test_of_shared_seed_effects_is_the_paired_t_test_for_two_seeds_and_holds_its_level():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(6, 2))
+    assert shared_seeds_p(values) == pytest.approx(stats.ttest_rel(values[:, 0], values[:, 1]).pvalue)
+    assert np.mean([shared_seeds_p(rng.normal(size=(5, 3))) < 0.1 for _ in range(4000)]) == pytest.approx(0.1, abs=0.015)
+    assert np.isnan(shared_seeds_p(values[:, :1]))
+
+
+def test_a_seed_that_moves_all_sizes_alike_is_warned_of():
+    table = runs(5, 3)
+    assert not any("moves all sizes" in warning for warning in compute_equivalent_gain(table, "full").warnings)
+    table.loc[(table["variant"] == "full") & (table["seed"] == 1), "val/loss"] *= 1.05
+    assert any("a seed moves all sizes alike" in warning for warning in compute_equivalent_gain(table, "full").warnings)

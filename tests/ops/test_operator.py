@@ -93,6 +93,14 @@ def test_values_and_all_gradients_of_the_lean_read_equal_the_naive_ones(count, d
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10 * float(b.abs().max() + 1))
 
 
+@pytest.mark.parametrize("dtypes", [(torch.float32, torch.float64), (torch.float64, torch.float32), (torch.bfloat16, torch.float64)], ids=str)
+def test_parameters_may_have_another_dtype_than_the_sources(dtypes):
+    sources, query, gain = problem(3)
+    sources, query, gain = [v.to(dtypes[0]) for v in sources], query.to(dtypes[1]), gain.to(dtypes[1])
+    h = lean.depth_attention(sources, query, gain, EPS)
+    torch.testing.assert_close(h, naive.depth_attention(sources, query, gain, EPS))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_adversarial_gradients_equal_the_naive_ones(kind):
     args = adversarial(kind)

@@ -17,8 +17,12 @@ import psutil
 import pytest
 from filelock import FileLock
 
-from attnres_lab.config import load
+from attnres_lab.config import load, to_yaml
 from attnres_lab.errors import UserError
+from attnres_lab.runfiles import write_atomic
+from attnres_lab.sweep.plan import Planner
+from attnres_lab.sweep.spec import load_spec
+from attnres_lab.sweep.trial import execute
 from tests.sweep.conftest import Lab, in_process, study_states
 from tests.sweep.synthetic import expected
 
@@ -173,6 +177,21 @@ def test_a_trial_that_another_process_still_runs_is_not_run_twice(lab: Lab, monk
     assert (status.failure, status.message) == ("infrastructure", "another process still holds the trial's folder")
     assert len([e for e in lab.witness() if e[0] == "start"]) == 1
     assert lab.run(path).exit_code == 0
+
+
+def test_a_trial_that_a_lost_process_finishes_meanwhile_is_not_run_again(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a node that its cluster gave up, and that lives: the new attempt waits for the folder, then finds the result."""
+    monkeypatch.setenv("SYNTHETIC_SECONDS", "0.1")
+    path = lab.sweep(**CHAIN, space={"seed": [0]})
+    (trial,) = Planner(load_spec(path)).grid()
+    run = lab.folder.trial(trial.entry.hash)
+    write_atomic(run.config, to_yaml(trial.config).encode())
+    lost = in_process(execute, run.path, CHAIN["function"])
+    wait_for(lambda: lab.witness())
+    assert lab.run(path).exit_code == 0
+    lost.join()
+    check_exact(lab)
+    assert len(lab.witness()) == 2
 
 
 def _exit_with_outcome(lab: Lab, path: Path) -> None:

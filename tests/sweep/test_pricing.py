@@ -90,6 +90,7 @@ def test_the_memory_of_this_machine_says_nothing_of_a_cluster(lab: Lab, capsys: 
         plan(lab, capsys, launcher={"name": "slurm"}, resources={"memory_gb": 80}, **HUGE)
 
 
+@pytest.mark.slow
 def test_a_probe_measures_where_trials_would_run_and_leaves_no_trial(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     path = lab.sweep(function="attnres_lab.train:run", space={"optim.lr": [1e-3, 3e-3]})
     print_plan(load_spec(path), lab.folder, measure=True)

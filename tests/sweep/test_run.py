@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
+import torch
 
+from attnres_lab.config import content_hash
+from attnres_lab.sweep.plan import Planner
+from attnres_lab.sweep.spec import load_spec
 from tests.sweep.conftest import Lab, study_states
 from tests.sweep.synthetic import expected
 
@@ -57,24 +62,21 @@ def test_a_database_keeps_the_study_of_a_space_that_was_left(lab: Lab) -> None:
     url = f"sqlite:///{lab.path}/optuna.db"
     lab.run(lab.sweep(storage=url))
     lab.run(lab.sweep(storage=url, space={"optim.lr": [1e-3, 3e-3, 1e-2], "seed": [0, 1]}))
-    lab.run(lab.sweep(storage=url))  # and back: the first study is taken up again
     counts = [len(optuna.load_study(study_name=name, storage=url).trials) for name in optuna.get_all_study_names(url)]
     assert sorted(counts) == [2, 3]
 
 
 def test_weights_of_another_model_in_a_trials_folder_are_refused(lab: Lab) -> None:
-    """The other trial's checkpoint: nothing is trained on top of it, and the message says what to do."""
-    path = lab.sweep(space={"model.dim": [32, 48]}, overrides={"budget.steps": 2}, function="attnres_lab.train:run")
-    lab.run(path)
-    wrong, right = (lab.folder.trial(e.hash) for e in lab.folder.plan())
-    wrong.result.unlink()
-    wrong.checkpoint.write_bytes(right.checkpoint.read_bytes())
-    wrong.set_status("failed", failure="killed")
+    """Nothing is trained on top of them, and the message says what to do."""
+    path = lab.sweep(space={"seed": [0]}, function="attnres_lab.train:run")
+    (trial,) = Planner(load_spec(path)).grid()
+    run = lab.folder.trial(trial.entry.hash)
+    run.checkpoint.parent.mkdir(parents=True)
+    torch.save({"config_hash": content_hash(replace(trial.config, seed=1))}, run.checkpoint)
     assert lab.run(path).exit_code == 1
-    status = wrong.status()
-    assert (status.state, status.failure) == ("failed", "config")
-    assert "this checkpoint belongs to another config" in status.message
-    assert not wrong.result.exists()
+    assert (run.status().state, run.status().failure) == ("failed", "config")
+    assert "this checkpoint belongs to another config" in run.status().message
+    assert not run.result.exists()
 
 
 def test_the_largest_trial_starts_first(lab: Lab) -> None:

@@ -13,7 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from attnres_lab.environment import cpu_name
 from attnres_lab.sweep.launchers import slurm
+from attnres_lab.sweep.planview import print_plan
+from attnres_lab.sweep.spec import load_spec
 from tests.sweep.conftest import Lab
 from tests.sweep.services import SlurmCluster, wait_for
 from tests.sweep.test_crash import CHAIN, check_exact
@@ -114,7 +117,12 @@ def test_a_trial_out_of_time_writes_a_checkpoint_and_goes_on_in_a_new_job(lab: L
     """Slurm counts in minutes and looks every half: a limit of one, a notice that comes 10 to 40 seconds into it; the second job is a quick one."""
     monkeypatch.setattr(slurm, "NOTICE", 50)
     monkeypatch.setenv("SYNTHETIC_SECONDS", "5")
-    threading.Timer(8, os.environ.update, [{"SYNTHETIC_SECONDS": "0.02"}]).start()
+
+    def hurry() -> None:
+        wait_for(lambda: lab.witness(), 120)
+        os.environ["SYNTHETIC_SECONDS"] = "0.02"
+
+    threading.Thread(target=hurry, daemon=True).start()
     policy = {**LAUNCHER, "resources": {"devices": 1, "time_limit": 5 / 3600}, "retry": {"infrastructure": 0}}
     assert lab.run(lab.sweep(space={"seed": [0]}, **CHAIN, **policy)).exit_code == 0
     check_exact(lab)
@@ -133,6 +141,18 @@ def test_stop_ends_jobs_gracefully(lab: Lab, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("SYNTHETIC_SECONDS", "0.01")
     assert lab.run(path).exit_code == 0
     check_exact(lab)
+
+
+def test_a_plan_measures_on_the_cluster(lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The probe is a job; what it ran on is what the plan names and prices by."""
+    monkeypatch.setenv("ATTNRES_CACHE", str(lab.path / "cache"))
+    path = lab.sweep(space={"optim.lr": [1e-3, 3e-3]}, function="attnres_lab.train:run", **LAUNCHER)
+    print_plan(load_spec(path), lab.folder)
+    print_plan(load_spec(path), lab.folder, measure=True)
+    before, after = capsys.readouterr().out.split("checkpoints:")[:2]
+    assert "not measured on the machines of this cluster; use --measure" in before
+    assert f"speed measured on {cpu_name()}" in after
+    assert not list(lab.folder.trials.iterdir())
 
 
 def test_sacct_tells_what_squeue_has_forgotten(lab: Lab, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:

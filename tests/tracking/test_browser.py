@@ -198,5 +198,5 @@ def test_the_checkpoint_is_a_model_of_its_run(page, address, shot) -> None:
     unfold(page)
     with page.expect_popup() as opened:
         page.get_by_role("link", name="full-d16-L8-s0-checkpoint").click()
-    opened.value.get_by_text("checkpoints/last.ckpt").first.wait_for()
+    opened.value.get_by_text("checkpoints/last.ckpt").first.wait_for(timeout=60_000)
     opened.value.screenshot(path=shot / "checkpoint.png")

@@ -14,7 +14,7 @@ from tracking_helpers import OLD_LOADER, dump, position, write_run, write_sweep
 
 from attnres_lab.runfiles import RunFolder, write_json
 from attnres_lab.tracking import RunMirror, SweepMirror, connect, rebuild, tracking_uri
-from attnres_lab.tracking.depth import CELL, heat_map
+from attnres_lab.tracking.figures import CELL, heat_map
 from attnres_lab.tracking.sweep import SweepSync
 from attnres_lab.tracking.worker import single
 
@@ -148,6 +148,22 @@ def test_numbers_that_are_none_are_not_stored(runs) -> None:
     assert run["tags"]["nonfinite.optim/grad_norm"] == "2 rows, first at step 30"
     assert all(math.isfinite(value) for _, _, value, _ in run["points"])
     assert (run["status"], run["tags"]["status"]) == ("FAILED", "diverged")
+
+
+def test_every_state_is_told_with_the_class_of_its_failure(runs) -> None:
+    """MLflow has fewer words, so the tags hold the exact ones."""
+    ends = {"failed": "FAILED", "stopped": "KILLED", "pruned": "KILLED", "running": "RUNNING"}
+    for state, told in ends.items():
+        files = write_run(runs / state, state=state, steps=range(10, 20, 10))
+        files.set_status(state, failure="out_of_memory" if state == "failed" else None, message="halve the batch", step=10)
+        mirror = single(connect(), files.path)
+        mirror.sync()
+        run = mirror.store.client.get_run(mirror.run_id)
+        assert (run.info.status, run.data.tags["status"], run.data.tags["message"]) == (told, state, "halve the batch")
+        assert run.data.tags.get("failure") == ("out_of_memory" if state == "failed" else None)
+    mirror.close()  # the process of the last one is gone
+    run = mirror.store.client.get_run(mirror.run_id)
+    assert (run.info.status, run.data.tags["failure"]) == ("KILLED", "killed")
 
 
 def test_a_sweep_is_a_parent_with_children_on_one_level(runs) -> None:

@@ -116,8 +116,13 @@ class LocalLauncher:
         self.free.append(lease)
 
     def end(self, hash: str, *, kill: bool) -> None:
-        if hash in self.running:
-            _send(self.running[hash][0].pid, kill=kill)
+        process = self.running[hash][0] if hash in self.running else None
+        if process and not kill:
+            process.terminate()
+        elif process:
+            with suppress(ProcessLookupError, PermissionError):  # a trial just born has no group of its own yet
+                os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
 
     def close(self) -> None:
         for hash in self.running:
@@ -136,17 +141,6 @@ def _no_main() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
-
-
-def _send(pid: int, *, kill: bool) -> None:
-    """SIGTERM to a trial, or SIGKILL to it and to its children; a trial just born has no group of its own yet."""
-    with suppress(ProcessLookupError, PermissionError):
-        if kill:
-            with suppress(ProcessLookupError):
-                os.killpg(pid, signal.SIGKILL)
-            os.kill(pid, signal.SIGKILL)
-        else:
-            os.kill(pid, signal.SIGTERM)
 
 
 def _trial(folder: Path, function: str, lease: Lease) -> None:

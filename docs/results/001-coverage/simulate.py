@@ -21,8 +21,9 @@ class Setting:
     """One truth and one noise. The law is that of the paper's Table 2, sizes are geometric over its 8.4 times of compute.
 
     sigma: sd in nats of the paired difference of one seed; common: sd in nats of what a size and seed do to both arms; interaction: sd in nats of
-    what a size does to the variant alone; tails: degrees of freedom of Student noise scaled to the same sd; lost: chance that a seed is missing
-    (one is kept per size); cost: the variant's x over the baseline's, on average (it varies by half of the excess over sizes).
+    what a size does to the variant alone; shared: the same of a seed, at all sizes alike; tails: degrees of freedom of Student noise scaled to the
+    same sd; lost: chance that a seed is missing (one is kept per size); cost: the variant's x over the baseline's, on average (it varies by half of
+    the excess over sizes).
     """
 
     name: str
@@ -32,6 +33,7 @@ class Setting:
     seeds: int = 1
     interaction: float = 0.0
     tails: float | None = None
+    shared: float = 0.0
     lost: float = 0.0
     cost: float = 1.0
     gain: float = 1.25
@@ -46,6 +48,7 @@ OTHERS = [
     *(Setting("3 seeds", n, seeds=3) for n in (3, 5, 10)),
     *(Setting("3 seeds, 30 % of cells missing", n, seeds=3, lost=0.3) for n in (3, 5, 10)),
     *(Setting("3 seeds, the effect differs by size (sd .010)", n, seeds=3, interaction=0.010) for n in (3, 5, 10)),
+    *(Setting(f"3 seeds, a seed moves all sizes alike (sd {sd:.3f})", n, seeds=3, shared=sd) for sd in (0.005, 0.010) for n in (3, 5, 10)),
     *(Setting("the variant costs 5 % more", n, cost=1.05) for n in (3, 5, 10)),
     *(Setting("the variant costs 50 % more", n, cost=1.5) for n in (3, 5, 10)),
     *(Setting("the variant is three times as noisy", n, noisier=3) for n in (3, 5, 10)),
@@ -74,6 +77,7 @@ def simulate(setting: Setting, tables: int, rng: np.random.Generator) -> tuple[A
     own = s.sigma / np.sqrt(1 + s.noisier**2)
     baseline = loss(x)[:, None] + common + own * noise(*shape)
     variant = loss(x_variant + np.log(s.gain))[:, None] + common + own * s.noisier * noise(*shape) + s.interaction * noise(tables, s.sizes, 1)
+    variant += s.shared * noise(tables, 1, s.seeds) if s.shared else 0.0
     lost = rng.random(shape) < s.lost
     lost[..., 0] = False
     return x, np.where(lost, np.nan, np.log(baseline)), x_variant, np.where(lost, np.nan, np.log(variant))
