@@ -31,6 +31,8 @@ def load(base: Path | str | YamlFile, overrides: Mapping[str, Any] | None = None
     """
     file = base if isinstance(base, YamlFile) else YamlFile(base)
     raw: dict[str, Any] = json.loads(json.dumps(file.data))
+    if any(dotted.startswith("budget.") for dotted in overrides or {}):
+        raw.pop("budget", None)  # only one kind can hold, so another one replaces the whole section
     for dotted, value in (overrides or {}).items():
         _set(raw, dotted, value)
     try:
