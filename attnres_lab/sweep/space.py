@@ -105,12 +105,26 @@ def parse_space(raw: Mapping[str, Any], file: YamlFile, *, adaptive: bool) -> Sp
             if clash := next((other for k, other in owner.items() if other != axis.key and f"{k}.".startswith(f"{key}.")), None):
                 raise UserError(f"{file.where(f'space.{axis.key}')}: space.{axis.key}: sets {key}, and so does '{clash}'")
             owner[key] = axis.key
+    budgets = [(key, axis.key) for axis in axes for key in _budgets(axis)]
+    if len(budgets) > 1:
+        keys = " and ".join(key for key, _ in budgets)
+        raise UserError(f"{file.where(f'space.{budgets[-1][1]}')}: space: {keys} are set together, but a run has one budget; leave one out")
     return Space(tuple(axes), seeds)
 
 
 def _sets(axis: Axis) -> set[str]:
     """Every config key the axis may set."""
     return {key for choice in axis.choices for key in (*choice.overrides, *(k for sub in choice.axes for k in _sets(sub)))} or {axis.key}
+
+
+def _budgets(axis: Axis) -> list[str]:
+    """The budgets that one value of the axis sets, of the value that sets most."""
+    found = [[axis.key] if axis.key.startswith("budget.") else []]
+    for choice in axis.choices:
+        section = choice.overrides.get("budget")
+        own = [*(f"budget.{k}" for k in (section if isinstance(section, dict) else ())), *(k for k in choice.overrides if k.startswith("budget."))]
+        found.append([*own, *(k for sub in choice.axes for k in _budgets(sub))])
+    return max(found, key=len)
 
 
 def _seeds(axis: Axis) -> tuple[int, ...]:
