@@ -31,7 +31,7 @@ def print_plan(source: SpecFile, folder: SweepFolder, *, large: bool = False, me
     left = [t for t in trials if states[t.entry.hash] != "done"]
     if measure:
         speeds.measure(left, spec, folder)
-    rows = [("trial", "run", "N", "tokens", "FLOPs", "time", "state", "params")]
+    rows = [("trial", "run", "parameters", "tokens", "FLOPs", "time", "state", "point")]
     prices = {t.entry.hash: speeds.price(t) for t in trials}
     for e in [t.entry for t in trials][: SHOWN if sys.stdout.isatty() else None]:
         time = MARK[prices[e.hash].basis] + duration(prices[e.hash].seconds)
