@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
+from attnres_lab import train
+from attnres_lab.config import load
 from attnres_lab.errors import UserError
 from attnres_lab.sweep.plan import Planner
+from attnres_lab.sweep.planview import print_plan
 from attnres_lab.sweep.spec import load_spec
 from tests.sweep.conftest import Lab
 
@@ -54,3 +57,44 @@ def test_an_override_of_the_budget_replaces_that_of_the_base(lab: Lab) -> None:
     (trial,) = Planner(load_spec(lab.sweep(overrides={"budget.tokens": 2560}, space={"seed": [0]}))).grid()
     assert trial.config.steps == 10
     assert "give exactly one" in refusal(lab, overrides={"budget.tokens": 2560, "budget.flops": 1e12})
+
+
+def test_every_column_of_a_plan_stands_under_its_own_heading(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    path = lab.sweep(space={"model.dim": [32], "seed": [0]})
+    trial = Planner(load_spec(path)).grid()[0].entry
+    print_plan(load_spec(path), lab.folder)
+    heads, cells = (line.split() for line in capsys.readouterr().out.splitlines()[:2])
+    row = dict(zip(heads, cells, strict=True))
+    assert row | {"time": ""} == {
+        "trial": trial.hash,
+        "run": "baseline-d32-L4-s0",
+        "parameters": f"{trial.num_params:,}",
+        "tokens": "2,560",  # 10 steps of 4 sequences of 64
+        "FLOPs": f"{trial.flops:.2e}",
+        "time": "",
+        "state": "new",
+        "point": "model.dim=32",
+    }
+
+
+def test_unknown_samplers_and_pruners_are_refused_before_a_folder_is_made(lab: Lab) -> None:
+    assert "sweep.yaml:16: sampler.name: unknown sampler 'tpee', did you mean 'tpe'?" in refusal(lab, sampler={"name": "tpee"}, trials=2)
+    assert "pruner.name: unknown pruner 'medain', did you mean 'median'?" in refusal(lab, pruner={"name": "medain"})
+    assert not lab.folder.path.exists()
+
+
+def test_a_misspelt_objective_is_refused_and_whatever_a_result_holds_is_one(lab: Lab) -> None:
+    trains = {"function": "attnres_lab.train:run"}
+    message = refusal(lab, objective={"metric": "val/los"}, **trains)
+    assert "objective.metric: no result of a run is called 'val/los', did you mean 'val/loss'?" in message
+    load_spec(lab.sweep(objective={"metric": "val/los"}))  # a function of its own names what it returns
+    result = train.run(load(lab.path / "base.yaml", {"budget.steps": 2}), lab.path / "run").metrics
+    assert result
+    load_spec(lab.sweep(objective=[{"metric": name} for name in result], **trains))
+
+
+def test_run_files_and_sweep_files_are_told_apart(lab: Lab) -> None:
+    with pytest.raises(UserError, match=r"base\.yaml: this is a run file; use attnres train"):
+        load_spec(lab.path / "base.yaml")
+    with pytest.raises(UserError, match=r"sweep\.yaml: this is a sweep file; use attnres sweep run"):
+        load(lab.sweep())

@@ -30,6 +30,8 @@ def load(base: Path | str | YamlFile, overrides: Mapping[str, Any] | None = None
     Raises UserError with file and line, the key and the nearest valid name for unknown keys, wrong types and impossible combinations.
     """
     file = base if isinstance(base, YamlFile) else YamlFile(base)
+    if "space" in file.data:
+        raise UserError(f"{file.path}: this is a sweep file; use attnres sweep run")
     raw: dict[str, Any] = json.loads(json.dumps(file.data))
     if any(dotted.startswith("budget.") for dotted in overrides or {}):
         raw.pop("budget", None)  # only one kind can hold, so another one replaces the whole section
