@@ -153,6 +153,8 @@ def _leaves(cls: type[Any], leaves: dict[str, Any], prefix: str) -> dict[str, An
             raise _BadKey(dotted, "interpolation is not supported; write the value out")
         if isinstance(value, bool) and "bool" not in str(typing.get_type_hints(cls)[key]):
             raise _BadKey(dotted, f"{value} is true or false, another type is expected")
+        if isinstance(value, float) and value.is_integer() and typing.get_type_hints(cls)[key] in (int, int | None):
+            value = int(value)  # 1e3 is a whole number too
         try:
             merged = OmegaConf.to_container(OmegaConf.merge(schema, {key: value}))
         except OmegaConfBaseException as error:
