@@ -7,9 +7,13 @@ from typing import Any
 
 import pytest
 
+from analysis.report import Report
 from attnres_lab import train
+from attnres_lab.cli.report import report
+from attnres_lab.cli.sweep import status
 from attnres_lab.config import load
 from attnres_lab.errors import UserError
+from attnres_lab.runfiles import write_json
 from attnres_lab.sweep.plan import Planner
 from attnres_lab.sweep.planview import print_plan
 from attnres_lab.sweep.spec import load_spec
@@ -98,3 +102,53 @@ def test_run_files_and_sweep_files_are_told_apart(lab: Lab) -> None:
         load_spec(lab.path / "base.yaml")
     with pytest.raises(UserError, match=r"sweep\.yaml: this is a sweep file; use attnres sweep run"):
         load(lab.sweep())
+
+
+@pytest.mark.parametrize(
+    ("space", "words"),
+    [
+        ({"model": {"dim": [32, 64]}}, "write model.dim: [32, 64]"),
+        ({"optim": {"lr": {"log": [1e-3, 1e-2, 3]}}}, 'write optim.lr: {"log": [0.001, 0.01, 3]}'),
+    ],
+)
+def test_a_nested_section_is_answered_with_the_dotted_key(lab: Lab, space: dict[str, Any], words: str) -> None:
+    assert words in refusal(lab, space=space)
+
+
+def test_a_grid_that_cannot_yield_a_gain_is_warned_of(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    def warned(space: dict[str, Any]) -> list[str]:
+        print_plan(load_spec(lab.sweep(space=space)), lab.folder)
+        return [line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+
+    arms = {"baseline": {"model.residual": {"name": "baseline"}}, "full": {"model.residual": {"name": "full"}}}
+    assert warned({"model.residual": [{"name": "full"}], "model.dim": [32, 64]}) == ["2", "one", "no"]
+    assert warned({"arm": arms, "model.dim": [32, 64, 96], "seed": [0, 1]}) == []
+    assert warned({"optim.lr": [1e-3]}) == []  # no comparison of residual connections
+
+
+def test_the_time_left_counts_as_many_workers_as_a_coordinator_would(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    """One of four equal trials took an hour: three are left, two at a time."""
+    trials = [trial.entry for trial in Planner(load_spec(lab.sweep())).grid()]
+    lab.folder.write_plan(trials)
+    done = lab.folder.trial(trials[0].hash)
+    write_json(done.result, {"seconds": 3600.0, "flops": trials[0].flops})
+    done.set_status("finished")
+    status(lab.path / "sweep.yaml", json=False, watch=False)
+    assert "about 1:30:00 left" in capsys.readouterr().out
+
+
+def test_a_report_opens_with_what_is_owed_and_without_runs_says_how_to_start(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    path = lab.sweep()
+    with pytest.raises(UserError, match=r"^s: nothing has run yet; start it with: attnres sweep run .*sweep\.yaml"):
+        report(path, out=None)
+    trials = [trial.entry for trial in Planner(load_spec(path)).grid()]
+    lab.folder.write_plan(trials)
+    lab.folder.trial(trials[0].hash).set_status("finished")
+    written = Report("> Nothing is known.", lab.path / "report.md", lab.path / "report.html", ())
+    monkeypatch.setattr("analysis.report.write_report", lambda *_, **__: written)
+    monkeypatch.setattr("attnres_lab.tracking.log_report", lambda *_: None)
+    report(path, out=None)
+    assert capsys.readouterr().out.startswith("1 of 4 trials: 3 are owed.\n")
