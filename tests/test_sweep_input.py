@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
-from analysis.report import Report
+from analysis.report.evidence import gather
+from analysis.report.sections import verdict
 from attnres_lab import train
 from attnres_lab.cli.report import report
 from attnres_lab.cli.sweep import status
@@ -137,9 +139,7 @@ def test_the_time_left_counts_as_many_workers_as_a_coordinator_would(lab: Lab, c
     assert "about 1:30:00 left" in capsys.readouterr().out
 
 
-def test_a_report_opens_with_what_is_owed_and_without_runs_says_how_to_start(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_report_opens_with_what_is_owed_and_without_runs_says_how_to_start(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     path = lab.sweep()
     with pytest.raises(UserError, match=r"^s: nothing has run yet; start it with: attnres sweep run .*sweep\.yaml"):
@@ -147,8 +147,10 @@ def test_a_report_opens_with_what_is_owed_and_without_runs_says_how_to_start(
     trials = [trial.entry for trial in Planner(load_spec(path)).grid()]
     lab.folder.write_plan(trials)
     lab.folder.trial(trials[0].hash).set_status("finished")
-    written = Report("> Nothing is known.", lab.path / "report.md", lab.path / "report.html", ())
-    monkeypatch.setattr("analysis.report.write_report", lambda *_, **__: written)
-    monkeypatch.setattr("attnres_lab.tracking.log_report", lambda *_: None)
-    report(path, out=None)
-    assert capsys.readouterr().out.startswith("1 of 4 trials: 3 are owed.\n")
+    table = pd.DataFrame([{"variant": "baseline", "size": "d32-L4", "seed": 0, "flops": 1.0, "val/loss": 2.0, "status": "finished"}])
+    table.to_csv(lab.path / "runs.csv", index=False)
+    evidence = gather(lab.path / "runs.csv", path, lab.folder.path, None)
+    assert verdict(evidence).startswith("> 1 of 4 trials: 3 are owed.\n>\n> ")
+    for trial in trials:
+        lab.folder.trial(trial.hash).set_status("pruned")
+    assert "owed" not in verdict(evidence)

@@ -19,7 +19,6 @@ def report(
     """Write what a sweep has shown: Markdown, one HTML page, and figures, stored with the sweep's run too."""
     from attnres_lab.errors import UserError
     from attnres_lab.sweep.folder import SweepFolder
-    from attnres_lab.sweep.survey import summary, survey
     from attnres_lab.yamlfile import YamlFile
 
     file = YamlFile(sweep)
@@ -29,15 +28,12 @@ def report(
     from analysis.report import write_report
 
     home = SweepFolder.named(name)
-    folder, plan = home.path, summary(survey(home))
     try:
-        written = write_report(name, out or folder / "report", spec=sweep, folder=folder)
+        written = write_report(name, out or home.path / "report", spec=sweep, folder=home.path)
     except ValueError as error:
-        if plan["trials"]:
+        if home.plan():
             raise UserError(str(error)) from None
         raise UserError(f"{name}: nothing has run yet; start it with: attnres sweep run {sweep} ({error})") from None
-    if plan["owed"]:
-        print(f"{plan['done']} of {plan['trials']} trials: {plan['owed']} are owed.\n")
     print(written.verdict.replace("> ", "").replace(">\n", "\n").strip())
     print(f"\n{written.html}\n{written.markdown}")
     _store(name, written.markdown.parent)
