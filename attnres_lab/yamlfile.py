@@ -44,7 +44,9 @@ class YamlFile:
             data = yaml.load(text, Loader=_Loader)
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else 0
-            raise UserError(f"{self.path}:{line}: {error.problem}") from None
+            syntax = isinstance(error, yaml.scanner.ScannerError | yaml.parser.ParserError)
+            remedy = "; check the indentation of this line and the one above" if syntax else ""
+            raise UserError(f"{self.path}:{line}: {error.problem}{remedy}") from None
         except (yaml.YAMLError, RecursionError, ValueError) as error:
             raise UserError(f"{self.path}: not readable as YAML ({str(error).splitlines()[0]})") from None
         if not isinstance(data, dict):

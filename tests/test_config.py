@@ -35,7 +35,7 @@ def test_every_experiment_loads_and_its_resolved_form_loads_to_the_same(path: Pa
         ("model.residual={name: block, num_blocks: 99}", "model.residual.num_blocks: 99 is not within 1 and the 16 sublayers"),
         ("model.residual={name: block, num_blocks: 2, block_size: 3}", "not both"),
         ("model.residual={name: full, num_blocks: 2}", "model.residual.num_blocks: unknown key"),
-        ("budget.steps=4", "budget: give exactly one of tokens, tokens_per_param, flops, steps, seconds; got tokens, steps"),
+        ("budget={steps: 4, flops: 5}", "budget: give exactly one of tokens, tokens_per_param, flops, steps, seconds; got flops, steps"),
         ("budget={}", "budget: give exactly one"),
         ("budget={tokens: -3}", "budget.tokens: -3.0 is not positive"),
         ("optim=3", "override: optim: a mapping is expected, got 3"),
@@ -62,6 +62,7 @@ def test_a_bad_override_dies_with_its_key_and_remedy(word: str, message: str) ->
         ("a: &x 1\nb: *x", "x.yaml:1: anchors and aliases are not supported"),
         ("name: !!python/object/apply:os.system ['true']", "x.yaml:1: could not determine a constructor for the tag"),
         ("name: [", "x.yaml:1:"),
+        ("budget:\n  steps: 1\n   tokens: 2", "x.yaml:3: mapping values are not allowed here; check the indentation of this line and the one above"),
         ("- 1", "a mapping of keys is expected at the top, found list"),
         ("name: x", "budget: missing"),
         ("", "a mapping of keys is expected at the top"),
@@ -84,8 +85,17 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
 
 
 def test_numbers_mean_what_they_look_like() -> None:
-    config = load(TINY, parse_overrides(["optim.lr=1e-3", "budget.tokens=2e6", "optim.clip=1"]))
-    assert (config.optim.lr, config.budget.tokens, config.optim.clip) == (1e-3, 2e6, 1.0)
+    config = load(TINY, parse_overrides(["optim.lr=1e-3", "budget.tokens=2e6", "optim.clip=1", "train.log_every=1e2"]))
+    assert (config.optim.lr, config.budget.tokens, config.optim.clip, config.train.log_every) == (1e-3, 2e6, 1.0, 100)
+    assert repr(load(TINY, parse_overrides(["budget.steps=1e3"])).budget.steps) == "1000"
+    with pytest.raises(UserError, match=r"budget\.steps: Value '1\.5'"):
+        load(TINY, parse_overrides(["budget.steps=1.5"]))
+
+
+def test_another_budget_replaces_that_of_the_file_and_two_together_are_refused() -> None:
+    assert load(TINY, parse_overrides(["budget.steps=5"])).steps == 5
+    with pytest.raises(UserError, match=r"override: budget: give exactly one of .*; got flops, steps"):
+        load(TINY, parse_overrides(["budget.steps=5", "budget.flops=1e9"]))
 
 
 def test_another_variant_drops_the_options_of_the_one_before(tmp_path: Path) -> None:

@@ -118,6 +118,15 @@ class Evidence:
         return list(self.done["size"].unique())
 
     @property
+    def owed(self) -> str:
+        """How many planned trials have not come to an end, by the sweep's folder; empty where none has not."""
+        file = self.folder / "plan.json" if self.folder else None
+        trials = [file.parent / "trials" / entry["hash"] / "status.json" for entry in json.loads(file.read_text())] if file and file.exists() else []
+        states = [json.loads(status.read_text())["state"] if status.exists() else "" for status in trials]
+        done = sum(state in ("finished", "diverged", "pruned") for state in states)
+        return f"{done} of {len(trials)} trials: {len(trials) - done} are owed." if done < len(trials) else ""
+
+    @property
     def question(self) -> str:
         """The comment that opens the sweep's YAML."""
         lines = self.spec.read_text().splitlines() if self.spec else []

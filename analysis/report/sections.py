@@ -26,7 +26,8 @@ IDENTITY = ("seed", "variant", "size", "run_name", "config_hash", "params", "par
 
 def verdict(evidence: Evidence) -> str:
     """What was found, in plain words, with its conditions; what the evidence cannot say comes with it."""
-    lines = [gain.summary().split("\n", 1)[0] for gain in evidence.gains_per("flops").values()]
+    lines = [evidence.owed] if evidence.owed else []
+    lines += [gain.summary().split("\n", 1)[0] for gain in evidence.gains_per("flops").values()]
     if timed := evidence.gains_per("seconds"):
         found = [f"{variant} {gain.gain:.2f} ({gain.interval[0]:.2f} to {gain.interval[1]:.2f})" for variant, gain in timed.items()]
         lines += [f"In training time on these machines, not FLOP, the gain is: {', '.join(found)}."]

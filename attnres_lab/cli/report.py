@@ -18,7 +18,7 @@ def report(
 ) -> None:
     """Write what a sweep has shown: Markdown, one HTML page, and figures, stored with the sweep's run too."""
     from attnres_lab.errors import UserError
-    from attnres_lab.paths import runs_folder
+    from attnres_lab.sweep.folder import SweepFolder
     from attnres_lab.yamlfile import YamlFile
 
     file = YamlFile(sweep)
@@ -27,11 +27,13 @@ def report(
         raise UserError(f"{file.where('name')}: name: missing; a sweep needs one")
     from analysis.report import write_report
 
-    folder = runs_folder() / "sweeps" / name
+    home = SweepFolder.named(name)
     try:
-        written = write_report(name, out or folder / "report", spec=sweep, folder=folder)
+        written = write_report(name, out or home.path / "report", spec=sweep, folder=home.path)
     except ValueError as error:
-        raise UserError(str(error)) from None
+        if home.plan():
+            raise UserError(str(error)) from None
+        raise UserError(f"{name}: nothing has run yet; start it with: attnres sweep run {sweep} ({error})") from None
     print(written.verdict.replace("> ", "").replace(">\n", "\n").strip())
     print(f"\n{written.html}\n{written.markdown}")
     _store(name, written.markdown.parent)

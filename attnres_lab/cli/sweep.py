@@ -71,9 +71,11 @@ def status(
     watch: bool = typer.Option(False, "--watch", help="Renew every two seconds until done."),
 ) -> None:
     """Show what each trial is doing; from any terminal, while the sweep runs or not."""
+    from attnres_lab.sweep.launchers import local_slots
     from attnres_lab.sweep.report import print_status
+    from attnres_lab.sweep.spec import load_spec
 
-    print_status(_folder(spec), as_json=json, watch=watch)
+    print_status(_folder(spec), as_json=json, watch=watch, slots=local_slots(load_spec(spec).spec))
 
 
 @sub.command()

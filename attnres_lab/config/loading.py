@@ -30,7 +30,11 @@ def load(base: Path | str | YamlFile, overrides: Mapping[str, Any] | None = None
     Raises UserError with file and line, the key and the nearest valid name for unknown keys, wrong types and impossible combinations.
     """
     file = base if isinstance(base, YamlFile) else YamlFile(base)
+    if "space" in file.data:
+        raise UserError(f"{file.path}: this is a sweep file; use attnres sweep run")
     raw: dict[str, Any] = json.loads(json.dumps(file.data))
+    if any(dotted.startswith("budget.") for dotted in overrides or {}):
+        raw.pop("budget", None)  # only one kind can hold, so another one replaces the whole section
     for dotted, value in (overrides or {}).items():
         _set(raw, dotted, value)
     try:
@@ -149,6 +153,8 @@ def _leaves(cls: type[Any], leaves: dict[str, Any], prefix: str) -> dict[str, An
             raise _BadKey(dotted, "interpolation is not supported; write the value out")
         if isinstance(value, bool) and "bool" not in str(typing.get_type_hints(cls)[key]):
             raise _BadKey(dotted, f"{value} is true or false, another type is expected")
+        if isinstance(value, float) and value.is_integer() and typing.get_type_hints(cls)[key] in (int, int | None):
+            value = int(value)  # 1e3 is a whole number too
         try:
             merged = OmegaConf.to_container(OmegaConf.merge(schema, {key: value}))
         except OmegaConfBaseException as error:

@@ -36,6 +36,13 @@ class Planner:
             raise UserError(f"{source.file.where('base')}: base: no file {path}")
         self.base = YamlFile(path)
         self.space: Space = parse_space(self.spec.space, source.file, adaptive=self.spec.adaptive)
+        if self.spec.adaptive or self.spec.pruner:
+            from attnres_lab.sweep.study import make_pruner, make_sampler  # Optuna, which a plain grid has no need of here
+
+            try:
+                make_sampler(self.spec, 0), make_pruner(self.spec)
+            except UserError as error:
+                raise UserError(f"{source.file.where(str(error).split(': ')[0])}: {error}") from None
 
     def grid(self, *, large: bool = False) -> list[Trial]:
         """Every trial of a grid; the same resolved config is one trial. Raises UserError for more than ``LIMIT``, unless ``large``."""

@@ -12,6 +12,7 @@ from attnres_lab.sweep.launchers import local_slots
 from attnres_lab.sweep.plan import Planner, Trial
 from attnres_lab.sweep.pricing import GUESS, Speeds, check_memory, checkpoint_bytes, device_of, wall_seconds
 from attnres_lab.sweep.report import SHOWN
+from attnres_lab.sweep.space import sets
 from attnres_lab.sweep.spec import SpecFile
 from attnres_lab.sweep.survey import columns, duration, show
 
@@ -31,7 +32,7 @@ def print_plan(source: SpecFile, folder: SweepFolder, *, large: bool = False, me
     left = [t for t in trials if states[t.entry.hash] != "done"]
     if measure:
         speeds.measure(left, spec, folder)
-    rows = [("trial", "run", "N", "tokens", "FLOPs", "time", "state", "params")]
+    rows = [("trial", "run", "parameters", "tokens", "FLOPs", "time", "state", "point")]
     prices = {t.entry.hash: speeds.price(t) for t in trials}
     for e in [t.entry for t in trials][: SHOWN if sys.stdout.isatty() else None]:
         time = MARK[prices[e.hash].basis] + duration(prices[e.hash].seconds)
@@ -54,6 +55,17 @@ def print_plan(source: SpecFile, folder: SweepFolder, *, large: bool = False, me
     disk = sum(checkpoint_bytes(t.config) for t in left)
     free = shutil.disk_usage(folder.path if folder.path.exists() else source.file.path.parent).free
     print(f"checkpoints: {disk / 1e9:.2g} GB of {free / 1e9:.3g} GB free{'; NOT ENOUGH' if disk > free else ''}")
+    if not spec.adaptive and any(key.startswith("model.residual") for axis in planner.space.axes for key in sets(axis)):
+        for warning in _no_gain(trials):
+            print(f"warning: {warning}")
+
+
+def _no_gain(trials: list[Trial]) -> list[str]:
+    """Why the runs of a comparison of residual connections cannot yield a compute-equivalent gain that carries weight."""
+    sizes, seeds, variants = ({getattr(t.entry, key) for t in trials} for key in ("size", "seed", "variant"))
+    found = [f"{len(sizes)} size{'s' * (len(sizes) > 1)}: a compute-equivalent gain needs at least 3"] if len(sizes) < 3 else []
+    found += ["one seed: noise and effect cannot be told apart"] if len(seeds) == 1 else []
+    return found + (["no baseline arm: there is nothing to compare with"] if "baseline" not in variants else [])
 
 
 def _state(trial: Trial, folder: SweepFolder) -> str:

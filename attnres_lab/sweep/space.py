@@ -101,16 +101,27 @@ def parse_space(raw: Mapping[str, Any], file: YamlFile, *, adaptive: bool) -> Sp
         raise UserError(f"{file.where('space')}: space: empty; for a single run use attnres train")
     owner: dict[str, str] = {}
     for axis in axes:
-        for key in _sets(axis):
+        for key in sets(axis):
             if clash := next((other for k, other in owner.items() if other != axis.key and f"{k}.".startswith(f"{key}.")), None):
                 raise UserError(f"{file.where(f'space.{axis.key}')}: space.{axis.key}: sets {key}, and so does '{clash}'")
             owner[key] = axis.key
+    options = [(axis.key, [_keys(choice) for choice in axis.choices] or [[axis.key]]) for axis in axes]
+    budgets = [(key, name) for name, keys in options for key in max(([k for k in some if k.startswith("budget.")] for some in keys), key=len)]
+    if len(budgets) > 1:
+        keys = " and ".join(key for key, _ in budgets)
+        raise UserError(f"{file.where(f'space.{budgets[-1][1]}')}: space: {keys} are set together, but a run has one budget; leave one out")
     return Space(tuple(axes), seeds)
 
 
-def _sets(axis: Axis) -> set[str]:
+def sets(axis: Axis) -> set[str]:
     """Every config key the axis may set."""
-    return {key for choice in axis.choices for key in (*choice.overrides, *(k for sub in choice.axes for k in _sets(sub)))} or {axis.key}
+    return {key for choice in axis.choices for key in _keys(choice)} or {axis.key}
+
+
+def _keys(choice: Choice) -> list[str]:
+    """What the value sets; a budget by its kind too."""
+    kinds = section if isinstance(section := choice.overrides.get("budget"), dict) else ()
+    return [*choice.overrides, *(f"budget.{kind}" for kind in kinds), *(key for axis in choice.axes for key in sets(axis))]
 
 
 def _seeds(axis: Axis) -> tuple[int, ...]:
@@ -127,11 +138,13 @@ def _axis(key: str, value: Any, adaptive: bool) -> Axis:
         if not value:
             raise ValueError("an empty list")
         choices = tuple(_choice(key, item, adaptive) for item in value)
-    elif isinstance(value, dict) and set(value) in ({"range"}, {"log"}):
+    elif _numeric(value):
         numbers = _numbers(*next(iter(value.items())), adaptive=adaptive)
         if isinstance(numbers, Interval):
             return Axis(key, numbers)
         choices = tuple(Choice(number, {key: number}) for number in numbers)
+    elif isinstance(value, dict) and "." not in key and (nested := [k for k, v in value.items() if isinstance(v, list) or _numeric(v)]):
+        raise ValueError(f"sections are not nested here; write {key}.{nested[0]}: {json.dumps(value[nested[0]])}")
     elif isinstance(value, dict) and value and "." not in key and all(isinstance(point, dict) and point for point in value.values()):
         choices = tuple(Choice(str(label), {str(k): v for k, v in point.items()}) for label, point in value.items())
     elif isinstance(value, dict):
@@ -141,6 +154,11 @@ def _axis(key: str, value: Any, adaptive: bool) -> Axis:
     if len({json.dumps(choice.label) for choice in choices}) < len(choices):
         raise ValueError("the same value is given twice")
     return Axis(key, choices)
+
+
+def _numeric(value: Any) -> bool:
+    """Whether it is written as a range."""
+    return isinstance(value, dict) and set(value) in ({"range"}, {"log"})
 
 
 def _choice(key: str, item: Any, adaptive: bool) -> Choice:

@@ -15,6 +15,12 @@ from attnres_lab.yamlfile import YamlFile
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
+TRAIN = "attnres_lab.train:run"
+#: What ``result.json`` of a training run holds, beside ``depth/...`` and ``perf/...``.
+RESULT = (
+    *("val/loss", "val/bpb", "train/loss", "step", "tokens", "flops", "flops_6nd", "seconds", "device_seconds"),
+    *("peak_memory_bytes", "params", "params_total", "optim/lr", "optim/grad_norm"),
+)
 #: Goes into a batch script: no character that a shell or Slurm could read as anything but itself.
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:,@%+=/-]*$")]
 
@@ -145,7 +151,7 @@ class SweepSpec(_Strict):
     stop: Stop = Stop()
     storage: str | None = None
     """An Optuna RDB URL; by default a journal file in the sweep's folder."""
-    function: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] = "attnres_lab.train:run"
+    function: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] = TRAIN
     """What runs a trial: module:function, called with (config, folder)."""
 
     @property
@@ -176,6 +182,8 @@ def load_spec(path: Path | str) -> SpecFile:
     """Read a sweep YAML. Raises UserError with file, line, key and the nearest valid name."""
     file = YamlFile(path)
     data = dict(file.data)
+    if "space" not in data and {"model", "budget", "train"} & set(data):
+        raise UserError(f"{file.path}: this is a run file; use attnres train")
     if isinstance(data.get("launcher"), dict):
         data["launcher"] = {"name": "local", **data["launcher"]}
     try:
@@ -187,6 +195,9 @@ def load_spec(path: Path | str) -> SpecFile:
     if spec.adaptive != (spec.trials is not None):
         remedy = "give the number of points to propose" if spec.adaptive else "a grid has its own number of trials; leave it out"
         raise UserError(f"{file.where('trials')}: trials: {remedy}")
+    for metric in (o.metric for o in spec.objectives if spec.function == TRAIN):
+        if metric not in RESULT and not metric.startswith(("depth/", "perf/")):
+            raise UserError(f"{file.where('objective')}: objective.metric: no result of a run is called '{metric}'{nearest(metric, RESULT)}")
     return SpecFile(spec, file)
 
 

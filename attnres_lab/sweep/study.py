@@ -126,8 +126,8 @@ class Study:
         if "signature" not in study.user_attrs:
             study.set_user_attr("objectives", [o.metric for o in self.spec.objectives])
             study.set_user_attr("signature", signature)
-        study.sampler = _sampler(self.spec, len(study.get_trials(deepcopy=False)))
-        study.pruner = _pruner(self.spec)
+        study.sampler = make_sampler(self.spec, len(study.get_trials(deepcopy=False)))
+        study.pruner = make_pruner(self.spec)
         return study
 
 
@@ -144,15 +144,16 @@ def _distribution(axis: Axis) -> BaseDistribution:
     return (IntDistribution if axis.values.whole else FloatDistribution)(axis.values.low, axis.values.high, log=axis.values.log)
 
 
-def _sampler(spec: SweepSpec, known: int) -> optuna.samplers.BaseSampler:
-    """A resumed sampler draws new numbers; only QMC keeps its place in a sequence, and so its seed."""
+def make_sampler(spec: SweepSpec, known: int) -> optuna.samplers.BaseSampler:
+    """A resumed sampler draws new numbers; only QMC keeps its place in a sequence, and so its seed. Raises UserError."""
     if not spec.adaptive:
         return optuna.samplers.RandomSampler(seed=0)
     seed = spec.sampler.seed if spec.sampler.name == "qmc" else spec.sampler.seed + known
     return _construct("sampler", spec.sampler.name, {"seed": seed, **spec.sampler.options})
 
 
-def _pruner(spec: SweepSpec) -> optuna.pruners.BasePruner:
+def make_pruner(spec: SweepSpec) -> optuna.pruners.BasePruner:
+    """The pruner that the sweep names, or one that prunes nothing. Raises UserError."""
     if spec.pruner is None:
         return optuna.pruners.NopPruner()
     if len(spec.objectives) > 1:
