@@ -22,7 +22,7 @@ from attnres_lab.train import run
 ROOT = Path(__file__).parent.parent
 STUDIES = ("scaling", "block_count", "depth", "architecture", "ablation", "isoflop", "learning_rate", "wall_clock", "dynamics")
 SCALES = ("nano", "small", "lab", "paper")
-NAMES = [f"{study}-{scale}" for study in STUDIES for scale in SCALES]
+NAMES = [*(f"{study}-{scale}" for study in STUDIES for scale in SCALES), "scaling_half_rate-nano"]
 
 
 @lru_cache
