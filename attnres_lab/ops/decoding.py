@@ -12,8 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attnres_lab.ops.lean import wide
-
 #: Elements of the hidden state up to which this way is the faster one (CPU, docs/results/020-cost-on-cpus).
 FEW = 2**15
 
@@ -27,7 +25,7 @@ class Decoding:
     """State of one forward pass, as ``TwoPhase``; in fp32 at least, reads in the dtype of the embedding. Sublayers are pushed in order, once."""
 
     def __init__(self, x: Tensor, query_RxD: Tensor, ends: Collection[int], eps: float) -> None:
-        self.embedding, self.query, self.closing, self.eps = x, wide(query_RxD), {0, *ends}, eps
+        self.embedding, self.query, self.closing, self.eps = x, query_RxD.to(torch.promote_types(x.dtype, torch.float32)), {0, *ends}, eps
         (R, D), M = query_RxD.shape, x.numel() // x.shape[-1]
         self.values = self.query.new_empty(len(ends) + 1, M, D)
         self.logits = self.query.new_empty(R, len(ends) + 1, M)

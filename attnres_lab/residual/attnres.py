@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from attnres_lab import ops
 from attnres_lab.ops import decoding, twophase
 from attnres_lab.ops.decoding import Decoding
+from attnres_lab.ops.lean import wide
 from attnres_lab.ops.twophase import TwoPhase
 from attnres_lab.residual.base import Residual, ResidualConfig, Sublayer
 from attnres_lab.residual.reads import ReadConfig, Reads
@@ -114,7 +115,7 @@ class AttnRes(Residual):
         if self.reads is not None:
             return Sources((x_BTD,), None, self.reads.start())
         if decoding.serves(x_BTD):
-            return Decoding(x_BTD, self.pseudo_query * self.key_gain, self.ends, self.norm_eps)
+            return Decoding(x_BTD, wide(self.pseudo_query) * wide(self.key_gain), self.ends, self.norm_eps)
         if twophase.serves(x_BTD, self.pseudo_query):
             return TwoPhase.start(x_BTD, self.pseudo_query * self.key_gain, self.ends, self.phases, self.norm_eps)
         pairs = zip(self.pseudo_query.unbind(), self.key_gain.unbind(), strict=True)

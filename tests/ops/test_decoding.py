@@ -68,3 +68,19 @@ def test_a_model_computes_the_same_with_and_without_gradients(residual):
     expected = model(tokens)
     with torch.no_grad():
         torch.testing.assert_close(model(tokens), expected, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("residual", [FullConfig(), BlockConfig(block_size=4)], ids=lambda r: r.label)
+def test_a_bf16_models_queries_are_not_rounded_again(residual):
+    """Both ways take the product of query and gain in fp32."""
+    model = Transformer(ModelConfig(vocab_size=64, dim=32, num_layers=3, num_heads=2, residual=residual)).to(torch.bfloat16)
+    model.residual.pseudo_query.data.normal_(0, 0.5, generator=torch.Generator().manual_seed(1))
+    model.residual.key_gain.data.uniform_(0.5, 1.5, generator=torch.Generator().manual_seed(2))
+    ours, theirs = [], []
+    tokens = torch.randint(0, 64, (2, 9), generator=torch.Generator().manual_seed(0))
+    model.residual.observer = lambda index, names, weights: theirs.append(weights)
+    model(tokens)
+    model.residual.observer = lambda index, names, weights: ours.append(weights)
+    with torch.no_grad():
+        model(tokens)
+    torch.testing.assert_close(ours[0], theirs[0], rtol=1e-4, atol=1e-4)  # the first read's sources are the same bits both ways
