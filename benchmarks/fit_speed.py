@@ -12,18 +12,17 @@ Writes a row to benchmarks/results/YYYY-MM-DD-fit-speed.csv.
 from __future__ import annotations
 
 import argparse
-import csv
 import datetime
 import os
 import platform
 import time
-from pathlib import Path
 
 import numpy as np
 from scipy import optimize
 
 from analysis import CHINCHILLA, bootstrap, fit
 from analysis.laws import Array
+from benchmarks.saving import save_row
 
 RESAMPLES, SINGLES = 4000, 40
 
@@ -94,13 +93,7 @@ def main() -> None:
         "worst_excess_over_single_fit": f"{np.max(many.objective[:SINGLES] / singles - 1):.1e}",
         "worst_excess_over_scipy": f"{np.max(many.objective[: len(theirs)] / np.array(theirs) - 1):.1e}",
     }
-    print("\n".join(f"{key:<30} {value}" for key, value in row.items()))
-    path = Path(__file__).parent / "results" / f"{row['date']}-fit-speed.csv"
-    path.parent.mkdir(exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, row)
-        writer.writeheader()
-        writer.writerow(row)
+    save_row("fit-speed", row)
 
 
 if __name__ == "__main__":

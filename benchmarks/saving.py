@@ -1,4 +1,4 @@
-"""Where the rows of a benchmark go: a dated CSV and a plot beside it."""
+"""Where the rows of a benchmark go: a dated CSV, and for residual connections a plot beside it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,28 @@ import datetime
 import platform
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    from benchmarks.residual import Case
 
-from benchmarks.residual import Case
+RESULTS = Path(__file__).parent / "results"
+
+
+def save_row(name: str, row: dict[str, Any]) -> None:
+    """Print a row and write it as ``results/<date>-<name>.csv``, in place of an earlier one of that day."""
+    print("\n".join(f"{key:<30} {value}" for key, value in row.items()))
+    RESULTS.mkdir(exist_ok=True)
+    with (RESULTS / f"{datetime.date.today().isoformat()}-{name}.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, row)
+        writer.writeheader()
+        writer.writerow(row)
 
 
 def environment(case: Case) -> dict[str, Any]:
     """What the numbers depend on."""
+    import torch
+
     name = torch.cuda.get_device_name() if case.device == "cuda" else platform.processor() or platform.machine()
     return {"date": datetime.date.today().isoformat(), "device_name": name, "torch": torch.__version__, **asdict(case)}
 

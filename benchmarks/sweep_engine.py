@@ -10,7 +10,6 @@ On a busy machine CPU seconds say more than wall-clock. Writes a row to benchmar
 from __future__ import annotations
 
 import argparse
-import csv
 import datetime
 import os
 import platform
@@ -26,6 +25,7 @@ import yaml
 
 import attnres_lab.train  # noqa: F401  (what a real trial imports)
 from attnres_lab.config import RunConfig
+from benchmarks.saving import save_row
 
 WORKERS = 2
 BASE = {"model": {"dim": 32, "num_layers": 4, "num_heads": 2}, "budget": {"steps": 10}, "data": {"seq_len": 64}}
@@ -121,12 +121,7 @@ def main() -> None:
         "plan_10000_wall_s": plan[0],
         "plan_10000_cpu_s": plan[1],
     }
-    print("\n".join(f"{key:<30} {value}" for key, value in row.items()))
-    path = Path(__file__).parent / "results" / f"{row['date']}-sweep-engine.csv"
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, row)
-        writer.writeheader()
-        writer.writerow(row)
+    save_row("sweep-engine", row)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 
 from attnres_lab.runfiles import RunFolder, write_json
@@ -101,3 +102,10 @@ def dump(uri: str) -> dict[str, dict]:
             "outputs": [output.step for output in run.outputs.model_outputs],
         }
     return result
+
+
+def wait_for(condition, seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.2)
