@@ -12,5 +12,21 @@ from analysis.published import gain_from_published
 from analysis.runs import load_curves, load_runs
 
 __all__ = ["CHINCHILLA", "POWER_LAW", "POWER_LAW_OFFSET", "Fit", "Law", "bootstrap", "fit"]
-__all__ += ["Gain", "ablation_table", "compute_equivalent_gain", "gain_from_published", "grid_optimum", "isoflop"]
-__all__ += ["Study", "load_curves", "load_depth", "load_runs", "pilot", "plan", "seeds_needed", "sizes_needed"]
+__all__ += [
+    "Gain",
+    "ablation_table",
+    "compute_equivalent_gain",
+    "gain_from_published",
+    "grid_optimum",
+    "isoflop",
+]
+__all__ += [
+    "Study",
+    "load_curves",
+    "load_depth",
+    "load_runs",
+    "pilot",
+    "plan",
+    "seeds_needed",
+    "sizes_needed",
+]

@@ -15,10 +15,12 @@ from analysis.shift import ROUNDING, Array
 
 @dataclass(frozen=True, eq=False)
 class AblationTable:
-    """Variants sorted by their loss difference to `baseline` (unit of `y`, negative is better), see `ablation_table`.
+    """Variants sorted by their loss difference to `baseline` (unit of `y`, negative is better), see
+    `ablation_table`.
 
-    `rows` columns: variant, pairs, loss (mean of the pairs), difference, low, high (95 %, one comparison), df, p, p_holm, p_equivalent,
-    p_equivalent_holm, verdict: "better", "worse" (p_holm < .05), "equivalent" (p_equivalent_holm < .05), both, "undecided", or "one pair".
+    `rows` columns: variant, pairs, loss (mean of the pairs), difference, low, high (95 %, one
+    comparison), df, p, p_holm, p_equivalent, p_equivalent_holm, verdict: "better", "worse" (p_holm
+    < .05), "equivalent" (p_equivalent_holm < .05), both, "undecided", or "one pair".
     """
 
     rows: pd.DataFrame
@@ -30,19 +32,46 @@ class AblationTable:
     @property
     def caption(self) -> str:
         """What the numbers are, in one sentence."""
-        comparisons = f"p adjusted (Holm) for {self.rows['p'].count()} comparisons; equivalent: within ±{self.margin:g} by two one-sided tests"
-        return f"Paired differences of {self.y} to {self.baseline} with 95 % Student intervals; {comparisons}."
+        comparisons = (
+            f"p adjusted (Holm) for {self.rows['p'].count()} comparisons; equivalent: within "
+            f"±{self.margin:g} by two one-sided tests"
+        )
+        return (
+            f"Paired differences of {self.y} to {self.baseline} with 95 % Student intervals; "
+            f"{comparisons}."
+        )
 
     def to_markdown(self) -> str:
         """A pipe table under its caption, warnings below."""
-        return "\n".join([self.caption, "", markdown(self._shown()), *(f"Warning: {w}" for w in self.warnings)]).rstrip()
+        return "\n".join(
+            [self.caption, "", markdown(self._shown()), *(f"Warning: {w}" for w in self.warnings)]
+        ).rstrip()
 
     def to_latex(self) -> str:
         """A booktabs tabular in a table environment."""
         shown = self._shown()
-        head, *body = (" & ".join(map(_tex, cells)) + r" \\" for cells in ([*shown], *shown.to_numpy().tolist()))
-        lines = [r"\begin{table}", rf"\caption{{{_tex(self.caption)}}}", r"\begin{tabular}{lrrrrrrl}", r"\toprule", head, r"\midrule", *body]
-        return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", *(f"% Warning: {w}" for w in self.warnings)])
+        head, *body = (
+            " & ".join(map(_tex, cells)) + r" \\"
+            for cells in ([*shown], *shown.to_numpy().tolist())
+        )
+        lines = [
+            r"\begin{table}",
+            rf"\caption{{{_tex(self.caption)}}}",
+            r"\begin{tabular}{lrrrrrrl}",
+            r"\toprule",
+            head,
+            r"\midrule",
+            *body,
+        ]
+        return "\n".join(
+            [
+                *lines,
+                r"\bottomrule",
+                r"\end{tabular}",
+                r"\end{table}",
+                *(f"% Warning: {w}" for w in self.warnings),
+            ]
+        )
 
     def to_html(self) -> str:
         """A table element under its caption, warnings below."""
@@ -61,10 +90,19 @@ class AblationTable:
             return ["–" if np.isnan(value) else format(value, form) for value in self.rows[name]]
 
         limits = zip(show("low", "+.4f"), show("high", "+.4f"), strict=True)
-        columns = {"variant": [str(v) for v in self.rows["variant"]], "pairs": [str(n) for n in self.rows["pairs"]]}
+        columns = {
+            "variant": [str(v) for v in self.rows["variant"]],
+            "pairs": [str(n) for n in self.rows["pairs"]],
+        }
         columns |= {"loss": show("loss", ".4f"), "difference": show("difference", "+.4f")}
-        columns |= {"95 % interval": ["–" if low == "–" else f"[{low}, {high}]" for low, high in limits], "p (Holm)": show("p_holm", ".2g")}
-        columns |= {"p equivalent (Holm)": show("p_equivalent_holm", ".2g"), "verdict": list(self.rows["verdict"])}
+        columns |= {
+            "95 % interval": ["–" if low == "–" else f"[{low}, {high}]" for low, high in limits],
+            "p (Holm)": show("p_holm", ".2g"),
+        }
+        columns |= {
+            "p equivalent (Holm)": show("p_equivalent_holm", ".2g"),
+            "verdict": list(self.rows["verdict"]),
+        }
         return pd.DataFrame(columns)
 
 
@@ -78,19 +116,27 @@ def ablation_table(  # noqa: PLR0913
     seed: str = "seed",
     margin: float = 0.005,
 ) -> AblationTable:
-    """Compare every variant in `runs` with `baseline` by differences of y, paired by seed and size (a table without `size` holds one).
+    """Compare every variant in `runs` with `baseline` by differences of y, paired by seed and size
+    (a table without `size` holds one).
 
-    The mean is over sizes, each at the mean of its seeds. Its error comes from the seeds within sizes, so it speaks of these sizes; with one seed per
-    size it comes from the sizes; one pair gives none. p is two-sided, adjusted over the variants by Holm's method; "equivalent" is the two one-sided
-    t tests (TOST) against ± `margin`, in units of y, adjusted likewise. The default, 0.005 nats, is about 5 % of compute at a loss of 1.8 and an
-    exponent of 0.055. Raises ValueError as `compute_equivalent_gain`, and for a margin that is not above 0.
+    The mean is over sizes, each at the mean of its seeds. Its error comes from the seeds within
+    sizes, so it speaks of these sizes; with one seed per size it comes from the sizes; one pair
+    gives none. p is two-sided, adjusted over the variants by Holm's method; "equivalent" is the two
+    one-sided t tests (TOST) against ± `margin`, in units of y, adjusted likewise. The default,
+    0.005 nats, is about 5 % of compute at a loss of 1.8 and an exponent of 0.055. Raises ValueError
+    as `compute_equivalent_gain`, and for a margin that is not above 0.
     """
     if not (np.isfinite(margin) and margin > 0):
         raise ValueError(f"margin must be finite and above 0, found {margin!r}")
     runs = runs if size in runs or size != "size" else runs.assign(size="all")
     variants = [v for v in runs[by].dropna().unique() if v != baseline] if by in runs else []
-    finished, warnings = finished_runs(runs, Columns(None, y, by, size, seed), [baseline, *variants])
-    losses = {arm: rows.set_index(["size", "seed"])["y"] for arm, rows in finished.groupby("arm", observed=True)}
+    finished, warnings = finished_runs(
+        runs, Columns(None, y, by, size, seed), [baseline, *variants]
+    )
+    losses = {
+        arm: rows.set_index(["size", "seed"])["y"]
+        for arm, rows in finished.groupby("arm", observed=True)
+    }
     if baseline not in losses:
         raise ValueError(f"no run of {baseline!r} finished with a loss")
     own = losses.pop(baseline)
@@ -99,31 +145,74 @@ def ablation_table(  # noqa: PLR0913
         rows.append(_row(variant, losses[variant], own, margin))
         warnings += missing_pairs({baseline: own.index, variant: losses[variant].index})
     warnings += [f"{v} has no finished run: left out" for v in variants if v not in losses]
-    table = pd.DataFrame([*rows, {"variant": baseline, "pairs": len(own), "loss": _mean(own)[0], "difference": 0.0, "df": 0}])
-    table["p_holm"], table["p_equivalent_holm"] = _holm(table["p"].to_numpy()), _holm(table["p_equivalent"].to_numpy())
-    table["verdict"] = ["baseline" if v == baseline else _verdict(row) for v, (_, row) in zip(table["variant"], table.iterrows(), strict=True)]
-    return AblationTable(table.sort_values("difference", kind="stable", ignore_index=True), baseline, y, margin, tuple(warnings))
+    table = pd.DataFrame(
+        [
+            *rows,
+            {
+                "variant": baseline,
+                "pairs": len(own),
+                "loss": _mean(own)[0],
+                "difference": 0.0,
+                "df": 0,
+            },
+        ]
+    )
+    table["p_holm"], table["p_equivalent_holm"] = (
+        _holm(table["p"].to_numpy()),
+        _holm(table["p_equivalent"].to_numpy()),
+    )
+    table["verdict"] = [
+        "baseline" if v == baseline else _verdict(row)
+        for v, (_, row) in zip(table["variant"], table.iterrows(), strict=True)
+    ]
+    return AblationTable(
+        table.sort_values("difference", kind="stable", ignore_index=True),
+        baseline,
+        y,
+        margin,
+        tuple(warnings),
+    )
 
 
-def _row(variant: Any, losses: pd.Series[float], baseline: pd.Series[float], margin: float) -> dict[str, Any]:
+def _row(
+    variant: Any, losses: pd.Series[float], baseline: pd.Series[float], margin: float
+) -> dict[str, Any]:
     """Mean paired difference, its t interval and raw p values; NaN where nothing can be said."""
     both = losses.index.intersection(baseline.index)
     if both.empty:
         return {"variant": variant, "pairs": 0, "df": 0}
     mean, se, df = _mean(losses[both] - baseline[both])
     half = float(stdtrit(df, 0.975)) * se if df else float("nan")
-    p, p_equivalent = (float(stdtr(df, t)) if df else float("nan") for t in (-abs(mean) / se, (abs(mean) - margin) / se))
-    found = {"variant": variant, "pairs": len(both), "loss": _mean(losses[both])[0], "difference": mean, "df": df}
-    return found | {"low": mean - half, "high": mean + half, "p": 2 * p, "p_equivalent": p_equivalent}
+    p, p_equivalent = (
+        float(stdtr(df, t)) if df else float("nan")
+        for t in (-abs(mean) / se, (abs(mean) - margin) / se)
+    )
+    found = {
+        "variant": variant,
+        "pairs": len(both),
+        "loss": _mean(losses[both])[0],
+        "difference": mean,
+        "df": df,
+    }
+    return found | {
+        "low": mean - half,
+        "high": mean + half,
+        "p": 2 * p,
+        "p_equivalent": p_equivalent,
+    }
 
 
 def _mean(values: pd.Series[float]) -> tuple[float, float, int]:
-    """Mean over sizes of values by size and seed, its standard error and degrees of freedom (0: no error can be had)."""
+    """Mean over sizes of values by size and seed, its standard error and degrees of freedom (0: no
+    error can be had).
+    """
     table: Array = values.unstack().to_numpy()
     runs, by_size = np.sum(~np.isnan(table), axis=1), np.nanmean(table, axis=1)
     df = int(np.sum(runs - 1))
     if df:
-        variance = float(np.nansum((table - by_size[:, None]) ** 2) / df * np.sum(1 / runs) / len(runs) ** 2)
+        variance = float(
+            np.nansum((table - by_size[:, None]) ** 2) / df * np.sum(1 / runs) / len(runs) ** 2
+        )
     else:
         df = len(runs) - 1
         variance = float(by_size.var(ddof=1) / len(runs)) if df else float("nan")
@@ -154,9 +243,17 @@ def markdown(frame: pd.DataFrame) -> str:
             return "" if pd.isna(value) else f"{value:.4g}"
         return " ".join(str(value).split()).replace("|", "\\|")
 
-    rows = [[cell(value) for value in row] for row in (tuple(frame), ["---"] * frame.shape[1], *frame.itertuples(index=False))]
+    rows = [
+        [cell(value) for value in row]
+        for row in (tuple(frame), ["---"] * frame.shape[1], *frame.itertuples(index=False))
+    ]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
 
 
 def _tex(text: str) -> str:
-    return "".join({"–": "--", "±": r"$\pm$", "\\": r"\textbackslash{}"}.get(c, "\\" + c if c in "&%$#_{}" else c) for c in text)
+    return "".join(
+        {"–": "--", "±": r"$\pm$", "\\": r"\textbackslash{}"}.get(
+            c, "\\" + c if c in "&%$#_{}" else c
+        )
+        for c in text
+    )

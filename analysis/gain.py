@@ -1,4 +1,6 @@
-"""Compute-equivalent gain: by what factor a variant behaves like its baseline given more compute."""
+"""Compute-equivalent gain: by what factor a variant behaves like its baseline given more
+compute.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +15,24 @@ import pandas as pd
 
 from analysis import separate
 from analysis.pairing import Cells, Columns, paired_cells
-from analysis.separate import Comparison, Definition, GainAt, Interval, Offset, SeparateLaws, SeparateSlopes, factors
+from analysis.separate import (
+    Comparison,
+    Definition,
+    GainAt,
+    Interval,
+    Offset,
+    SeparateLaws,
+    SeparateSlopes,
+    factors,
+)
 from analysis.shift import POOL_ABOVE, Array, Shift, paired_shift, pool_seeds
 from analysis.verdict import summary, warnings
 
 
 class Parallelism(NamedTuple):
-    """Student's t of H0 "both arms have the same exponent", its degrees of freedom and two-sided p."""
+    """Student's t of H0 "both arms have the same exponent", its degrees of freedom and two-sided
+    p.
+    """
 
     statistic: float
     df: float
@@ -30,9 +43,11 @@ class Parallelism(NamedTuple):
 class Gain:
     """Compute-equivalent gain of `variant` over `baseline`, see `compute_equivalent_gain`.
 
-    `gain` is a factor in x; `interval` its 95 % limits by the delta method with Student's t, `fieller` those by Fieller's theorem. `alpha` is the
-    common exponent, `df` the degrees of freedom, `pooled` the interval with seeds as pairs (None where an F pretest forbids it), which covers too
-    rarely to be quoted alone. `per_size` has a row per size: size, pairs, geometric means of x and loss of both arms, `log_ratio` = log L_baseline
+    `gain` is a factor in x; `interval` its 95 % limits by the delta method with Student's t,
+    `fieller` those by Fieller's theorem. `alpha` is the common exponent, `df` the degrees of
+    freedom, `pooled` the interval with seeds as pairs (None where an F pretest forbids it), which
+    covers too rarely to be quoted alone. `per_size` has a row per size: size, pairs, geometric
+    means of x and loss of both arms, `log_ratio` = log L_baseline
     - log L_variant, `gain`, `extrapolates` (no baseline at gain times x).
     """
 
@@ -52,31 +67,45 @@ class Gain:
     cells: Cells = field(repr=False)
 
     def at(self, C: float, definition: Definition = "extra") -> GainAt:
-        """Gain at compute C (units of x) by separate slopes, with its 95 % band and whether it extrapolates.
+        """Gain at compute C (units of x) by separate slopes, with its 95 % band and whether it
+        extrapolates.
 
-        "extra": the factor by which the baseline's compute must grow to reach the variant's loss at C. "saving": the factor by which the variant's
-        compute may shrink at the baseline's loss at C. With `parallelism` not rejected the trend over C is noise: quote `gain`.
+        "extra": the factor by which the baseline's compute must grow to reach the variant's loss at
+        C. "saving": the factor by which the variant's compute may shrink at the baseline's loss at
+        C. With `parallelism` not rejected the trend over C is noise: quote `gain`.
         """
         return self._laws.at(C, definition)
 
     @property
     def separate_slopes(self) -> SeparateSlopes:
-        """Separate laws of the two arms. Never read a trend off them alone: an irreducible loss bends both, see `offset`."""
+        """Separate laws of the two arms. Never read a trend off them alone: an irreducible loss
+        bends both, see `offset`.
+        """
         return self._laws.slopes()
 
     @cached_property
     def unpaired(self) -> Comparison:
-        """What ignoring the pairs gives: separate fits at the geometric-mean C, percentiles of 2000 case resamples per arm."""
-        return separate.unpaired_gain(self._laws, self.cells.runs_x, self.cells.runs_y, float(np.exp(np.mean(self._laws.x))))
+        """What ignoring the pairs gives: separate fits at the geometric-mean C, percentiles of 2000
+        case resamples per arm.
+        """
+        return separate.unpaired_gain(
+            self._laws, self.cells.runs_x, self.cells.runs_y, float(np.exp(np.mean(self._laws.x)))
+        )
 
     @cached_property
     def offset(self) -> Offset | None:
-        """The gain under one shared law with an irreducible loss; None below 4 sizes. A check of `gain`, which needs no E."""
+        """The gain under one shared law with an irreducible loss; None below 4 sizes. A check of
+        `gain`, which needs no E.
+        """
         return separate.shared_offset(*self.cells.means) if len(self.per_size) > 3 else None
 
     def bootstrap(self, n: int = 10_000, seed: int = 0) -> Array:
-        """Gains of n resamples of sizes, (n,), NaN where one size alone was drawn: a diagnostic, not an interval."""
-        return separate.bootstrap_gain(*self.cells.means, separate.resamples(len(self.per_size), n, seed))
+        """Gains of n resamples of sizes, (n,), NaN where one size alone was drawn: a diagnostic,
+        not an interval.
+        """
+        return separate.bootstrap_gain(
+            *self.cells.means, separate.resamples(len(self.per_size), n, seed)
+        )
 
     def summary(self) -> str:
         """Text that opens with a plain sentence, then the evidence, then every warning."""
@@ -106,19 +135,26 @@ def compute_equivalent_gain(  # noqa: PLR0913
     size: str = "size",
     seed: str = "seed",
 ) -> Gain:
-    """Gain of `variant` over `baseline` from a tidy table, a row per run: y (loss, any one unit) against x (FLOPs, seconds, device-hours, tokens).
+    """Gain of `variant` over `baseline` from a tidy table, a row per run: y (loss, any one unit)
+    against x (FLOPs, seconds, device-hours, tokens).
 
-    Runs are paired by `size` and `seed`, so what a size or a seed does to both arms cancels; sizes are the replicates. The arms may differ in x at
-    one size (a variant that costs a few percent more): pairs are brought to equal x along the common slope, see `analysis.shift.paired_shift`.
-    A `status` column, if there, tells diverged and unfinished runs, counted in `warnings`; `data_fingerprint`, `loss_unit` may hold one value only.
+    Runs are paired by `size` and `seed`, so what a size or a seed does to both arms cancels; sizes
+    are the replicates. The arms may differ in x at one size (a variant that costs a few percent
+    more): pairs are brought to equal x along the common slope, see `analysis.shift.paired_shift`. A
+    `status` column, if there, tells diverged and unfinished runs, counted in `warnings`;
+    `data_fingerprint`, `loss_unit` may hold one value only.
 
-    Raises ValueError, naming rows or columns: bad values, duplicate or incomparable runs, fewer than 3 paired sizes, equal x, a loss that does not
-    fall. Source: parallel-line assay (relative potency) on log loss; limits by the delta method with t and by Fieller (1954).
+    Raises ValueError, naming rows or columns: bad values, duplicate or incomparable runs, fewer
+    than 3 paired sizes, equal x, a loss that does not fall. Source: parallel-line assay (relative
+    potency) on log loss; limits by the delta method with t and by Fieller (1954).
     """
     cells = paired_cells(runs, variant, baseline, Columns(x, y, by, size, seed))
     shift = paired_shift(*cells.means)
     if shift.alpha <= 0:
-        raise ValueError(f"column {y!r} does not fall with {x!r} (exponent {float(shift.alpha):.3g}): a gain in {x} has no meaning on these runs")
+        raise ValueError(
+            f"column {y!r} does not fall with {x!r} (exponent {float(shift.alpha):.3g}): a gain "
+            f"in {x} has no meaning on these runs"
+        )
     gain = Gain(
         variant,
         baseline,
@@ -130,7 +166,9 @@ def compute_equivalent_gain(  # noqa: PLR0913
         df=float(shift.df),
         pooled=_pooled(cells, shift),
         per_size=_per_size(cells, shift),
-        parallelism=Parallelism(float(shift.slope_t), float(shift.slope_df), float(shift.slope_p())),
+        parallelism=Parallelism(
+            float(shift.slope_t), float(shift.slope_df), float(shift.slope_p())
+        ),
         warnings=cells.warnings,
         cells=cells,
     )
@@ -143,7 +181,10 @@ def _pooled(cells: Cells, shift: Shift) -> Comparison | None:
     if not p > POOL_ABOVE:
         return None
     at_run_level = replace(shift, mean_variance=np.asarray(variance), df=np.asarray(df))
-    return Comparison(*factors(shift.theta, *at_run_level.delta()), f"seeds pooled as independent pairs, F pretest p = {p:.2g}")
+    return Comparison(
+        *factors(shift.theta, *at_run_level.delta()),
+        f"seeds pooled as independent pairs, F pretest p = {p:.2g}",
+    )
 
 
 def _per_size(cells: Cells, shift: Shift) -> pd.DataFrame:
@@ -157,6 +198,7 @@ def _per_size(cells: Cells, shift: Shift) -> pd.DataFrame:
         "loss_variant": np.exp(y_v),
         "log_ratio": y_b - y_v,
         "gain": np.exp((y_b - y_v) / shift.alpha - (x_v - x_b)),
-        "extrapolates": (x_v + shift.theta > x_b.max() + 1e-9) | (x_v + shift.theta < x_b.min() - 1e-9),
+        "extrapolates": (x_v + shift.theta > x_b.max() + 1e-9)
+        | (x_v + shift.theta < x_b.min() - 1e-9),
     }
     return pd.DataFrame(table)

@@ -1,4 +1,6 @@
-"""Scaling laws: sums of powers, linear in their coefficients once the exponents are fixed; and the checks of the rows they are fitted to."""
+"""Scaling laws: sums of powers, linear in their coefficients once the exponents are fixed; and the
+checks of the rows they are fitted to.
+"""
 
 from __future__ import annotations
 
@@ -17,22 +19,26 @@ _NAME = re.compile(r"[A-Za-z]\w*")
 
 @dataclass(frozen=True)
 class Law:
-    """A law written as a formula: terms joined by ``+``, each a coefficient and powers ``X^-e`` or ``X^e``.
+    """A law written as a formula: terms joined by ``+``, each a coefficient and powers ``X^-e`` or
+    ``X^e``.
 
-    ``Law("E + A N^-alpha + B D^-beta")`` has the variables N and D (the columns of x, in this order) and the parameters E, A, alpha, B, beta.
-    Coefficients are at least zero. In a law of several terms an exponent, with the sign it is written with, lies in ``EXPONENTS``;
-    in a law of one term it is free. The same exponent may stand in several terms.
+    ``Law("E + A N^-alpha + B D^-beta")`` has the variables N and D (the columns of x, in this
+    order) and the parameters E, A, alpha, B, beta. Coefficients are at least zero. In a law of
+    several terms an exponent, with the sign it is written with, lies in ``EXPONENTS``; in a law of
+    one term it is free. The same exponent may stand in several terms.
 
-    Calling a law evaluates it: ``law(x, E=1.7, A=400, ...)`` with x of shape (n,) or (n, variables).
-    Raises ValueError: the formula cannot be read.
+    Calling a law evaluates it: ``law(x, E=1.7, A=400, ...)`` with x of shape (n,) or (n,
+    variables). Raises ValueError: the formula cannot be read.
     """
 
     formula: str
     variables: tuple[str, ...] = field(init=False, repr=False)
     coefficients: tuple[str, ...] = field(init=False, repr=False)  # one per term
     exponents: tuple[str, ...] = field(init=False, repr=False)
-    params: tuple[str, ...] = field(init=False, repr=False)  # all of them, in the order of the formula
-    #: Signs (terms, variables, exponents): the log of term k is log c_k + sum over v, p of design[k, v, p] log x_v e_p.
+    # all of them, in the order of the formula
+    params: tuple[str, ...] = field(init=False, repr=False)
+    #: Signs (terms, variables, exponents): the log of term k is log c_k + sum over v, p of
+    #: design[k, v, p] log x_v e_p.
     design: Array = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -42,7 +48,8 @@ class Law:
             found = [match for power in rest if (match := _POWER.fullmatch(power))]
             if not _NAME.fullmatch(coefficient) or len(found) < len(rest):
                 raise ValueError(
-                    f"cannot read the term {' '.join(term.split())!r} of the law {self.formula!r}: write it as 'A', 'A C^-alpha' or 'A N^-a D^-b'"
+                    f"cannot read the term {' '.join(term.split())!r} of the law "
+                    f"{self.formula!r}: write it as 'A', 'A C^-alpha' or 'A N^-a D^-b'"
                 )
             coefficients.append(coefficient)
             params += [coefficient, *(match[3] for match in found)]
@@ -64,39 +71,71 @@ class Law:
         object.__setattr__(self, "design", design)
 
     def columns(self, x: ArrayLike) -> Array:
-        """x as (n, variables). Raises ValueError where it has another number of columns than the law has variables."""
+        """x as (n, variables). Raises ValueError where it has another number of columns than the
+        law has variables.
+        """
         table = np.atleast_1d(np.asarray(x, dtype=np.float64))
         table = table[:, None] if table.ndim == 1 else table
         if table.ndim != 2 or table.shape[1] != len(self.variables):
-            raise ValueError(f"x has the shape {np.shape(x)}; the law {self.formula} needs one column for each of {', '.join(self.variables)}")
+            raise ValueError(
+                f"x has the shape {np.shape(x)}; the law {self.formula} needs one column for each "
+                f"of {', '.join(self.variables)}"
+            )
         return table
 
     def __call__(self, x: ArrayLike, **params: float) -> Array:
         """The law's values, shape (n,). Raises ValueError for a missing or unknown parameter."""
         if set(params) != set(self.params):
-            raise ValueError(f"the law {self.formula} has the parameters {', '.join(self.params)}, not {', '.join(params) or 'none'}")
-        logs = np.einsum("kvp,nv,p->kn", self.design, np.log(self.columns(x)), np.array([params[e] for e in self.exponents]))
+            raise ValueError(
+                f"the law {self.formula} has the parameters {', '.join(self.params)}, not "
+                f"{', '.join(params) or 'none'}"
+            )
+        logs = np.einsum(
+            "kvp,nv,p->kn",
+            self.design,
+            np.log(self.columns(x)),
+            np.array([params[e] for e in self.exponents]),
+        )
         values: Array = np.array([params[c] for c in self.coefficients]) @ np.exp(logs)
         return values
 
-    def checked(self, x: ArrayLike, y: ArrayLike, weights: ArrayLike | None) -> tuple[Array, Array, Array]:
-        """x as (n, variables), y (n,) and the multiplicities (n,), or a ValueError that names what is wrong and where."""
+    def checked(
+        self, x: ArrayLike, y: ArrayLike, weights: ArrayLike | None
+    ) -> tuple[Array, Array, Array]:
+        """x as (n, variables), y (n,) and the multiplicities (n,), or a ValueError that names what
+        is wrong and where.
+        """
         table, values = self.columns(x).copy(), np.array(y, dtype=np.float64)
         times = np.ones(len(table)) if weights is None else np.array(weights, dtype=np.float64)
         if values.shape != (len(table),) or times.shape != (len(table),):
-            raise ValueError(f"x has {len(table)} rows, y the shape {values.shape}, weights {times.shape}: give one y and one weight per row of x")
-        for name, column in (*((f"x ({n})", c) for n, c in zip(self.variables, table.T, strict=True)), ("y", values)):
+            raise ValueError(
+                f"x has {len(table)} rows, y the shape {values.shape}, weights {times.shape}: "
+                "give one y and one weight per row of x"
+            )
+        for name, column in (
+            *((f"x ({n})", c) for n, c in zip(self.variables, table.T, strict=True)),
+            ("y", values),
+        ):
             check_positive(name, column)
         bad = np.flatnonzero(~(np.isfinite(times) & (times >= 0)))
         if len(bad):
-            raise ValueError(f"weights must be finite and at least zero, but are not at {_listed(bad)}: they are multiplicities of rows")
+            raise ValueError(
+                f"weights must be finite and at least zero, but are not at {_listed(bad)}: they "
+                "are multiplicities of rows"
+            )
         used = table[times > 0]
         for name, column in zip(self.variables, used.T, strict=True):
             if len(column) and np.ptp(np.log(column)) < 1e-9:
-                raise ValueError(f"x ({name}) is {column[0]:g} in every row: the law {self.formula} needs different values of {name}")
+                raise ValueError(
+                    f"x ({name}) is {column[0]:g} in every row: the law {self.formula} needs "
+                    f"different values of {name}"
+                )
         needed, distinct = len(self.params), len(np.unique(used, axis=0))
         if distinct < needed:
-            why = f"has {needed} parameters and needs as many different x, but the rows have only {distinct}"
+            why = (
+                f"has {needed} parameters and needs as many different x, but the rows have only "
+                f"{distinct}"
+            )
             raise ValueError(f"the law {self.formula} {why}: add sizes")
         return table, values, times
 
@@ -106,17 +145,24 @@ def check_positive(name: str, values: ArrayLike) -> None:
     values = np.asarray(values, dtype=np.float64)
     bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
     if len(bad):
-        raise ValueError(f"{name} must be positive and finite, but is {values[bad[0]]:g} at {_listed(bad)}: drop or mend them")
+        raise ValueError(
+            f"{name} must be positive and finite, but is {values[bad[0]]:g} at {_listed(bad)}: "
+            "drop or mend them"
+        )
 
 
 def _listed(rows: NDArray[np.intp]) -> str:
     """``row 3`` or ``rows 3, 7, ... (12 in all)``, counted from 0."""
-    head = ", ".join(str(row) for row in rows[:5]) + (f", ... ({len(rows)} in all)" if len(rows) > 5 else "")
+    head = ", ".join(str(row) for row in rows[:5]) + (
+        f", ... ({len(rows)} in all)" if len(rows) > 5 else ""
+    )
     return f"row{'s' if len(rows) > 1 else ''} {head} (counted from 0)"
 
 
 EXPONENTS = (1e-3, 5.0)
-"""Bounds of the exponents of laws with several terms; below them a power is a straight line in log x, above them a step."""
+"""Bounds of the exponents of laws with several terms; below them a power is a straight line in log
+x, above them a step.
+"""
 
 POWER_LAW = Law("A C^-alpha")
 POWER_LAW_OFFSET = Law("E + A C^-alpha")

@@ -1,4 +1,6 @@
-"""From a tidy table of runs to cells that are paired by size and seed, with every refusal naming its rows or columns."""
+"""From a tidy table of runs to cells that are paired by size and seed, with every refusal naming
+its rows or columns.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,15 @@ import pandas as pd
 
 from analysis.shift import Array
 
-UNFINISHED = ("scheduled", "running", "failed", "stopped", "pruned", "killed")  # the words of run folders and of MLflow, in any case
+# the words of run folders and of MLflow, in any case
+UNFINISHED = (
+    "scheduled",
+    "running",
+    "failed",
+    "stopped",
+    "pruned",
+    "killed",
+)
 FINISHED = ("", "finished", "diverged")
 ONE_VALUE = {  # columns that may hold only one value among runs that are compared
     "data_fingerprint": "runs of different data or evaluation sets cannot be compared",
@@ -35,7 +45,8 @@ class Columns:
 
 @dataclass(frozen=True)
 class Cells:
-    """Logs ``x`` and ``y`` (loss) of the baseline and of the variant, each (sizes, seeds), NaN where a pair is missing; sizes by rising x.
+    """Logs ``x`` and ``y`` (loss) of the baseline and of the variant, each (sizes, seeds), NaN
+    where a pair is missing; sizes by rising x.
 
     `runs_x`, `runs_y`: all finished runs of the baseline and of the variant.
     """
@@ -50,15 +61,21 @@ class Cells:
     @cached_property
     def means(self) -> tuple[Array, Array, Array, Array]:
         """Over seeds, (sizes,): x and y of the baseline, x and y of the variant."""
-        x_b, y_b, x_v, y_v = (np.nanmean(a, axis=1) for a in (self.x[0], self.y[0], self.x[1], self.y[1]))
+        x_b, y_b, x_v, y_v = (
+            np.nanmean(a, axis=1) for a in (self.x[0], self.y[0], self.x[1], self.y[1])
+        )
         return x_b, y_b, x_v, y_v
 
 
-def finished_runs(runs: pd.DataFrame, columns: Columns, arms: Iterable[object]) -> tuple[pd.DataFrame, list[str]]:
-    """The finished runs of `arms`, checked, with columns arm, size, seed, x and y, and warnings that count the runs without a loss.
+def finished_runs(
+    runs: pd.DataFrame, columns: Columns, arms: Iterable[object]
+) -> tuple[pd.DataFrame, list[str]]:
+    """The finished runs of `arms`, checked, with columns arm, size, seed, x and y, and warnings
+    that count the runs without a loss.
 
-    A run is diverged where `status` says so or its loss is not finite. A table without a `seed` column holds one seed. Raises ValueError for a
-    missing column, an unknown variant, values that are no positive numbers, duplicate cells, mixed data fingerprints and mixed units of loss.
+    A run is diverged where `status` says so or its loss is not finite. A table without a `seed`
+    column holds one seed. Raises ValueError for a missing column, an unknown variant, values that
+    are no positive numbers, duplicate cells, mixed data fingerprints and mixed units of loss.
     """
     frame = runs if columns.seed != "seed" or "seed" in runs else runs.assign(seed=0)
     for column in (columns.by, columns.size, columns.seed, columns.y, columns.x):
@@ -66,79 +83,140 @@ def finished_runs(runs: pd.DataFrame, columns: Columns, arms: Iterable[object]) 
             raise ValueError(f"no column {column!r} in the runs{_nearest(column, frame.columns)}")
     for arm in arms:
         if not (frame[columns.by] == arm).any():
-            raise ValueError(f"no run has {columns.by} = {arm!r}{_nearest(arm, frame[columns.by].dropna().unique())}")
+            raise ValueError(
+                f"no run has {columns.by} = "
+                f"{arm!r}{_nearest(arm, frame[columns.by].dropna().unique())}"
+            )
     frame = frame[frame[columns.by].isin(list(arms))]
     for column in (columns.size, columns.seed):
         if frame[column].isna().any():
             raise ValueError(f"{_rows(frame[frame[column].isna()])}: {column} is empty")
     for column, why in ONE_VALUE.items():
         if column in frame and frame[column].nunique() > 1:
-            examples = "; ".join(f"{value!r} in row {rows.index[0]}" for value, rows in list(frame.groupby(column, observed=True))[:3])
-            raise ValueError(f"column {column!r} holds {frame[column].nunique()} values, {examples}: {why}")
+            examples = "; ".join(
+                f"{value!r} in row {rows.index[0]}"
+                for value, rows in list(frame.groupby(column, observed=True))[:3]
+            )
+            raise ValueError(
+                f"column {column!r} holds {frame[column].nunique()} values, {examples}: {why}"
+            )
     axes = [column for column in (columns.x, columns.y) if column is not None]
     for column in axes:
         if not pd.api.types.is_numeric_dtype(frame[column]):
-            raise ValueError(f"column {column!r} is not numeric ({frame[column].iloc[0]!r} ...): convert it to numbers")
+            raise ValueError(
+                f"column {column!r} is not numeric ({frame[column].iloc[0]!r} ...): convert it to "
+                "numbers"
+            )
     finished, warnings = _without_a_loss(frame, columns)
     for column in axes:
         bad = finished[~(np.isfinite(finished[column].astype(float)) & (finished[column] > 0))]
         if len(bad):
-            raise ValueError(f"{_rows(bad)}: {column} must be finite and above 0, found {_some(bad[column])}")
+            raise ValueError(
+                f"{_rows(bad)}: {column} must be finite and above 0, found {_some(bad[column])}"
+            )
     repeated = finished[finished.duplicated([columns.by, columns.size, columns.seed], keep=False)]
     if len(repeated):
         what = f"several runs of one {columns.by}, {columns.size} and {columns.seed}"
         raise ValueError(f"{_rows(repeated)}: {what}; keep one of each or average them first")
     _one_unit(finished, columns)
-    given = {"arm": columns.by, "size": columns.size, "seed": columns.seed, "x": columns.x, "y": columns.y}
-    return pd.DataFrame({name: finished[column] for name, column in given.items() if column is not None}), warnings
+    given = {
+        "arm": columns.by,
+        "size": columns.size,
+        "seed": columns.seed,
+        "x": columns.x,
+        "y": columns.y,
+    }
+    return pd.DataFrame(
+        {name: finished[column] for name, column in given.items() if column is not None}
+    ), warnings
 
 
 def paired_cells(runs: pd.DataFrame, variant: Any, baseline: Any, columns: Columns) -> Cells:
-    """Pair the runs of two variants by size and seed; names missing cells in the warnings. Raises as `finished_runs`, and below 3 sizes."""
+    """Pair the runs of two variants by size and seed; names missing cells in the warnings. Raises
+    as `finished_runs`, and below 3 sizes.
+    """
     if variant == baseline:
         raise ValueError(f"variant and baseline are both {variant!r}")
     finished, warnings = finished_runs(runs, columns, [baseline, variant])
     logs = finished.assign(x=np.log(finished["x"]), y=np.log(finished["y"]))
-    left, right = (logs[logs["arm"] == arm].set_index(["size", "seed"])[["x", "y"]] for arm in (baseline, variant))
+    left, right = (
+        logs[logs["arm"] == arm].set_index(["size", "seed"])[["x", "y"]]
+        for arm in (baseline, variant)
+    )
     both = left.add_suffix("_b").join(right.add_suffix("_v"), how="inner")
     warnings += missing_pairs({baseline: left.index, variant: right.index})
     order = both["x_b"].groupby(level="size").mean().sort_values().index
     if len(order) < 3:
         plural = "" if len(order) == 1 else "s"
-        raise ValueError(f"{len(order)} paired {columns.size}{plural} ({_some(order)}): a power law and its error need at least 3")
-    x_b, y_b, x_v, y_v = (both[name].unstack("seed").loc[order].to_numpy(float) for name in ("x_b", "y_b", "x_v", "y_v"))
-    runs_x, runs_y = ((left[name].to_numpy(float), right[name].to_numpy(float)) for name in ("x", "y"))
+        raise ValueError(
+            f"{len(order)} paired {columns.size}{plural} ({_some(order)}): a power law and its "
+            "error need at least 3"
+        )
+    x_b, y_b, x_v, y_v = (
+        both[name].unstack("seed").loc[order].to_numpy(float)
+        for name in ("x_b", "y_b", "x_v", "y_v")
+    )
+    runs_x, runs_y = (
+        (left[name].to_numpy(float), right[name].to_numpy(float)) for name in ("x", "y")
+    )
     cells = Cells(tuple(order), (x_b, x_v), (y_b, y_v), runs_x, runs_y, tuple(warnings))
     for arm, x in ((baseline, cells.means[0]), (variant, cells.means[2])):
         if np.ptp(x) < 1e-9:
-            raise ValueError(f"column {columns.x!r} is the same at every {columns.size} of {arm}: loss cannot be set against it")
+            raise ValueError(
+                f"column {columns.x!r} is the same at every {columns.size} of {arm}: loss cannot "
+                "be set against it"
+            )
     return cells
 
 
 def missing_pairs(cells: dict[Any, pd.Index[Any]]) -> list[str]:
     """Warnings that name the (size, seed) cells only one of two arms has."""
     (a, of_a), (b, of_b) = cells.items()
-    missing = {other: [f"{size} seed {seed}" for size, seed in own.difference(theirs)] for other, own, theirs in ((a, of_b, of_a), (b, of_a, of_b))}
-    return [f"{arm} has no run to pair at {_some(names)}: left out of the comparison" for arm, names in missing.items() if names]
+    missing = {
+        other: [f"{size} seed {seed}" for size, seed in own.difference(theirs)]
+        for other, own, theirs in ((a, of_b, of_a), (b, of_a, of_b))
+    }
+    return [
+        f"{arm} has no run to pair at {_some(names)}: left out of the comparison"
+        for arm, names in missing.items()
+        if names
+    ]
 
 
 def _without_a_loss(frame: pd.DataFrame, columns: Columns) -> tuple[pd.DataFrame, list[str]]:
-    status = frame["status"].fillna("").astype(str).str.lower() if "status" in frame else pd.Series("", frame.index)
+    status = (
+        frame["status"].fillna("").astype(str).str.lower()
+        if "status" in frame
+        else pd.Series("", frame.index)
+    )
     unfinished = status.isin(UNFINISHED)
     unknown = frame[~unfinished & ~status.isin(FINISHED)]
     if len(unknown):
-        raise ValueError(f"{_rows(unknown)}: unknown status {_some(unknown['status'].unique())}; valid: {', '.join(FINISHED[1:] + UNFINISHED)}")
+        raise ValueError(
+            f"{_rows(unknown)}: unknown status {_some(unknown['status'].unique())}; valid: "
+            f"{', '.join(FINISHED[1:] + UNFINISHED)}"
+        )
     diverged = ~unfinished & ((status == "diverged") | ~np.isfinite(frame[columns.y].astype(float)))
     warnings = []
-    for mask, what in ((diverged, "diverged, and leaving them out flatters the variant that diverges"), (unfinished, "did not finish")):
+    for mask, what in (
+        (diverged, "diverged, and leaving them out flatters the variant that diverges"),
+        (unfinished, "did not finish"),
+    ):
         if mask.any():
-            cells = [f"{arm} {size} seed {seed}" for arm, size, seed in frame.loc[mask, [columns.by, columns.size, columns.seed]].to_numpy()]
+            cells = [
+                f"{arm} {size} seed {seed}"
+                for arm, size, seed in frame.loc[
+                    mask, [columns.by, columns.size, columns.seed]
+                ].to_numpy()
+            ]
             warnings.append(f"{mask.sum()} of {len(frame)} runs {what}: {_some(cells)}")
     return frame[~diverged & ~unfinished], warnings
 
 
 def _one_unit(frame: pd.DataFrame, columns: Columns) -> None:
-    """Refuse losses whose ratio to bits per byte varies; where none are given, those that differ by 1.44 (nats and bits) within a size."""
+    """Refuse losses whose ratio to bits per byte varies; where none are given, those that differ by
+    1.44 (nats and bits) within a size.
+    """
     loss = frame[columns.y].astype(float)
     if columns.y == "val/loss" and "val/bpb" in frame and frame["val/bpb"].notna().all():
         bytes_per_token = loss / frame["val/bpb"].astype(float)
@@ -149,9 +227,13 @@ def _one_unit(frame: pd.DataFrame, columns: Columns) -> None:
         return
     ratio = loss / loss.groupby(frame[columns.size]).transform("min")
     bits = frame[np.abs(ratio * math.log(2) - 1) < 0.03]
-    if len(bits) and columns.x is not None:  # among many variants at one size a bad one may well lie there
+    # among many variants at one size a bad one may well lie there
+    if len(bits) and columns.x is not None:
         what = f"{columns.y} is 1.44 times that of other runs of the same {columns.size}"
-        raise ValueError(f"{_rows(bits)}: {what}: bits and nats mixed? Convert to one unit, or give val/bpb beside it to show that they are not")
+        raise ValueError(
+            f"{_rows(bits)}: {what}: bits and nats mixed? Convert to one unit, or give val/bpb "
+            "beside it to show that they are not"
+        )
 
 
 def _nearest(name: object, known: Iterable[object]) -> str:

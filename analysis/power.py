@@ -18,13 +18,15 @@ class Study:
     """A planned comparison of one variant with the baseline, paired by size and seed.
 
     Args:
-        sigma: sd of one run's loss (nats) after pairing; a difference of two runs has the sd sqrt(2) sigma.
-        sizes, seeds: number of sizes, and of seeds at each.
-        alpha, loss: exponent of L = A C^-alpha and a typical loss; by default those of Attention Residuals (2603.15031), Table 2.
-        pool_seeds: Student t over all pairs (sizes x seeds - 1 degrees of freedom), as published planning tables have it; by default over sizes,
+        sigma: sd of one run's loss (nats) after pairing; a difference of two runs has the sd
+        sqrt(2) sigma. sizes, seeds: number of sizes, and of seeds at each. alpha, loss: exponent of
+        L = A C^-alpha and a typical loss; by default those of Attention Residuals (2603.15031),
+        Table 2. pool_seeds: Student t over all pairs (sizes x seeds - 1 degrees of freedom), as
+        published planning tables have it; by default over sizes,
             as the primary interval of a gain has it (docs/decisions/005).
 
-    The error of alpha itself is left out: a few per cent of the variance when the sizes span a factor of 8 in compute.
+    The error of alpha itself is left out: a few per cent of the variance when the sizes span a
+    factor of 8 in compute.
     """
 
     sigma: float
@@ -36,9 +38,14 @@ class Study:
 
     def __post_init__(self) -> None:
         if not (self.sigma > 0 and self.alpha > 0 and self.loss > 0):
-            raise ValueError(f"sigma, alpha and loss must be positive, not {self.sigma}, {self.alpha} and {self.loss}")
+            raise ValueError(
+                f"sigma, alpha and loss must be positive, not {self.sigma}, {self.alpha} and "
+                f"{self.loss}"
+            )
         if self.sizes < 2 or self.seeds < 1:
-            raise ValueError(f"a study needs at least 2 sizes and 1 seed, not {self.sizes} and {self.seeds}")
+            raise ValueError(
+                f"a study needs at least 2 sizes and 1 seed, not {self.sizes} and {self.seeds}"
+            )
 
     @property
     def log_error(self) -> float:
@@ -54,23 +61,35 @@ class Study:
         return float(np.expm1(quantile(self._freedom, level) * self.log_error))
 
     def power(self, gain: float, against: float = 1.0, level: float = 0.95) -> float:
-        """Probability that the interval excludes ``against`` when the truth is ``gain`` (non-central t, two-sided)."""
+        """Probability that the interval excludes ``against`` when the truth is ``gain``
+        (non-central t, two-sided).
+        """
         from scipy.special import gammaincinv, ndtr
 
         effect = np.log(gain / against) / self.log_error
-        chances = (np.arange(4000) + 0.5) / 4000  # scipy's non-central t fails for large effects, so average the normal over the estimate of the sd
-        cut = quantile(self._freedom, level) * np.sqrt(2 * gammaincinv(self._freedom / 2, chances) / self._freedom)
+        # scipy's non-central t fails for large effects, so average the normal over the estimate of
+        # the sd
+        chances = (np.arange(4000) + 0.5) / 4000
+        cut = quantile(self._freedom, level) * np.sqrt(
+            2 * gammaincinv(self._freedom / 2, chances) / self._freedom
+        )
         return float(np.mean(ndtr(effect - cut) + ndtr(-effect - cut)))
 
 
 def seeds_needed(study: Study, enough: Callable[[Study], bool], most: int = 1000) -> int | None:
-    """The fewest seeds per size with which ``enough(study)`` holds, such as ``lambda s: s.half_width() <= 0.05``; None above ``most``."""
-    return next((seeds for seeds in range(1, most + 1) if enough(replace(study, seeds=seeds))), None)
+    """The fewest seeds per size with which ``enough(study)`` holds, such as ``lambda s:
+    s.half_width() <= 0.05``; None above ``most``.
+    """
+    return next(
+        (seeds for seeds in range(1, most + 1) if enough(replace(study, seeds=seeds))), None
+    )
 
 
 def sizes_needed(study: Study, enough: Callable[[Study], bool], most: int = 100) -> int | None:
     """The fewest sizes with which ``enough(study)`` holds; None above ``most``."""
-    return next((sizes for sizes in range(2, most + 1) if enough(replace(study, sizes=sizes))), None)
+    return next(
+        (sizes for sizes in range(2, most + 1) if enough(replace(study, sizes=sizes))), None
+    )
 
 
 TARGETS: dict[str, Callable[[Study], bool]] = {
@@ -81,34 +100,58 @@ TARGETS: dict[str, Callable[[Study], bool]] = {
 
 
 def plan(study: Study, sizes: Sequence[int] = (3, 4, 5, 6, 8, 10)) -> pd.DataFrame:
-    """Seeds per size that each of ``TARGETS`` (columns) needs with each number of sizes (index); missing above 1000."""
-    rows = [{name: seeds_needed(replace(study, sizes=count), enough) for name, enough in TARGETS.items()} for count in sizes]
+    """Seeds per size that each of ``TARGETS`` (columns) needs with each number of sizes (index);
+    missing above 1000.
+    """
+    rows = [
+        {
+            name: seeds_needed(replace(study, sizes=count), enough)
+            for name, enough in TARGETS.items()
+        }
+        for count in sizes
+    ]
     return pd.DataFrame(rows, index=pd.Index(sizes, name="sizes"), dtype="Int64")
 
 
-def pilot(runs: pd.DataFrame, *, baseline: str = "baseline", x: str = "flops", y: str = "val/loss") -> Study:
-    """A study with the noise, exponent, loss, sizes and seeds of pilot ``runs`` (columns ``variant``, ``size``, ``seed``, x, y).
+def pilot(
+    runs: pd.DataFrame, *, baseline: str = "baseline", x: str = "flops", y: str = "val/loss"
+) -> Study:
+    """A study with the noise, exponent, loss, sizes and seeds of pilot ``runs`` (columns
+    ``variant``, ``size``, ``seed``, x, y).
 
-    The noise is the scatter, over seeds of a size, of the differences of log loss to the baseline of the same size and seed; with one seed per size,
-    over sizes; with the baseline alone, of its own log loss over seeds (nothing cancels, so it is an upper guess).
-    With one size, alpha is the default.
-    Raises ValueError: no rows of the baseline, losses or x that are not positive and finite, or nothing is repeated.
+    The noise is the scatter, over seeds of a size, of the differences of log loss to the baseline
+    of the same size and seed; with one seed per size, over sizes; with the baseline alone, of its
+    own log loss over seeds (nothing cancels, so it is an upper guess). With one size, alpha is the
+    default. Raises ValueError: no rows of the baseline, losses or x that are not positive and
+    finite, or nothing is repeated.
     """
     for name in (x, y):
         check_positive(name, runs[name])
-    logs = runs.assign(log_loss=np.log(runs[y])).pivot(index=["size", "seed"], columns="variant", values="log_loss")
+    logs = runs.assign(log_loss=np.log(runs[y])).pivot(
+        index=["size", "seed"], columns="variant", values="log_loss"
+    )
     if baseline not in logs:
-        raise ValueError(f"the pilot has no variant {baseline!r}; it has {', '.join(map(str, logs.columns))}")
+        raise ValueError(
+            f"the pilot has no variant {baseline!r}; it has {', '.join(map(str, logs.columns))}"
+        )
     alone = logs.shape[1] == 1
     values = logs if alone else logs.drop(columns=baseline).sub(logs[baseline], axis=0)
     by_size = values.groupby(level="size")
-    scatter, freedom = values - by_size.transform("mean"), float((by_size.count() - 1).clip(lower=0).sum().sum())
+    scatter, freedom = (
+        values - by_size.transform("mean"),
+        float((by_size.count() - 1).clip(lower=0).sum().sum()),
+    )
     if not freedom and not alone:
         scatter, freedom = values - values.mean(), float((values.count() - 1).clip(lower=0).sum())
     if not freedom:
-        raise ValueError("the pilot repeats nothing: give two seeds of a size, or two sizes of the baseline and a variant")
+        raise ValueError(
+            "the pilot repeats nothing: give two seeds of a size, or two sizes of the baseline "
+            "and a variant"
+        )
     base = runs[runs["variant"] == baseline].groupby("size")[[x, y]].mean()
     loss = float(np.exp(np.log(base[y]).mean()))
-    sigma = loss * float(np.sqrt(np.nansum(scatter.to_numpy() ** 2) / freedom / (1 if alone else 2)))
+    sigma = loss * float(
+        np.sqrt(np.nansum(scatter.to_numpy() ** 2) / freedom / (1 if alone else 2))
+    )
     alpha = fit(POWER_LAW, base[x], base[y]).params["alpha"] if len(base) > 1 else Study.alpha
     return Study(sigma, max(len(base), 2), int(by_size.size().max()), alpha, loss)

@@ -1,7 +1,8 @@
 """The objective of a fit and its exact derivatives, for many fits at once.
 
-Shapes: B points (restarts or resamples) on the same n rows, K terms, p exponents, P = K + p parameters.
-A point is [c_1..c_K, e_1..e_p]: coefficients in centred units (about 1), then exponents.
+Shapes: B points (restarts or resamples) on the same n rows, K terms, p exponents, P = K + p
+parameters. A point is [c_1..c_K, e_1..e_p]: coefficients in centred units (about 1), then
+exponents.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from analysis.laws import EXPONENTS, Array, Law
 
 @dataclass(frozen=True)
 class Problem:
-    """Minimise the weighted sum of rho(residual), rho(r) = r^2 / 2 or Huber's, the residual being log y - log m or y - m."""
+    """Minimise the weighted sum of rho(residual), rho(r) = r^2 / 2 or Huber's, the residual being
+    log y - log m or y - m.
+    """
 
     law: Law
     log_x: Array  # (n, variables)
@@ -29,10 +32,20 @@ class Problem:
 
     @staticmethod
     def centred(law: Law, x: Array, y: Array, weights: Array, loss: tuple[str, float]) -> Problem:
-        """The problem with log x and log y centred at their means; ``loss`` is its name and Huber's delta."""
+        """The problem with log x and log y centred at their means; ``loss`` is its name and Huber's
+        delta.
+        """
         mean = np.average(np.log(np.c_[x, y]), axis=0, weights=weights)
         centre, scale = np.tile(mean[:-1], (len(law.coefficients), 1)), float(np.exp(mean[-1]))
-        return Problem(law, np.log(x), y / scale, centre, scale, loss[0], loss[1] if loss[0] == "huber" else np.inf)
+        return Problem(
+            law,
+            np.log(x),
+            y / scale,
+            centre,
+            scale,
+            loss[0],
+            loss[1] if loss[0] == "huber" else np.inf,
+        )
 
     @property
     def log(self) -> bool:
@@ -40,18 +53,31 @@ class Problem:
         return self.loss != "mse"
 
     def objective(self, value: Array, rows: float) -> Array:
-        """What a Fit reports for a summed loss: Huber's sum, or the mean squared residual in units of y."""
-        return value if self.loss == "huber" else value * (2 / rows * (1.0 if self.log else self.scale**2))
+        """What a Fit reports for a summed loss: Huber's sum, or the mean squared residual in units
+        of y.
+        """
+        return (
+            value
+            if self.loss == "huber"
+            else value * (2 / rows * (1.0 if self.log else self.scale**2))
+        )
 
     def units(self, exponents: Array) -> Array:
-        """What a point's coefficients are multiplied by to give the law's, (B, K), for exponents (B, p)."""
-        units: Array = self.scale * np.exp(-np.einsum("kvp,kv,bp->bk", self.law.design, self.centre, exponents))
+        """What a point's coefficients are multiplied by to give the law's, (B, K), for exponents
+        (B, p).
+        """
+        units: Array = self.scale * np.exp(
+            -np.einsum("kvp,kv,bp->bk", self.law.design, self.centre, exponents)
+        )
         return units
 
     def point(self, params: Mapping[str, float]) -> Array:
         """The point (P,) of a law's parameters."""
         exponents = np.array([params[e] for e in self.law.exponents])
-        point: Array = np.r_[np.array([params[c] for c in self.law.coefficients]) / self.units(exponents[None])[0], exponents]
+        point: Array = np.r_[
+            np.array([params[c] for c in self.law.coefficients]) / self.units(exponents[None])[0],
+            exponents,
+        ]
         return point
 
     def params(self, point: Array) -> dict[str, Array]:
@@ -64,7 +90,9 @@ class Problem:
     @cached_property
     def z(self) -> Array:
         """(K, p, n): the log of term k's basis is e @ z[k]."""
-        z: Array = np.einsum("kvp,knv->kpn", self.law.design, self.log_x[None] - self.centre[:, None])
+        z: Array = np.einsum(
+            "kvp,knv->kpn", self.law.design, self.log_x[None] - self.centre[:, None]
+        )
         return z
 
     @cached_property
@@ -72,7 +100,9 @@ class Problem:
         """Lower and upper bounds, each (P,)."""
         terms, exponents = self.z.shape[:2]
         low, high = EXPONENTS if terms > 1 else (-np.inf, np.inf)
-        return np.r_[np.zeros(terms), np.full(exponents, low)], np.r_[np.full(terms, np.inf), np.full(exponents, high)]
+        return np.r_[np.zeros(terms), np.full(exponents, low)], np.r_[
+            np.full(terms, np.inf), np.full(exponents, high)
+        ]
 
     def model(self, point: Array) -> tuple[Array, Array]:
         """Predictions (B, n) and their derivatives (B, P, n)."""
@@ -92,7 +122,9 @@ class Problem:
         return [(int(k), int(p)) for k, p in np.argwhere(np.abs(self.law.design).sum(1) > 0)]
 
     def evaluate(self, point: Array, weights: Array) -> list[Array]:
-        """Objective (B,), gradient (B, P), Hessian (B, P, P) and a positive scale of the curvature (B, P)."""
+        """Objective (B,), gradient (B, P), Hessian (B, P, P) and a positive scale of the curvature
+        (B, P).
+        """
         terms = self.z.shape[0]
         model, jacobian = self.model(point)
         residual = np.log(self.y / model) if self.log else self.y - model
@@ -115,5 +147,7 @@ class Problem:
             hessian[:, terms + p, k] += cross
             for other, q in self.powers:
                 if other == k:
-                    hessian[:, terms + p, terms + q] += point[:, k] * (bent[:, k] @ (self.z[k, p] * self.z[k, q]))
+                    hessian[:, terms + p, terms + q] += point[:, k] * (
+                        bent[:, k] @ (self.z[k, p] * self.z[k, q])
+                    )
         return [value, gradient, hessian, np.einsum("bpn,bpn,bn->bp", jacobian, jacobian, scale)]

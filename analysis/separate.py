@@ -1,4 +1,6 @@
-"""What stands beside the paired shift model: two separate laws, bootstraps, and one law with an irreducible loss."""
+"""What stands beside the paired shift model: two separate laws, bootstraps, and one law with an
+irreducible loss.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ Interval = tuple[float, float]
 
 
 class GainAt(NamedTuple):
-    """Gain at one compute C by separate slopes, its 95 % band, and whether a law is read outside the compute it was fitted on."""
+    """Gain at one compute C by separate slopes, its 95 % band, and whether a law is read outside
+    the compute it was fitted on.
+    """
 
     C: float
     definition: str
@@ -25,7 +29,9 @@ class GainAt(NamedTuple):
 
 
 class SeparateSlopes(NamedTuple):
-    """(A, alpha) of L = A x^-alpha for each arm, the squared residuals of log L, and the gain at the largest C by the baseline's slope."""
+    """(A, alpha) of L = A x^-alpha for each arm, the squared residuals of log L, and the gain at
+    the largest C by the baseline's slope.
+    """
 
     baseline: tuple[float, float]
     variant: tuple[float, float]
@@ -42,7 +48,9 @@ class Comparison(NamedTuple):
 
 
 class Offset(NamedTuple):
-    """The gain when both arms share one law L = E + A x^-alpha, its interval given E, and the squared residuals of log L."""
+    """The gain when both arms share one law L = E + A x^-alpha, its interval given E, and the
+    squared residuals of log L.
+    """
 
     gain: float
     interval: Interval
@@ -59,7 +67,9 @@ def factors(value: Any, low: Any, high: Any) -> tuple[float, Interval]:
 
 @dataclass(frozen=True)
 class SeparateLaws:
-    """Least-squares laws log L = log A - alpha log x of each arm over the same sizes, (sizes,) each, residuals correlated between the arms."""
+    """Least-squares laws log L = log A - alpha log x of each arm over the same sizes, (sizes,)
+    each, residuals correlated between the arms.
+    """
 
     x: tuple[Array, Array]
     y: tuple[Array, Array]
@@ -67,8 +77,16 @@ class SeparateLaws:
     def slopes(self) -> SeparateSlopes:
         """Both laws, and the gain at the largest C."""
         lines = [line(x, y) for x, y in zip(self.x, self.y, strict=True)]
-        laws = [(float(np.exp(y.mean() - s * x.mean())), float(-s)) for x, y, (s, _) in zip(self.x, self.y, lines, strict=True)]
-        return SeparateSlopes(laws[0], laws[1], float(lines[0][1] + lines[1][1]), self.at(float(np.exp(self.x[1].max()))))
+        laws = [
+            (float(np.exp(y.mean() - s * x.mean())), float(-s))
+            for x, y, (s, _) in zip(self.x, self.y, lines, strict=True)
+        ]
+        return SeparateSlopes(
+            laws[0],
+            laws[1],
+            float(lines[0][1] + lines[1][1]),
+            self.at(float(np.exp(self.x[1].max()))),
+        )
 
     def at(self, C: float, definition: Definition = "extra") -> GainAt:
         """Gain at compute C, with its band by Student's t."""
@@ -76,33 +94,46 @@ class SeparateLaws:
             raise ValueError(f"definition must be 'extra' or 'saving', not {definition!r}")
         if not (np.isfinite(C) and C > 0):
             raise ValueError(f"C must be finite and above 0, found {C!r}")
-        here, there = (1, 0) if definition == "extra" else (0, 1)  # the arm at C, and the arm whose compute is asked for
+        # the arm at C, and the arm whose compute is asked for
+        here, there = (1, 0) if definition == "extra" else (0, 1)
         value, se = self.log_gain(float(np.log(C)), by_arm=there)
         half = stdtrit(len(self.x[0]) - 2, 0.975) * se
-        read = ((self.x[here], np.log(C)), (self.x[there], np.log(C) + (value if definition == "extra" else -value)))
+        read = (
+            (self.x[here], np.log(C)),
+            (self.x[there], np.log(C) + (value if definition == "extra" else -value)),
+        )
         outside = any(not x.min() - 1e-9 <= at <= x.max() + 1e-9 for x, at in read)
         return GainAt(float(C), definition, *factors(value, value - half, value + half), outside)
 
     def log_gain(self, at: float, by_arm: int) -> tuple[float, float]:
-        """Height between the lines at log x = `at` over the exponent of arm `by_arm`, and its standard error (delta method, paired residuals).
+        """Height between the lines at log x = `at` over the exponent of arm `by_arm`, and its
+        standard error (delta method, paired residuals).
 
-        Arm 0, the baseline's exponent, is the extra compute the baseline needs; arm 1, the variant's, is what the variant saves.
+        Arm 0, the baseline's exponent, is the extra compute the baseline needs; arm 1, the
+        variant's, is what the variant saves.
         """
         centred = [x - x.mean() for x in self.x]
         to_slope = [c / np.sum(c**2) for c in centred]
-        to_height = [1 / len(x) + (at - x.mean()) * s for x, s in zip(self.x, to_slope, strict=True)]
+        to_height = [
+            1 / len(x) + (at - x.mean()) * s for x, s in zip(self.x, to_slope, strict=True)
+        ]
         fitted = [y.mean() + c * (s @ y) for y, c, s in zip(self.y, centred, to_slope, strict=True)]
         residuals = np.array([y - f for y, f in zip(self.y, fitted, strict=True)])
         alpha = -to_slope[by_arm] @ self.y[by_arm]
         value = (to_height[0] @ self.y[0] - to_height[1] @ self.y[1]) / alpha
         gradient = np.array([to_height[0], -to_height[1]]) / alpha  # by each loss of each arm
         gradient[by_arm] += value / alpha * to_slope[by_arm]
-        variance = np.sum((gradient.T @ residuals) ** 2) / (len(self.x[0]) - 2)  # by the 2 x 2 covariance of paired residuals
+        # by the 2 x 2 covariance of paired residuals
+        variance = np.sum((gradient.T @ residuals) ** 2) / (len(self.x[0]) - 2)
         return float(value), float(np.sqrt(variance + ROUNDING * np.sum(gradient**2)))
 
 
-def bootstrap_gain(x_baseline: Array, y_baseline: Array, x_variant: Array, y_variant: Array, counts: Array) -> Array:
-    """Gains of the paired shift model, (resamples,), from arrays (sizes,) and multiplicities (resamples, sizes); NaN where one size was drawn."""
+def bootstrap_gain(
+    x_baseline: Array, y_baseline: Array, x_variant: Array, y_variant: Array, counts: Array
+) -> Array:
+    """Gains of the paired shift model, (resamples,), from arrays (sizes,) and multiplicities
+    (resamples, sizes); NaN where one size was drawn.
+    """
     x, y = (x_baseline + x_variant) / 2, (y_baseline + y_variant) / 2
     x, y = x - x.mean(), y - y.mean()
     columns = np.stack([x, y, x * x, x * y, y_baseline - y_variant, x_variant - x_baseline], axis=1)
@@ -118,8 +149,12 @@ def resamples(n: int, times: int, seed: int) -> Array:
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=times).astype(float)
 
 
-def unpaired_bootstrap(x: tuple[Array, Array], y: tuple[Array, Array], at: float, times: int = 2000, seed: int = 0) -> Array:
-    """log gain at log x = `at` by separate fits to cases resampled in each arm, (..., times), the usual practice; x (cases,), y (..., cases)."""
+def unpaired_bootstrap(
+    x: tuple[Array, Array], y: tuple[Array, Array], at: float, times: int = 2000, seed: int = 0
+) -> Array:
+    """log gain at log x = `at` by separate fits to cases resampled in each arm, (..., times), the
+    usual practice; x (cases,), y (..., cases).
+    """
     heights, slopes = [], []
     for arm in (0, 1):
         counts = resamples(len(x[arm]), times, seed + arm)
@@ -134,17 +169,25 @@ def unpaired_bootstrap(x: tuple[Array, Array], y: tuple[Array, Array], at: float
     return np.asarray((heights[0] - heights[1]) / -slopes[0])
 
 
-def unpaired_gain(laws: SeparateLaws, x: tuple[Array, Array], y: tuple[Array, Array], at: float) -> Comparison:
-    """Separate fits at compute `at`, with percentiles of 2000 case resamples of the runs (log x, log y) of each arm."""
+def unpaired_gain(
+    laws: SeparateLaws, x: tuple[Array, Array], y: tuple[Array, Array], at: float
+) -> Comparison:
+    """Separate fits at compute `at`, with percentiles of 2000 case resamples of the runs (log x,
+    log y) of each arm.
+    """
     value, _ = laws.log_gain(float(np.log(at)), by_arm=0)
     low, high = np.nanquantile(unpaired_bootstrap(x, y, float(np.log(at))), [0.025, 0.975])
     return Comparison(*factors(value, low, high), "separate fits, case bootstrap")
 
 
-def shared_offset(x_baseline: Array, y_baseline: Array, x_variant: Array, y_variant: Array) -> Offset:
-    """One law L = E + A x^-alpha shared by both arms: at each E log(L - E) is a straight line, so the paired shift gives the rest.
+def shared_offset(
+    x_baseline: Array, y_baseline: Array, x_variant: Array, y_variant: Array
+) -> Offset:
+    """One law L = E + A x^-alpha shared by both arms: at each E log(L - E) is a straight line, so
+    the paired shift gives the rest.
 
-    log x and log L, (sizes,). E minimises the misfit, the squared residuals of log L over both arms, by ever finer scans of [0, smallest loss).
+    log x and log L, (sizes,). E minimises the misfit, the squared residuals of log L over both
+    arms, by ever finer scans of [0, smallest loss).
     """
     floor = float(np.exp(min(y_baseline.min(), y_variant.min())))
     low, high, best = -8.0, 0.0, 0  # of log(1 - E / floor); 0 is E = 0
@@ -156,9 +199,17 @@ def shared_offset(x_baseline: Array, y_baseline: Array, x_variant: Array, y_vari
         alpha, theta = shift.alpha[:, None], shift.theta[:, None]
         at = [x_baseline, x_variant + theta]
         intercept = np.mean([z[0] + alpha * at[0], z[1] + alpha * at[1]], axis=(0, 2))[:, None]
-        residuals = [np.log(e + np.exp(intercept - alpha * a)) - y for a, y in zip(at, (y_baseline, y_variant), strict=True)]
+        residuals = [
+            np.log(e + np.exp(intercept - alpha * a)) - y
+            for a, y in zip(at, (y_baseline, y_variant), strict=True)
+        ]
         misfit = np.sum(np.square(residuals), axis=(0, 2))
         best = int(np.argmin(misfit))
         low, high = scan[max(best - 1, 0)], scan[min(best + 1, 80)]
     lower, upper = (limit[best] for limit in shift.delta())
-    return Offset(*factors(shift.theta[best], lower, upper), float(e[best, 0]), float(shift.alpha[best]), float(misfit[best]))
+    return Offset(
+        *factors(shift.theta[best], lower, upper),
+        float(e[best, 0]),
+        float(shift.alpha[best]),
+        float(misfit[best]),
+    )

@@ -1,7 +1,8 @@
 """The paired shift model in closed form.
 
-With y = log L and x = log C the baseline is y = a - alpha x and the variant the same curve moved, y = a - alpha (x + theta): theta = log CEG.
-Every array has the shape (..., sizes), means over seeds, so that one call serves one table or thousands of simulated ones.
+With y = log L and x = log C the baseline is y = a - alpha x and the variant the same curve moved, y
+= a - alpha (x + theta): theta = log CEG. Every array has the shape (..., sizes), means over seeds,
+so that one call serves one table or thousands of simulated ones.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ ROUNDING = 1e-24  # variance of a log loss that is nothing but double precision
 
 @dataclass(frozen=True)
 class Shift:
-    """Estimates of one or many tables, (...,): theta = log CEG, `df` of Student's t, the common exponent `alpha`.
+    """Estimates of one or many tables, (...,): theta = log CEG, `df` of Student's t, the common
+    exponent `alpha`.
 
-    `mean` is the mean over sizes of the losses' log ratio brought to equal x, `gap` that of log x_variant - log x_baseline; theta = mean / alpha.
-    `slope_t`, `slope_df`: Student's t of H0 "equal exponents".
+    `mean` is the mean over sizes of the losses' log ratio brought to equal x, `gap` that of log
+    x_variant - log x_baseline; theta = mean / alpha. `slope_t`, `slope_df`: Student's t of H0
+    "equal exponents".
     """
 
     theta: Array
@@ -42,7 +45,9 @@ class Shift:
         return self.theta - half, self.theta + half
 
     def fieller(self, level: float = 0.95) -> tuple[Array, Array]:
-        """Limits of theta by Fieller's theorem; infinite where the data cannot tell the exponent from 0."""
+        """Limits of theta by Fieller's theorem; infinite where the data cannot tell the exponent
+        from 0.
+        """
         t2 = stdtrit(self.df, (1 + level) / 2) ** 2
         quadratic = self.alpha**2 - t2 * self.alpha_variance
         top = self.mean + self.alpha * self.gap  # the mean of the log ratios as they stand
@@ -68,11 +73,13 @@ def line(x: Array, y: Array) -> tuple[Array, Array]:
 def paired_shift(x_baseline: Array, y_baseline: Array, x_variant: Array, y_variant: Array) -> Shift:
     """Estimate theta from log x and log loss of both arms at the same sizes, (..., sizes).
 
-    alpha is minus the slope of the mean of the two log losses on the mean of the two log x; d = y_baseline - y_variant is corrected along that slope
-    to equal x, c = d - alpha (x_variant - x_baseline), so theta = mean(c) / alpha = mean(d) / alpha - mean(x_variant - x_baseline). Then
-    var(theta) = (var(mean c) + (mean(d) / alpha)^2 var(alpha)) / alpha^2: mean(d) and the slope are uncorrelated, whatever the two arms' noise.
-    Degrees of freedom: sizes - 1; below 5 sizes, where that covers too often, Welch and Satterthwaite's. Seeds do not add any: a variant's
-    effect may differ by size, and pooling after a pretest covers too rarely then (docs/results/001-coverage).
+    alpha is minus the slope of the mean of the two log losses on the mean of the two log x; d =
+    y_baseline - y_variant is corrected along that slope to equal x, c = d - alpha (x_variant -
+    x_baseline), so theta = mean(c) / alpha = mean(d) / alpha - mean(x_variant - x_baseline). Then
+    var(theta) = (var(mean c) + (mean(d) / alpha)^2 var(alpha)) / alpha^2: mean(d) and the slope are
+    uncorrelated, whatever the two arms' noise. Degrees of freedom: sizes - 1; below 5 sizes, where
+    that covers too often, Welch and Satterthwaite's. Seeds do not add any: a variant's effect may
+    differ by size, and pooling after a pretest covers too rarely then (docs/results/001-coverage).
     """
     x, gap = (x_baseline + x_variant) / 2, x_variant - x_baseline
     sizes = x.shape[-1]
@@ -84,18 +91,32 @@ def paired_shift(x_baseline: Array, y_baseline: Array, x_variant: Array, y_varia
     mean, mean_gap = c.mean(axis=-1), gap.mean(axis=-1)
     mean_variance = np.maximum(c.var(axis=-1, ddof=1), ROUNDING) / sizes
     from_slope = (mean / alpha + mean_gap) ** 2 * alpha_variance
-    welch = (mean_variance + from_slope) ** 2 / (mean_variance**2 / (sizes - 1) + from_slope**2 / (sizes - 2))
+    welch = (mean_variance + from_slope) ** 2 / (
+        mean_variance**2 / (sizes - 1) + from_slope**2 / (sizes - 2)
+    )
     df = welch if sizes < 5 else np.full_like(welch, sizes - 1)
     trend, scatter = line(x, c)
     leak, _ = line(x, gap)  # what an error of alpha adds to the trend through the correction
     trend_variance = np.maximum(scatter / (sizes - 2), ROUNDING) / sxx + leak**2 * alpha_variance
-    return Shift(mean / alpha, df, alpha, alpha_variance, mean, mean_variance, mean_gap, trend / np.sqrt(trend_variance), sizes - 2)
+    return Shift(
+        mean / alpha,
+        df,
+        alpha,
+        alpha_variance,
+        mean,
+        mean_variance,
+        mean_gap,
+        trend / np.sqrt(trend_variance),
+        sizes - 2,
+    )
 
 
 def pool_seeds(values: Array) -> tuple[float, float, float]:
-    """(p of the F pretest, variance of the mean over sizes, degrees of freedom) when seeds count as independent pairs.
+    """(p of the F pretest, variance of the mean over sizes, degrees of freedom) when seeds count as
+    independent pairs.
 
-    `values`: paired differences (sizes, seeds), NaN where missing. The pretest is for an effect of size on them; p is NaN without repeated seeds.
+    `values`: paired differences (sizes, seeds), NaN where missing. The pretest is for an effect of
+    size on them; p is NaN without repeated seeds.
     """
     runs = np.sum(~np.isnan(values), axis=1)
     by_size, total = np.nanmean(values, axis=1), int(runs.sum())
@@ -105,13 +126,19 @@ def pool_seeds(values: Array) -> tuple[float, float, float]:
     within = float(np.nansum((values - by_size[:, None]) ** 2))
     between = float(np.sum(runs * (by_size - np.nanmean(values)) ** 2))
     p = fdtrc(len(runs) - 1, spare, between / (len(runs) - 1) / max(within / spare, ROUNDING))
-    return float(p), (between + within) / (total - 1) * float(np.sum(1 / runs)) / len(runs) ** 2, total - 1
+    return (
+        float(p),
+        (between + within) / (total - 1) * float(np.sum(1 / runs)) / len(runs) ** 2,
+        total - 1,
+    )
 
 
 def shared_seeds_p(values: Array) -> float:
-    """p of H0 "what a seed does to a paired difference (sizes, seeds) is independent from size to size": F test of the seeds' main effect.
+    """p of H0 "what a seed does to a paired difference (sizes, seeds) is independent from size to
+    size": F test of the seeds' main effect.
 
-    Over the seeds that every size has; NaN where they are fewer than 2. The interval takes sizes as independent: see docs/results/001-coverage.
+    Over the seeds that every size has; NaN where they are fewer than 2. The interval takes sizes as
+    independent: see docs/results/001-coverage.
     """
     values = values[:, ~np.isnan(values).any(axis=0)]
     n, k = values.shape

@@ -1,4 +1,6 @@
-"""Many small fits at once: starts by variable projection, then a projected Newton method with exact derivatives, vectorised over problems."""
+"""Many small fits at once: starts by variable projection, then a projected Newton method with exact
+derivatives, vectorised over problems.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +30,14 @@ class Solution:
 class Certificate:
     """What a fit shows for itself instead of an optimiser's word."""
 
-    gradient_norm: float  # largest entry of the gradient of the objective by log coefficient or exponent, over parameters that no bound holds
+    # largest entry of the gradient of the objective by log coefficient or exponent, over parameters
+    # that no bound holds
+    gradient_norm: float
     moved: bool  # whether the optimum is away from every start
     restarts: int
-    agreeing: int  # how many restarts, from separate cells of a grid of exponents, ended at the best objective (to 1e-6 of it)
+    # how many restarts, from separate cells of a grid of exponents, ended at the best objective (to
+    # 1e-6 of it)
+    agreeing: int
     bounds_hit: tuple[str, ...]
     converged: bool
 
@@ -44,7 +50,8 @@ class Certificate:
 def solve(problem: Problem, weights: Array) -> tuple[Array, float, Certificate]:
     """The best point (P,) from all starts, its objective, and its certificate. ``weights`` (n,).
 
-    Huber's threshold is graduated (0.1, 0.01, ... down to the wanted one); least squares is one stage.
+    Huber's threshold is graduated (0.1, 0.01, ... down to the wanted one); least squares is one
+    stage.
     """
     first = point = starts(problem, weights)
     every = np.broadcast_to(weights, (len(first), len(weights)))
@@ -55,49 +62,98 @@ def solve(problem: Problem, weights: Array) -> tuple[Array, float, Certificate]:
     point, value, terms = found.point[best], float(found.value[best]), problem.z.shape[0]
     lower, upper = problem.bounds
     names = [*problem.law.coefficients, *problem.law.exponents]
-    hit = tuple(name for name, at in zip(names, (point <= lower) | (point >= upper), strict=True) if at)
+    hit = tuple(
+        name for name, at in zip(names, (point <= lower) | (point >= upper), strict=True) if at
+    )
     by_log = found.gradient[best] * np.r_[point[:terms], np.ones(len(point) - terms)]
     agreeing = int(np.sum(found.value <= value * (1 + 1e-6) + 1e-24 * len(problem.y)))
     moved = bool((np.abs(first - point).max(1) > 1e-9).all())
-    return point, value, Certificate(float(np.abs(by_log).max()), moved, len(first), agreeing, hit, bool(found.converged[best]))
+    return (
+        point,
+        value,
+        Certificate(
+            float(np.abs(by_log).max()),
+            moved,
+            len(first),
+            agreeing,
+            hit,
+            bool(found.converged[best]),
+        ),
+    )
 
 
-def minimise(problem: Problem, start: Array, weights: Array, free: Flags | None = None, iterations: int = 200) -> Solution:
-    """Projected, damped Newton from ``start`` (B, P) with ``weights`` (B, n); parameters where ``free`` (P,) is false stay."""
+def minimise(
+    problem: Problem, start: Array, weights: Array, free: Flags | None = None, iterations: int = 200
+) -> Solution:
+    """Projected, damped Newton from ``start`` (B, P) with ``weights`` (B, n); parameters where
+    ``free`` (P,) is false stay.
+    """
     lower, upper = problem.bounds
     fixed = np.zeros(len(lower), bool) if free is None else ~free
     point, left = start.copy(), np.arange(len(start))
-    value, gradient, converged = np.full(len(start), np.inf), np.zeros_like(start), np.zeros(len(start), bool)
-    damping, floor = np.full(len(start), 1e-3), 1e-30 * weights @ (np.ones_like(problem.y) if problem.log else problem.y**2)
+    value, gradient, converged = (
+        np.full(len(start), np.inf),
+        np.zeros_like(start),
+        np.zeros(len(start), bool),
+    )
+    damping, floor = (
+        np.full(len(start), 1e-3),
+        1e-30 * weights @ (np.ones_like(problem.y) if problem.log else problem.y**2),
+    )
     with np.errstate(all="ignore"):
         here = problem.evaluate(point, weights)
         for _ in range(iterations):
-            held = fixed | ((point[left] <= lower) & (here[1] > 0)) | ((point[left] >= upper) & (here[1] < 0))
+            held = (
+                fixed
+                | ((point[left] <= lower) & (here[1] > 0))
+                | ((point[left] >= upper) & (here[1] < 0))
+            )
             slope = np.where(held, 0.0, here[1])
             step, decrement = _step(here[2], here[3], slope, damping, held)
             trial = np.where(fixed, point[left], np.clip(point[left] + step, lower, upper))
-            done = ((np.abs(decrement) <= 1e-15 * here[0]) & (damping < 1e-5)) | (here[0] <= floor[left])
+            done = ((np.abs(decrement) <= 1e-15 * here[0]) & (damping < 1e-5)) | (
+                here[0] <= floor[left]
+            )
             stuck = damping > 1e8
             value[left], gradient[left] = here[0], slope
-            point[left[done]] = trial[done]  # too small a step for the objective to tell, but exact to second order
-            converged[left] = np.abs(decrement) * np.maximum(damping, 1) <= 1e-9 * here[0] + floor[left]
+            # too small a step for the objective to tell, but exact to second order
+            point[left[done]] = trial[done]
+            converged[left] = (
+                np.abs(decrement) * np.maximum(damping, 1) <= 1e-9 * here[0] + floor[left]
+            )
             keep = ~(done | stuck)
-            left, trial, damping, here = left[keep], trial[keep], damping[keep], [part[keep] for part in here]
+            left, trial, damping, here = (
+                left[keep],
+                trial[keep],
+                damping[keep],
+                [part[keep] for part in here],
+            )
             if not len(left):
                 break
             there = problem.evaluate(trial, weights[left])
             better = (there[0] <= here[0] * (1 + 1e-15)) | ~np.isfinite(here[0])
             point[left[better]] = trial[better]
-            damping = np.where(better, np.maximum(damping / 10, 1e-14), np.maximum(damping, 1e-7) * 10)
-            here = [np.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old) for new, old in zip(there, here, strict=True)]
+            damping = np.where(
+                better, np.maximum(damping / 10, 1e-14), np.maximum(damping, 1e-7) * 10
+            )
+            here = [
+                np.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+                for new, old in zip(there, here, strict=True)
+            ]
     return Solution(point, np.where(np.isfinite(value), value, np.inf), gradient, converged)
 
 
-def _step(hessian: Array, scale: Array, slope: Array, damping: Array, held: Flags) -> tuple[Array, Array]:
-    """The damped Newton step (B, P), uphill ones turned by the moduli of the eigenvalues, and the decrease (B,) it predicts; held parameters stay."""
+def _step(
+    hessian: Array, scale: Array, slope: Array, damping: Array, held: Flags
+) -> tuple[Array, Array]:
+    """The damped Newton step (B, P), uphill ones turned by the moduli of the eigenvalues, and the
+    decrease (B,) it predicts; held parameters stay.
+    """
     size = hessian.shape[1]
     unit = 1 / np.sqrt(np.maximum(scale, 1e-12 * scale.max(1, keepdims=True) + 1e-300))
-    matrix = np.where(held[:, :, None] | held[:, None, :], 0.0, hessian * unit[:, :, None] * unit[:, None])
+    matrix = np.where(
+        held[:, :, None] | held[:, None, :], 0.0, hessian * unit[:, :, None] * unit[:, None]
+    )
     matrix[:, range(size), range(size)] += np.where(held, 1.0, damping[:, None])
     matrix = np.where(np.isfinite(matrix).all((1, 2), keepdims=True), matrix, np.eye(size))
     slope = slope * unit
@@ -111,7 +167,9 @@ def _step(hessian: Array, scale: Array, slope: Array, damping: Array, held: Flag
 
 
 def starts(problem: Problem, weights: Array) -> Array:
-    """The best, well separated points (B, P) of a grid of exponents, coefficients by non-negative least squares of relative residuals."""
+    """The best, well separated points (B, P) of a grid of exponents, coefficients by non-negative
+    least squares of relative residuals.
+    """
     from scipy.optimize import nnls
 
     terms, exponents, _ = problem.z.shape
@@ -119,12 +177,16 @@ def starts(problem: Problem, weights: Array) -> Array:
     axis = np.geomspace(0.02, 4.0, per_axis)
     axis = np.r_[-axis[::-2], axis[1::2]] if terms == 1 else axis
     grid = np.array(list(itertools.product(axis, repeat=exponents)))
-    block = list(itertools.product([i * blocks // per_axis for i in range(per_axis)], repeat=exponents))
+    block = list(
+        itertools.product([i * blocks // per_axis for i in range(per_axis)], repeat=exponents)
+    )
     basis = problem.model(np.c_[np.ones((len(grid), terms)), grid])[1][:, :terms]
     root = np.sqrt(weights) / (problem.y if problem.log else 1.0)
     solved = [nnls((powers * root).T, problem.y * root) for powers in basis]
     best: dict[tuple[int, ...], int] = {}
     for i in sorted(range(len(grid)), key=lambda i: float(solved[i][1])):
         best.setdefault(block[i], i)  # the best of each cell, the best cells first
-    points: Array = np.array([np.r_[solved[i][0], grid[i]] for i in list(best.values())[: 2 + 3 * exponents]])
+    points: Array = np.array(
+        [np.r_[solved[i][0], grid[i]] for i in list(best.values())[: 2 + 3 * exponents]]
+    )
     return points

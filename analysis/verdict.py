@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from analysis.gain import Gain
 
 FEW_SIZES = 4
-LARGE_STEP = 1.25  # factor between paired losses above which a change of unit or evaluation set is likelier than a better model
+# factor between paired losses above which a change of unit or evaluation set is likelier than a
+# better model
+LARGE_STEP = 1.25
 
 
 def sentence(gain: Gain) -> str:
@@ -25,7 +27,10 @@ def sentence(gain: Gain) -> str:
         opening, end = f"No difference is shown: {gain.variant}", ", which includes 1."
     else:
         opening, end = f"{gain.variant} is {'better' if gain.gain > 1 else 'worse'}: it", "."
-    text = f"{opening} behaves like {gain.baseline} given {gain.gain:.2f} times the {what} {range_}{end}"
+    text = (
+        f"{opening} behaves like {gain.baseline} given {gain.gain:.2f} times the {what} "
+        f"{range_}{end}"
+    )
     thin = _thin(gain)
     return f"{text} The evidence is thin: {' and '.join(thin)}." if thin else text
 
@@ -33,16 +38,34 @@ def sentence(gain: Gain) -> str:
 def summary(gain: Gain) -> str:
     """The sentence, then the evidence, then every warning."""
     p, u = gain.parallelism, gain.unpaired
-    rows = [("gain", gain.gain, gain.interval, f"paired shift, t with {gain.df:.3g} df"), ("  by Fieller", gain.gain, gain.fieller, "the same pairs")]
+    rows = [
+        ("gain", gain.gain, gain.interval, f"paired shift, t with {gain.df:.3g} df"),
+        ("  by Fieller", gain.gain, gain.fieller, "the same pairs"),
+    ]
     rows += [("  unpaired", u.gain, u.interval, "for comparison")]
     if gain.pooled:
         rows += [("  seeds pooled", gain.pooled.gain, gain.pooled.interval, gain.pooled.method)]
     if o := gain.offset:
-        rows += [("  with offset", o.gain, o.interval, f"irreducible loss {o.E:.3g} shared{'' if o.E > 1e-9 else ', at its bound'}")]
-    lines = [f"{name:15}{g:8.4f}  95 % [{low:.4f}, {high:.4f}]  ({note})" for name, g, (low, high), note in rows]
-    lines.append(f"exponent       {gain.alpha:8.5f}  equal in both arms: t = {p.statistic:.2f}, {p.df:.0f} df, p = {p.p:.2g}")
+        rows += [
+            (
+                "  with offset",
+                o.gain,
+                o.interval,
+                f"irreducible loss {o.E:.3g} shared{'' if o.E > 1e-9 else ', at its bound'}",
+            )
+        ]
+    lines = [
+        f"{name:15}{g:8.4f}  95 % [{low:.4f}, {high:.4f}]  ({note})"
+        for name, g, (low, high), note in rows
+    ]
+    lines.append(
+        f"exponent       {gain.alpha:8.5f}  equal in both arms: t = {p.statistic:.2f}, {p.df:.0f} "
+        f"df, p = {p.p:.2g}"
+    )
     table = gain.per_size.to_string(index=False, float_format="{:.4g}".format)
-    return "\n".join([sentence(gain), "", *lines, "", table, "", *(f"warning: {w}" for w in gain.warnings)]).rstrip()
+    return "\n".join(
+        [sentence(gain), "", *lines, "", table, "", *(f"warning: {w}" for w in gain.warnings)]
+    ).rstrip()
 
 
 def warnings(gain: Gain) -> tuple[str, ...]:
@@ -53,21 +76,38 @@ def warnings(gain: Gain) -> tuple[str, ...]:
         found.append(f"{why}: Fieller's interval is unbounded, the other too narrow")
     if len(outside := table.loc[table["extrapolates"], "size"]):
         where = f"{len(outside)} of {len(table)} sizes ({', '.join(map(str, outside))})"
-        found.append(f"the gain is extrapolated at {where}: {gain.baseline} was not run at {gain.gain:.3g} times their {gain.x}")
+        found.append(
+            f"the gain is extrapolated at {where}: {gain.baseline} was not run at {gain.gain:.3g} "
+            f"times their {gain.x}"
+        )
     if len(steps := table.loc[np.abs(table["log_ratio"]) > math.log(LARGE_STEP), "size"]):
-        what = f"{gain.y} differs by more than a factor {LARGE_STEP} at {', '.join(map(str, steps))}"
+        what = (
+            f"{gain.y} differs by more than a factor {LARGE_STEP} at {', '.join(map(str, steps))}"
+        )
         found.append(f"{what}: are the losses comparable (unit, evaluation set)?")
     if (p := shared_seeds_p(gain.cells.y[0] - gain.cells.y[1])) < 0.1:
-        found.append(f"a seed moves all sizes alike (p = {p:.2g}), but the interval takes sizes as independent: it is too narrow; add seeds")
+        found.append(
+            f"a seed moves all sizes alike (p = {p:.2g}), but the interval takes sizes as "
+            "independent: it is too narrow; add seeds"
+        )
     offset, p = gain.offset, gain.parallelism.p
     if p < 0.05:  # an irreducible loss can feign unequal exponents
         smallest, largest = (gain.at(float(table["x_variant"].iloc[i])).gain for i in (0, -1))
-        text = f"the exponents differ (p = {p:.2g}): by separate slopes the gain goes from {smallest:.3f} at the smallest {gain.x} to {largest:.3f}"
+        text = (
+            f"the exponents differ (p = {p:.2g}): by separate slopes the gain goes from "
+            f"{smallest:.3f} at the smallest {gain.x} to {largest:.3f}"
+        )
         if offset and offset.misfit <= gain.separate_slopes.misfit:
-            text += f", but one law with irreducible loss {offset.E:.3g} and the gain {offset.gain:.3f} everywhere fits no worse: do not read a trend"
+            text += (
+                f", but one law with irreducible loss {offset.E:.3g} and the gain "
+                f"{offset.gain:.3f} everywhere fits no worse: do not read a trend"
+            )
         found.append(text)
     if offset and not gain.interval[0] <= offset.gain <= gain.interval[1]:
-        what = f"with an irreducible loss shared by both arms the gain is {offset.gain:.3f}, outside the interval"
+        what = (
+            f"with an irreducible loss shared by both arms the gain is {offset.gain:.3f}, outside "
+            "the interval"
+        )
         found.append(f"{what}: it depends on the shape of the law")
     return tuple(found)
 

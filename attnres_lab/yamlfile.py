@@ -1,4 +1,6 @@
-"""The one reader of YAML: data only (no objects, no aliases, no duplicate keys), and it remembers the line of every key."""
+"""The one reader of YAML: data only (no objects, no aliases, no duplicate keys), and it remembers
+the line of every key.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ MAX_DEPTH = 50
 class YamlFile:
     """A mapping read from ``path``: ``data`` and, for messages, ``where(dotted_key)``.
 
-    Raises UserError, with file and line, for a missing file, bad syntax, aliases, duplicate keys, tags, or anything but a mapping at the top.
+    Raises UserError, with file and line, for a missing file, bad syntax, aliases, duplicate keys,
+    tags, or anything but a mapping at the top.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -25,19 +28,29 @@ class YamlFile:
         try:
             text = self.path.read_text()
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{self.path}: cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8 text'})") from None
+            raise UserError(
+                f"{self.path}: cannot be read "
+                f"({getattr(error, 'strerror', None) or 'not UTF-8 text'})"
+            ) from None
         if len(text) > MAX_BYTES:
             raise UserError(f"{self.path}: larger than {MAX_BYTES} bytes, not a config")
         self.lines: dict[tuple[str, ...], int] = {}
         try:
             depth = 0
             for event in yaml.parse(text, Loader=_Loader):
-                depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+                depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(
+                    event, yaml.CollectionEndEvent
+                )
                 if depth > MAX_DEPTH:  # the parser takes time as its square
-                    raise UserError(f"{self.path}: nested deeper than {MAX_DEPTH} levels, not a config")
+                    raise UserError(
+                        f"{self.path}: nested deeper than {MAX_DEPTH} levels, not a config"
+                    )
                 if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
                     line = event.start_mark.line + 1 if event.start_mark else 0
-                    raise UserError(f"{self.path}:{line}: anchors and aliases are not supported; write the value out")
+                    raise UserError(
+                        f"{self.path}:{line}: anchors and aliases are not supported; write the "
+                        "value out"
+                    )
             node = yaml.compose(text, Loader=_Loader)
             if node is not None:
                 self._walk(node, ())
@@ -48,9 +61,14 @@ class YamlFile:
             remedy = "; check the indentation of this line and the one above" if syntax else ""
             raise UserError(f"{self.path}:{line}: {error.problem}{remedy}") from None
         except (yaml.YAMLError, RecursionError, ValueError) as error:
-            raise UserError(f"{self.path}: not readable as YAML ({str(error).splitlines()[0]})") from None
+            raise UserError(
+                f"{self.path}: not readable as YAML ({str(error).splitlines()[0]})"
+            ) from None
         if not isinstance(data, dict):
-            raise UserError(f"{self.path}: a mapping of keys is expected at the top, found {type(data).__name__}")
+            raise UserError(
+                f"{self.path}: a mapping of keys is expected at the top, found "
+                f"{type(data).__name__}"
+            )
         self.data: dict[str, Any] = data
 
     def where(self, dotted: str) -> str:
@@ -65,10 +83,15 @@ class YamlFile:
         if isinstance(node, yaml.MappingNode):
             for key, value in node.value:
                 if not isinstance(key, yaml.ScalarNode):
-                    raise UserError(f"{self.path}:{key.start_mark.line + 1}: a key must be plain text")
+                    raise UserError(
+                        f"{self.path}:{key.start_mark.line + 1}: a key must be plain text"
+                    )
                 here = (*path, *key.value.split("."))
                 if here in self.lines:
-                    raise UserError(f"{self.path}:{key.start_mark.line + 1}: '{'.'.join(here)}' is given twice (first on line {self.lines[here]})")
+                    raise UserError(
+                        f"{self.path}:{key.start_mark.line + 1}: '{'.'.join(here)}' is given "
+                        f"twice (first on line {self.lines[here]})"
+                    )
                 self.lines[here] = key.start_mark.line + 1
                 self._walk(value, here)
         elif isinstance(node, yaml.SequenceNode):
@@ -82,20 +105,29 @@ class _Loader(yaml.SafeLoader):
 
 _Loader.yaml_implicit_resolvers = {
     first: [
-        (tag, pattern) for tag, pattern in pairs if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp")
+        (tag, pattern)
+        for tag, pattern in pairs
+        if tag
+        not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp")
     ]
     for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false|True|False)$"), list("tfTF"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|false|True|False)$"), list("tfTF")
+)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\d[\d_]*\.?[\d_]*(?:[eE][-+]?\d+)|\d[\d_]*\.[\d_]*|\.\d[\d_]*(?:[eE][-+]?\d+)?|\.(?:inf|Inf|INF)|\.nan|\.NaN)$"),
+    re.compile(
+        r"^[-+]?(?:\d[\d_]*\.?[\d_]*(?:[eE][-+]?\d+)|\d[\d_]*\.[\d_]*|\.\d[\d_]*(?:[eE][-+]?\d+)?|\.(?:inf|Inf|INF)|\.nan|\.NaN)$"
+    ),
     list("-+0123456789."),
 )
 
 
 def parse_value(text: str) -> Any:
-    """The value of ``key=text`` on the command line, by the same rules as in a file. Raises UserError."""
+    """The value of ``key=text`` on the command line, by the same rules as in a file. Raises
+    UserError.
+    """
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError:

@@ -2,11 +2,12 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.fit_speed [--seconds 20]
 
-The reference is scipy's L-BFGS with analytic gradient, default tolerances and warm starts, on the same resamples in the same run. Both minimise
-Hoffmann et al.'s objective (Huber of log residuals, delta 1e-3) from the optimum of all rows. scipy refits, one after the other, as many resamples
-as it can in the time given, and its time is scaled up. Wall and CPU
-seconds are both given: on a busy machine CPU seconds say more. Some resamples are also fitted singly, from scratch, to compare optima.
-Writes a row to benchmarks/results/YYYY-MM-DD-fit-speed.csv.
+The reference is scipy's L-BFGS with analytic gradient, default tolerances and warm starts, on the
+same resamples in the same run. Both minimise Hoffmann et al.'s objective (Huber of log residuals,
+delta 1e-3) from the optimum of all rows. scipy refits, one after the other, as many resamples as it
+can in the time given, and its time is scaled up. Wall and CPU seconds are both given: on a busy
+machine CPU seconds say more. Some resamples are also fitted singly, from scratch, to compare
+optima. Writes a row to benchmarks/results/YYYY-MM-DD-fit-speed.csv.
 """
 
 from __future__ import annotations
@@ -35,14 +36,24 @@ def data() -> tuple[Array, Array]:
 
 
 def huber(point: Array, logs: Array, log_y: Array, counts: Array) -> tuple[float, Array]:
-    """Sum of Huber losses and its gradient by (log E, log A, log B, alpha, beta), the powers centred."""
-    parts = np.array([np.full(len(log_y), point[0]), point[1] - point[3] * logs[:, 0], point[2] - point[4] * logs[:, 1]])
+    """Sum of Huber losses and its gradient by (log E, log A, log B, alpha, beta), the powers
+    centred.
+    """
+    parts = np.array(
+        [
+            np.full(len(log_y), point[0]),
+            point[1] - point[3] * logs[:, 0],
+            point[2] - point[4] * logs[:, 1],
+        ]
+    )
     terms = np.exp(parts)
     model = terms.sum(0)
     residual = np.log(model) - log_y
     psi = np.clip(residual, -1e-3, 1e-3)
     by = counts * psi * terms / model
-    return float(np.sum(counts * psi * (residual - psi / 2))), np.array([*by.sum(1), -by[1] @ logs[:, 0], -by[2] @ logs[:, 1]])
+    return float(np.sum(counts * psi * (residual - psi / 2))), np.array(
+        [*by.sum(1), -by[1] @ logs[:, 0], -by[2] @ logs[:, 1]]
+    )
 
 
 def clocks() -> Array:
@@ -60,21 +71,36 @@ def main() -> None:
     many = bootstrap(full, n=RESAMPLES, seed=0)
     ours = clocks() - begin
 
-    counts = np.random.default_rng(0).multinomial(len(y), np.full(len(y), 1 / len(y)), size=RESAMPLES).astype(float)
+    counts = (
+        np.random.default_rng(0)
+        .multinomial(len(y), np.full(len(y), 1 / len(y)), size=RESAMPLES)
+        .astype(float)
+    )
     centre = np.log(x).mean(0)
     p = full.params
     start = np.array(
-        [np.log(p["E"]), np.log(p["A"]) - p["alpha"] * centre[0], np.log(p["B"]) - p["beta"] * centre[1], p["alpha"], p["beta"]], dtype=float
+        [
+            np.log(p["E"]),
+            np.log(p["A"]) - p["alpha"] * centre[0],
+            np.log(p["B"]) - p["beta"] * centre[1],
+            p["alpha"],
+            p["beta"],
+        ],
+        dtype=float,
     )
     theirs: list[float] = []
     begin = clocks()
     while (clocks() - begin)[0] < seconds and len(theirs) < RESAMPLES:
         arguments = (np.log(x) - centre, np.log(y), counts[len(theirs)])
-        theirs.append(float(optimize.minimize(huber, start, arguments, jac=True, method="L-BFGS-B").fun))
+        theirs.append(
+            float(optimize.minimize(huber, start, arguments, jac=True, method="L-BFGS-B").fun)
+        )
     reference = (clocks() - begin) * RESAMPLES / len(theirs)
 
     begin = clocks()
-    singles = np.array([fit(CHINCHILLA, x, y, loss="huber", weights=counts[i]).objective for i in range(SINGLES)])
+    singles = np.array(
+        [fit(CHINCHILLA, x, y, loss="huber", weights=counts[i]).objective for i in range(SINGLES)]
+    )
     one = (clocks() - begin) / SINGLES
     row = {
         "date": datetime.date.today().isoformat(),
@@ -91,7 +117,9 @@ def main() -> None:
         "single_fit_cpu_ms": round(1e3 * one[1], 1),
         "failed": many.failed,
         "worst_excess_over_single_fit": f"{np.max(many.objective[:SINGLES] / singles - 1):.1e}",
-        "worst_excess_over_scipy": f"{np.max(many.objective[: len(theirs)] / np.array(theirs) - 1):.1e}",
+        "worst_excess_over_scipy": (
+            f"{np.max(many.objective[: len(theirs)] / np.array(theirs) - 1):.1e}"
+        ),
     }
     save_row("fit-speed", row)
 

@@ -16,7 +16,9 @@ def attn_res(sources: Sequence[Tensor], query: Tensor, gain: Tensor, eps: float)
     from attn_res.main import AttnResOperator
 
     operator = AttnResOperator(query.shape[0], eps)
-    return torch.func.functional_call(operator, {"pseudo_query": query * gain}, (torch.stack(tuple(sources)),))
+    return torch.func.functional_call(
+        operator, {"pseudo_query": query * gain}, (torch.stack(tuple(sources)),)
+    )
 
 
 def fla_naive(sources: Sequence[Tensor], query: Tensor, gain: Tensor, eps: float) -> Tensor:
@@ -40,7 +42,8 @@ def liger(sources: Sequence[Tensor], query: Tensor, gain: Tensor, eps: float) ->
     return liger_attn_res(torch.stack(tuple(sources)), query, gain, eps)
 
 
-#: name: (read, import name, whether it needs a GPU). flash-attn-res has no single read to put here: its two phases are called by a model of its own.
+#: name: (read, import name, whether it needs a GPU). flash-attn-res has no single read to put here:
+#: its two phases are called by a model of its own.
 PEERS: dict[str, tuple[Read, str, bool]] = {
     "attn-res": (attn_res, "attn_res", False),
     "fla-naive": (fla_naive, "fla", False),
@@ -51,4 +54,8 @@ PEERS: dict[str, tuple[Read, str, bool]] = {
 
 def installed(device: str) -> dict[str, Read]:
     """The peers that can be measured on this device."""
-    return {name: read for name, (read, module, gpu) in PEERS.items() if importlib.util.find_spec(module) and (device == "cuda" or not gpu)}
+    return {
+        name: read
+        for name, (read, module, gpu) in PEERS.items()
+        if importlib.util.find_spec(module) and (device == "cuda" or not gpu)
+    }

@@ -1,6 +1,8 @@
-"""What a residual connection costs: interleaved runs of whole training steps (or greedy decoding), and reads alone, with peers in the same run.
+"""What a residual connection costs: interleaved runs of whole training steps (or greedy decoding),
+and reads alone, with peers in the same run.
 
-An arm is ``variant`` or ``read:variant``: ``full``, ``block8``, ``block-s4``, any name of the registry; ``naive:full``, ``lean:block8``.
+An arm is ``variant`` or ``read:variant``: ``full``, ``block8``, ``block-s4``, any name of the
+registry; ``naive:full``, ``lean:block8``.
 """
 
 from __future__ import annotations
@@ -19,8 +21,8 @@ import torch.nn.functional as F
 
 from attnres_lab import ops
 from attnres_lab.errors import UserError
-from attnres_lab.generate import generate
 from attnres_lab.model import ModelConfig, Transformer
+from attnres_lab.model.generate import generate
 from attnres_lab.ops import decoding, lean, naive, twophase
 from attnres_lab.residual import REGISTRY
 from benchmarks.peers import Read, installed
@@ -44,7 +46,8 @@ class Case:
 
     @property
     def label(self) -> str:
-        return f"{self.mode}-{self.device}-{self.dtype}-d{self.dim}-L{2 * self.layers}-{self.batch}x{self.seq_len}"
+        shape = f"d{self.dim}-L{2 * self.layers}-{self.batch}x{self.seq_len}"
+        return f"{self.mode}-{self.device}-{self.dtype}-{shape}"
 
 
 def model_of(arm: str, case: Case) -> Transformer:
@@ -54,10 +57,15 @@ def model_of(arm: str, case: Case) -> Transformer:
     if match := re.fullmatch(r"block(-s)?(\d+)", variant):
         variant, options = "block", {"block_size" if match[1] else "num_blocks": int(match[2])}
     if variant not in REGISTRY:
-        raise UserError(f"--variants: unknown variant '{variant}'; valid: {', '.join(sorted(REGISTRY))}, block<N>, block-s<S>")
+        raise UserError(
+            f"--variants: unknown variant '{variant}'; valid: {', '.join(sorted(REGISTRY))}, "
+            "block<N>, block-s<S>"
+        )
     residual = REGISTRY[variant].Config(name=variant, **options)
     heads = max(1, case.dim // 64)
-    model = Transformer(ModelConfig(dim=case.dim, num_layers=case.layers, num_heads=heads, residual=residual))
+    model = Transformer(
+        ModelConfig(dim=case.dim, num_layers=case.layers, num_heads=heads, residual=residual)
+    )
     return model.to(case.device, DTYPES[case.dtype])
 
 
@@ -65,7 +73,11 @@ def model_of(arm: str, case: Case) -> Transformer:
 def reading(arm: str, case: Case) -> Iterator[None]:
     """Inside, depth attention is the arm's."""
     name = arm.rpartition(":")[0]
-    reads: dict[str, Read] = {"naive": naive.depth_attention, "lean": lean.depth_attention, **installed(case.device)}
+    reads: dict[str, Read] = {
+        "naive": naive.depth_attention,
+        "lean": lean.depth_attention,
+        **installed(case.device),
+    }
     if name and name not in reads:
         raise UserError(f"--variants: no read '{name}' here; available: {', '.join(reads)}")
     with ExitStack() as stack:
@@ -77,27 +89,33 @@ def reading(arm: str, case: Case) -> Iterator[None]:
 
 
 def check(arm: str, case: Case) -> float:
-    """Largest difference of the logits from those of naive reads, relative to their size, with random queries.
+    """Largest difference of the logits from those of naive reads, relative to their size, with
+    random queries.
 
     Raises ValueError where it is more than rounding.
     """
     model = model_of(arm, case)
     make = torch.Generator().manual_seed(1)
     for parameter in model.residual.parameters():
-        parameter.data.copy_(torch.randn(parameter.shape, generator=make) * case.dim**-0.25)  # logits, query x gain x key, of about 1
+        # logits, query x gain x key, of about 1
+        parameter.data.copy_(torch.randn(parameter.shape, generator=make) * case.dim**-0.25)
     tokens = torch.randint(0, 256, (2, min(case.seq_len, 64)), generator=make).to(case.device)
     with torch.no_grad(), reading("naive:" + arm.rpartition(":")[2], case):
         expected = model(tokens)
     with torch.no_grad(), reading(arm, case):
         error = float((model(tokens) - expected).abs().max() / expected.abs().max())
     if error > (1e-3 if case.dtype == "fp32" else 0.1):
-        raise ValueError(f"{arm}: its logits differ from the naive reads' by {error:.1e} of their size")
+        raise ValueError(
+            f"{arm}: its logits differ from the naive reads' by {error:.1e} of their size"
+        )
     return error
 
 
 def work_of(model: Transformer, case: Case) -> Callable[[], None]:
     """One training step, or the decoding of 64 tokens."""
-    tokens = torch.randint(0, 256, (case.batch, case.seq_len + 1), generator=torch.Generator().manual_seed(0)).to(case.device)
+    tokens = torch.randint(
+        0, 256, (case.batch, case.seq_len + 1), generator=torch.Generator().manual_seed(0)
+    ).to(case.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
 
     def train() -> None:
@@ -122,13 +140,17 @@ def seconds(work: Callable[[], None], case: Case) -> float:
 
 
 def peak_bytes(work: Callable[[], None], case: Case) -> int:
-    """Most memory held at once beyond what was held before the call (CPU: from the profiler's record of every allocation)."""
+    """Most memory held at once beyond what was held before the call (CPU: from the profiler's
+    record of every allocation).
+    """
     if case.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         work()
         return torch.cuda.max_memory_allocated() - before
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
         work()
     held = peak = 0
     for event in sorted(profile.profiler.kineto_results.events(), key=lambda e: e.start_ns()):
@@ -146,23 +168,37 @@ def bandwidth(case: Case) -> float:
 
 
 def read_rates(case: Case, read: Read) -> dict[str, float]:
-    """Bytes per second of one read of half the sublayers, counted as each source once (backward: sources read, gradients written) and the output."""
+    """Bytes per second of one read of half the sublayers, counted as each source once (backward:
+    sources read, gradients written) and the output.
+    """
     count, shape, dtype = case.layers, (case.batch, case.seq_len, case.dim), DTYPES[case.dtype]
-    sources = [torch.randn(shape, device=case.device, dtype=dtype, requires_grad=True) for _ in range(count)]
-    query, gain = (torch.randn(case.dim, device=case.device, dtype=dtype, requires_grad=True) for _ in range(2))
+    sources = [
+        torch.randn(shape, device=case.device, dtype=dtype, requires_grad=True)
+        for _ in range(count)
+    ]
+    query, gain = (
+        torch.randn(case.dim, device=case.device, dtype=dtype, requires_grad=True) for _ in range(2)
+    )
     h = read(sources, query, gain, 1e-6)
     grad, one = torch.randn_like(h), h.numel() * h.element_size()
-    back: Callable[[], Any] = lambda: torch.autograd.grad(h, [*sources, query, gain], grad, retain_graph=True)  # noqa: E731
+
+    def back() -> Any:
+        return torch.autograd.grad(h, [*sources, query, gain], grad, retain_graph=True)
+
     with torch.no_grad():
         forward = min(seconds(lambda: read(sources, query, gain, 1e-6), case) for _ in range(7))
     return {
         "read_bytes_per_second": (count + 1) * one / forward,
-        "read_backward_bytes_per_second": (2 * count + 1) * one / min(seconds(back, case) for _ in range(7)),
+        "read_backward_bytes_per_second": (2 * count + 1)
+        * one
+        / min(seconds(back, case) for _ in range(7)),
     }
 
 
 def measure(case: Case, arms: Sequence[str]) -> list[dict[str, Any]]:
-    """One row per arm; the first arm is what the ratios refer to. Raises ValueError where an arm is wrong, UserError where it is unknown."""
+    """One row per arm; the first arm is what the ratios refer to. Raises ValueError where an arm is
+    wrong, UserError where it is unknown.
+    """
     torch.set_num_threads(case.threads)
     errors = {arm: check(arm, case) for arm in arms}
     works = {arm: work_of(model_of(arm, case), case) for arm in arms}
@@ -189,7 +225,14 @@ def measure(case: Case, arms: Sequence[str]) -> list[dict[str, Any]]:
                 row |= read_rates(case, ops.depth_attention)
         base = rows[0] if rows else row
         tokens = case.batch * (case.seq_len if case.mode == "train" else 64)
-        row |= {"ratio": row["median_ms"] / base["median_ms"], "ratio_min": row["min_ms"] / base["min_ms"]}
-        row |= {"memory_ratio": row["peak_bytes"] / max(base["peak_bytes"], 1), "tokens_per_second": tokens / mid, "copy_bytes_per_second": copy}
+        row |= {
+            "ratio": row["median_ms"] / base["median_ms"],
+            "ratio_min": row["min_ms"] / base["min_ms"],
+        }
+        row |= {
+            "memory_ratio": row["peak_bytes"] / max(base["peak_bytes"], 1),
+            "tokens_per_second": tokens / mid,
+            "copy_bytes_per_second": copy,
+        }
         rows.append(row)
     return rows

@@ -16,10 +16,14 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def save_row(name: str, row: dict[str, Any]) -> None:
-    """Print a row and write it as ``results/<date>-<name>.csv``, in place of an earlier one of that day."""
+    """Print a row and write it as ``results/<date>-<name>.csv``, in place of an earlier one of that
+    day.
+    """
     print("\n".join(f"{key:<30} {value}" for key, value in row.items()))
     RESULTS.mkdir(exist_ok=True)
-    with (RESULTS / f"{datetime.date.today().isoformat()}-{name}.csv").open("w", newline="") as file:
+    with (RESULTS / f"{datetime.date.today().isoformat()}-{name}.csv").open(
+        "w", newline=""
+    ) as file:
         writer = csv.DictWriter(file, row)
         writer.writeheader()
         writer.writerow(row)
@@ -29,8 +33,17 @@ def environment(case: Case) -> dict[str, Any]:
     """What the numbers depend on."""
     import torch
 
-    name = torch.cuda.get_device_name() if case.device == "cuda" else platform.processor() or platform.machine()
-    return {"date": datetime.date.today().isoformat(), "device_name": name, "torch": torch.__version__, **asdict(case)}
+    name = (
+        torch.cuda.get_device_name()
+        if case.device == "cuda"
+        else platform.processor() or platform.machine()
+    )
+    return {
+        "date": datetime.date.today().isoformat(),
+        "device_name": name,
+        "torch": torch.__version__,
+        **asdict(case),
+    }
 
 
 def save(case: Case, rows: list[dict[str, Any]], folder: Path) -> Path:
@@ -49,8 +62,13 @@ def save(case: Case, rows: list[dict[str, Any]], folder: Path) -> Path:
         writer.writerows({**environment(case), **row} for row in rows)
     figure = Figure(figsize=(6, 0.5 * len(rows) + 1.2), layout="constrained")
     axes, base = figure.subplots(), rows[0]["median_ms"]
-    spread = [[(row["median_ms"] - row["quartile1_ms"]) / base for row in rows], [(row["quartile3_ms"] - row["median_ms"]) / base for row in rows]]
-    axes.barh([row["arm"] for row in rows], [row["ratio"] for row in rows], xerr=spread, color="#4477aa")
+    spread = [
+        [(row["median_ms"] - row["quartile1_ms"]) / base for row in rows],
+        [(row["quartile3_ms"] - row["median_ms"]) / base for row in rows],
+    ]
+    axes.barh(
+        [row["arm"] for row in rows], [row["ratio"] for row in rows], xerr=spread, color="#4477aa"
+    )
     axes.axvline(1, color="black", linewidth=0.8)
     axes.invert_yaxis()
     axes.set(xlabel=f"time relative to {rows[0]['arm']} (median, quartiles)", title=case.label)

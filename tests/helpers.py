@@ -10,7 +10,22 @@ import yaml
 
 from attnres_lab.config import RunConfig, load
 
-WORDS = ["the", "of", "and", "attention", "residual", "depth", "block", "query", "source", "layer", "norm", "loss", "token", "sum"]
+WORDS = [
+    "the",
+    "of",
+    "and",
+    "attention",
+    "residual",
+    "depth",
+    "block",
+    "query",
+    "source",
+    "layer",
+    "norm",
+    "loss",
+    "token",
+    "sum",
+]
 
 
 def corpus_folder(folder: Path, documents: int = 200, seed: int = 0) -> Path:

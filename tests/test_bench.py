@@ -12,12 +12,30 @@ from attnres_lab.cli import app
 from attnres_lab.errors import UserError
 from benchmarks import residual
 
-TINY = ["bench", "residual", "--dim", "8", "--layers", "1", "--batch", "1", "--seq-len", "8", "--threads", "1", "--repeats", "2", "--no-peers"]
+TINY = [
+    "bench",
+    "residual",
+    "--dim",
+    "8",
+    "--layers",
+    "1",
+    "--batch",
+    "1",
+    "--seq-len",
+    "8",
+    "--threads",
+    "1",
+    "--repeats",
+    "2",
+    "--no-peers",
+]
 
 
 def test_a_benchmark_writes_one_row_per_arm_and_a_plot(tmp_path):
     with patch.object(residual, "bandwidth", lambda case: 1e9):  # a copy of 256 MB
-        result = CliRunner().invoke(app, [*TINY, "--variants", "baseline block2 naive:full", "--out", str(tmp_path)])
+        result = CliRunner().invoke(
+            app, [*TINY, "--variants", "baseline block2 naive:full", "--out", str(tmp_path)]
+        )
     assert result.exit_code == 0, result.output
     (file,) = tmp_path.glob("*.csv")
     rows = list(csv.DictReader(file.read_text().splitlines()))
@@ -29,7 +47,9 @@ def test_a_benchmark_writes_one_row_per_arm_and_a_plot(tmp_path):
 def test_an_arm_that_computes_something_else_is_refused():
     case = residual.Case(dim=8, layers=2, batch=1, seq_len=8)
     with (
-        patch.dict("benchmarks.peers.PEERS", {"wrong": (lambda sources, *_: sources[0], "torch", False)}),
+        patch.dict(
+            "benchmarks.peers.PEERS", {"wrong": (lambda sources, *_: sources[0], "torch", False)}
+        ),
         pytest.raises(ValueError, match="wrong:full"),
     ):
         residual.check("wrong:full", case)

@@ -29,7 +29,8 @@ def test_help_imports_nothing_heavy_and_costs_under_half_a_second_of_cpu() -> No
         "from attnres_lab.cli import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "heavy = {'torch', 'mlflow', 'pytorch_lightning', 'optuna', 'pandas', 'scipy', 'matplotlib'} & set(sys.modules)\n"
+        "heavy = {'torch', 'mlflow', 'pytorch_lightning', 'optuna', 'pandas', 'scipy', "
+        "'matplotlib'} & set(sys.modules)\n"
         "use = resource.getrusage(resource.RUSAGE_SELF)\n"
         "assert not heavy, heavy\n"
         "assert use.ru_utime + use.ru_stime < 0.5, use\n"
@@ -40,20 +41,30 @@ def test_help_imports_nothing_heavy_and_costs_under_half_a_second_of_cpu() -> No
         assert command in result.stdout
 
 
-def test_a_users_error_is_one_line_and_exit_code_2(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_users_error_is_one_line_and_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert attnres(monkeypatch, "train", "experiments/tiny.yaml", "optim.lrr=1") == 2
-    assert capsys.readouterr().err == "error: override: optim.lrr: unknown key, did you mean 'lr'?\n"
+    assert (
+        capsys.readouterr().err == "error: override: optim.lrr: unknown key, did you mean 'lr'?\n"
+    )
 
 
 def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, "argv", ["attnres", "--debug", "train", "experiments/tiny.yaml", "optim.lrr=1"])
+    monkeypatch.setattr(
+        sys, "argv", ["attnres", "--debug", "train", "experiments/tiny.yaml", "optim.lrr=1"]
+    )
     with pytest.raises(UserError, match="unknown key"):
         cli.main()
 
 
-@pytest.mark.parametrize("command", ["train", "sweep plan", "sweep run", "sweep status", "report", "data prepare"])
-def test_a_missing_file_is_named(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "command", ["train", "sweep plan", "sweep run", "sweep status", "report", "data prepare"]
+)
+def test_a_missing_file_is_named(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert attnres(monkeypatch, *command.split(), "gone.yaml") == 2
     error = capsys.readouterr().err
     assert "gone.yaml" in error
@@ -67,9 +78,15 @@ def test_power_needs_runs_to_take_the_noise_from_and_then_plans(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert attnres(monkeypatch, "sweep", "plan", "sweeps/smoke.yaml", "--power") == 2
     assert "--power takes the noise from runs that are done" in capsys.readouterr().err
-    rows = [(v, s, seed, c, loss * (1 + 0.01 * seed * (v == "full"))) for v in ("baseline", "full") for s, c, loss in SIZES for seed in (0, 1)]
+    rows = [
+        (v, s, seed, c, loss * (1 + 0.01 * seed * (v == "full")))
+        for v in ("baseline", "full")
+        for s, c, loss in SIZES
+        for seed in (0, 1)
+    ]
     table = pd.DataFrame(rows, columns=["variant", "size", "seed", "flops", "val/loss"])
     monkeypatch.setattr("analysis.load_runs", lambda name: table)
     assert attnres(monkeypatch, "sweep", "plan", "sweeps/smoke.yaml", "--power") == 0
-    # differences of log loss of 0 and log(1.01) at each size: sd 0.00704 between runs of a pair, over sqrt(2) for one run, times a loss of 2.83
+    # differences of log loss of 0 and log(1.01) at each size: sd 0.00704 between runs of a pair,
+    # over sqrt(2) for one run, times a loss of 2.83
     assert "sd of a run 0.0141 nats" in capsys.readouterr().out

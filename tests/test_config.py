@@ -12,8 +12,12 @@ ROOT = Path(__file__).parent.parent
 TINY = ROOT / "experiments" / "tiny.yaml"
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "experiments").rglob("*.yaml")), ids=lambda p: p.stem)
-def test_every_experiment_loads_and_its_resolved_form_loads_to_the_same(path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "experiments").rglob("*.yaml")), ids=lambda p: p.stem
+)
+def test_every_experiment_loads_and_its_resolved_form_loads_to_the_same(
+    path: Path, tmp_path: Path
+) -> None:
     config = load(path)
     (tmp_path / "resolved.yaml").write_text(to_yaml(config))
     assert load(tmp_path / "resolved.yaml") == config
@@ -24,18 +28,40 @@ def test_every_experiment_loads_and_its_resolved_form_loads_to_the_same(path: Pa
     [
         ("optim.lrr=1", "override: optim.lrr: unknown key, did you mean 'lr'?"),
         ("optmi.lr=1", "override: optmi: unknown key, did you mean 'optim'?"),
-        ("optim.lr=fast", "override: optim.lr: Value 'fast' of type 'str' could not be converted to Float"),
+        (
+            "optim.lr=fast",
+            "override: optim.lr: Value 'fast' of type 'str' could not be converted to Float",
+        ),
         ("optim.lr=-1", "override: optim.lr: -1.0 is not positive"),
-        ("train.batch_size=true", "override: train.batch_size: True is true or false, another type is expected"),
-        ("optim.name=sgd", "override: optim.name: Invalid value 'sgd', expected one of ['adamw', 'muon']"),
+        (
+            "train.batch_size=true",
+            "override: train.batch_size: True is true or false, another type is expected",
+        ),
+        (
+            "optim.name=sgd",
+            "override: optim.name: Invalid value 'sgd', expected one of ['adamw', 'muon']",
+        ),
         ("optim.betas=[0.9]", "override: optim.betas:"),
         ("model.num_heads=5", "override: model.num_heads: 5 heads do not divide model.dim = 32"),
-        ("model.num_kv_heads=3", "override: model.num_kv_heads: 3 does not divide model.num_heads = 2"),
-        ("model.residual.name=blok", "override: model.residual.name: unknown variant 'blok', did you mean 'block'?"),
-        ("model.residual={name: block, num_blocks: 99}", "model.residual.num_blocks: 99 is not within 1 and the 16 sublayers"),
+        (
+            "model.num_kv_heads=3",
+            "override: model.num_kv_heads: 3 does not divide model.num_heads = 2",
+        ),
+        (
+            "model.residual.name=blok",
+            "override: model.residual.name: unknown variant 'blok', did you mean 'block'?",
+        ),
+        (
+            "model.residual={name: block, num_blocks: 99}",
+            "model.residual.num_blocks: 99 is not within 1 and the 16 sublayers",
+        ),
         ("model.residual={name: block, num_blocks: 2, block_size: 3}", "not both"),
         ("model.residual={name: full, num_blocks: 2}", "model.residual.num_blocks: unknown key"),
-        ("budget={steps: 4, flops: 5}", "budget: give exactly one of tokens, tokens_per_param, flops, steps, seconds; got flops, steps"),
+        (
+            "budget={steps: 4, flops: 5}",
+            "budget: give exactly one of tokens, tokens_per_param, flops, steps, seconds; got "
+            "flops, steps",
+        ),
         ("budget={}", "budget: give exactly one"),
         ("budget={tokens: -3}", "budget.tokens: -3.0 is not positive"),
         ("optim=3", "override: optim: a mapping is expected, got 3"),
@@ -56,13 +82,26 @@ def test_a_bad_override_dies_with_its_key_and_remedy(word: str, message: str) ->
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("optim:\n  lr: 1\n  lr: 2\nbudget: {steps: 1}", "x.yaml:3: 'optim.lr' is given twice (first on line 2)"),
-        ("budget: {steps: 1}\nmodel:\n  dimm: 3", "x.yaml:3: model.dimm: unknown key, did you mean 'dim'?"),
+        (
+            "optim:\n  lr: 1\n  lr: 2\nbudget: {steps: 1}",
+            "x.yaml:3: 'optim.lr' is given twice (first on line 2)",
+        ),
+        (
+            "budget: {steps: 1}\nmodel:\n  dimm: 3",
+            "x.yaml:3: model.dimm: unknown key, did you mean 'dim'?",
+        ),
         ("budget: {steps: 1}\nmodel: {dim: wide}", "x.yaml:2: model.dim: Value 'wide'"),
         ("a: &x 1\nb: *x", "x.yaml:1: anchors and aliases are not supported"),
-        ("name: !!python/object/apply:os.system ['true']", "x.yaml:1: could not determine a constructor for the tag"),
+        (
+            "name: !!python/object/apply:os.system ['true']",
+            "x.yaml:1: could not determine a constructor for the tag",
+        ),
         ("name: [", "x.yaml:1:"),
-        ("budget:\n  steps: 1\n   tokens: 2", "x.yaml:3: mapping values are not allowed here; check the indentation of this line and the one above"),
+        (
+            "budget:\n  steps: 1\n   tokens: 2",
+            "x.yaml:3: mapping values are not allowed here; check the indentation of this line "
+            "and the one above",
+        ),
         ("- 1", "a mapping of keys is expected at the top, found list"),
         ("name: x", "budget: missing"),
         ("", "a mapping of keys is expected at the top"),
@@ -77,7 +116,9 @@ def test_a_bad_file_dies_with_file_line_and_key(text: str, message: str, tmp_pat
 
 
 def test_unreadable_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"gone\.yaml: cannot be read \(No such file or directory\)"):
+    with pytest.raises(
+        UserError, match=r"gone\.yaml: cannot be read \(No such file or directory\)"
+    ):
         load(tmp_path / "gone.yaml")
     (tmp_path / "latin.yaml").write_bytes(b"name: \xff")
     with pytest.raises(UserError, match="not UTF-8"):
@@ -85,8 +126,18 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
 
 
 def test_numbers_mean_what_they_look_like() -> None:
-    config = load(TINY, parse_overrides(["optim.lr=1e-3", "budget.tokens=2e6", "optim.clip=1", "train.log_every=1e2"]))
-    assert (config.optim.lr, config.budget.tokens, config.optim.clip, config.train.log_every) == (1e-3, 2e6, 1.0, 100)
+    config = load(
+        TINY,
+        parse_overrides(
+            ["optim.lr=1e-3", "budget.tokens=2e6", "optim.clip=1", "train.log_every=1e2"]
+        ),
+    )
+    assert (config.optim.lr, config.budget.tokens, config.optim.clip, config.train.log_every) == (
+        1e-3,
+        2e6,
+        1.0,
+        100,
+    )
     assert repr(load(TINY, parse_overrides(["budget.steps=1e3"])).budget.steps) == "1000"
     with pytest.raises(UserError, match=r"budget\.steps: Value '1\.5'"):
         load(TINY, parse_overrides(["budget.steps=1.5"]))
@@ -94,7 +145,9 @@ def test_numbers_mean_what_they_look_like() -> None:
 
 def test_another_budget_replaces_that_of_the_file_and_two_together_are_refused() -> None:
     assert load(TINY, parse_overrides(["budget.steps=5"])).steps == 5
-    with pytest.raises(UserError, match=r"override: budget: give exactly one of .*; got flops, steps"):
+    with pytest.raises(
+        UserError, match=r"override: budget: give exactly one of .*; got flops, steps"
+    ):
         load(TINY, parse_overrides(["budget.steps=5", "budget.flops=1e9"]))
 
 
@@ -107,7 +160,10 @@ def test_another_variant_drops_the_options_of_the_one_before(tmp_path: Path) -> 
 
 def test_the_hash_is_the_science_not_the_names() -> None:
     base = content_hash(load(TINY))
-    assert content_hash(load(TINY, {"name": "other", "train.log_every": 3, "data.cache_dir": "x"})) == base
+    assert (
+        content_hash(load(TINY, {"name": "other", "train.log_every": 3, "data.cache_dir": "x"}))
+        == base
+    )
     assert content_hash(load(TINY, {"optim.lr": 0.003})) == base
     for key, value in (("seed", 1), ("optim.lr", 0.004), ("model.residual.name", "full")):
         assert content_hash(load(TINY, {key: value})) != base

@@ -1,4 +1,6 @@
-"""Preparing survives kills, company, full disks and damage; its cache holds what the tokens depend on and nothing else."""
+"""Preparing survives kills, company, full disks and damage; its cache holds what the tokens depend
+on and nothing else.
+"""
 
 import json
 import os
@@ -36,7 +38,9 @@ def told(folder, index, *rest):
     return shard
 build._encoded, build._write_shard = slow, told
 print("ready", flush=True)
-corpus = prepare(DataConfig(SourceConfig("files", (sys.argv[1],)), seq_len=8, val_tokens=8, val_fraction=0.2, cache_dir=sys.argv[2]))
+source = SourceConfig("files", (sys.argv[1],))
+sizes = dict(seq_len=8, val_tokens=8, val_fraction=0.2)
+corpus = prepare(DataConfig(source, **sizes, cache_dir=sys.argv[2]))
 print(corpus.fingerprint, flush=True)
 """
 
@@ -49,7 +53,9 @@ def start(settings: DataConfig) -> subprocess.Popen[str]:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> DataConfig:
-    return config(tmp_path, write(tmp_path, "jsonl", [f"{i} {text}" for i in range(10) for text in TEXTS]))
+    return config(
+        tmp_path, write(tmp_path, "jsonl", [f"{i} {text}" for i in range(10) for text in TEXTS])
+    )
 
 
 @pytest.fixture
@@ -59,7 +65,11 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def finished(cache: Path) -> dict[Path, int]:
     """Files of the shards that have their record, with their time of change."""
-    return {path: path.stat().st_mtime_ns for path in cache.rglob("0*.bin") if path.with_name(path.name[:5] + ".json").exists()}
+    return {
+        path: path.stat().st_mtime_ns
+        for path in cache.rglob("0*.bin")
+        if path.with_name(path.name[:5] + ".json").exists()
+    }
 
 
 def content(corpus: Corpus) -> dict[str, bytes]:
@@ -67,7 +77,9 @@ def content(corpus: Corpus) -> dict[str, bytes]:
 
 
 @pytest.mark.usefixtures("small")
-def test_killed_at_random_moments_it_ends_with_the_same_bytes(settings: DataConfig, tmp_path: Path) -> None:
+def test_killed_at_random_moments_it_ends_with_the_same_bytes(
+    settings: DataConfig, tmp_path: Path
+) -> None:
     """Finished shards are not written again, and nothing else is left in the folder."""
     whole = prepare(replace(settings, cache_dir=str(tmp_path / "other")))
     moments = random.Random(5)
@@ -75,8 +87,12 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(settings: DataConf
     for _ in range(3):
         child = start(settings)
         assert child.stdout is not None
-        for _ in range(moments.randint(1, 4)):  # "ready", then shards; the first child that is killed has made one at least
-            assert child.stdout.readline() in ("ready\n", *(f"shard {index}\n" for index in range(9)))
+        # "ready", then shards; the first child that is killed has made one at least
+        for _ in range(moments.randint(1, 4)):
+            assert child.stdout.readline() in (
+                "ready\n",
+                *(f"shard {index}\n" for index in range(9)),
+            )
         time.sleep(moments.uniform(0, 0.05))
         child.send_signal(signal.SIGKILL)
         assert child.wait() == -signal.SIGKILL
@@ -84,7 +100,8 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(settings: DataConf
         kept |= finished(tmp_path / "cache")
     assert kept
     assert not list((tmp_path / "cache").rglob("manifest.json"))
-    (next(iter(kept)).parent / ".00003.json.1.tmp").write_text("{")  # what a kill within the writing of a record leaves
+    # what a kill within the writing of a record leaves
+    (next(iter(kept)).parent / ".00003.json.1.tmp").write_text("{")
     corpus = prepare(settings)
     assert content(corpus) == content(whole)
     assert kept.items() <= finished(tmp_path / "cache").items()
@@ -103,22 +120,37 @@ def test_two_processes_at_once_give_one_result(settings: DataConfig) -> None:
 
 
 def mount(folder: Path, options: str) -> None:
-    result = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True, text=True)
+    result = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)],
+        capture_output=True,
+        text=True,
+    )
     if result.returncode:
         pytest.skip(f"no right to mount a small file system here ({result.stderr.strip()})")
 
 
 @pytest.mark.usefixtures("small")
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounting a small file system needs root")
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0,
+    reason="mounting a small file system needs root",
+)
 def test_a_full_disk_is_said_and_loses_nothing(settings: DataConfig, tmp_path: Path) -> None:
-    """An earlier corpus still opens, finished shards stay, and with more space the work goes on from there."""
+    """An earlier corpus still opens, finished shards stay, and with more space the work goes on
+    from there.
+    """
     whole = prepare(replace(settings, cache_dir=str(tmp_path / "other")))
     (tmp_path / "cache").mkdir()
     mount(tmp_path / "cache", "size=96k")
     try:
         earlier = replace(settings, max_tokens=3000)
         fingerprint = prepare(earlier).fingerprint
-        with pytest.raises(UserError, match=r"cannot be written \(No space left on device\); free some space or set data.cache_dir"):
+        with pytest.raises(
+            UserError,
+            match=(
+                r"cannot be written \(No space left on device\); free some space or set "
+                r"data.cache_dir"
+            ),
+        ):
             prepare(settings)
         assert prepare(earlier).fingerprint == fingerprint
         kept = finished(tmp_path / "cache")
@@ -133,7 +165,10 @@ def test_a_full_disk_is_said_and_loses_nothing(settings: DataConfig, tmp_path: P
 
 def test_a_limit_on_file_sizes_is_said_too(settings: DataConfig, tmp_path: Path) -> None:
     """The same failure without the right to mount: a write that the system refuses."""
-    code = CHILD.replace(f"build.SHARD_TOKENS, build.BATCH_BYTES = {SMALL}", "build.SHARD_TOKENS, build.BATCH_BYTES = 10**6")
+    code = CHILD.replace(
+        f"build.SHARD_TOKENS, build.BATCH_BYTES = {SMALL}",
+        "build.SHARD_TOKENS, build.BATCH_BYTES = 10**6",
+    )
     code = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))\n{code}"
     result = subprocess.run(
         [sys.executable, "-c", code, settings.source.paths[0], str(settings.cache_dir)],
@@ -142,7 +177,10 @@ def test_a_limit_on_file_sizes_is_said_too(settings: DataConfig, tmp_path: Path)
         cwd=Path(__file__).parent.parent,
     )
     assert "cannot be written (File too large); free some space" in result.stderr
-    assert [path.suffix for path in (tmp_path / "cache").rglob("*") if path.is_file()] in ([], [".lock"])
+    assert [path.suffix for path in (tmp_path / "cache").rglob("*") if path.is_file()] in (
+        [],
+        [".lock"],
+    )
 
 
 @pytest.mark.usefixtures("small")
@@ -152,12 +190,18 @@ def test_damage_is_named_with_its_remedy_and_force_repairs_it(settings: DataConf
     shard, manifest = corpus.folder / "00001.train.bin", corpus.folder / "manifest.json"
     size = shard.stat().st_size
     for damage, message in (
-        (lambda: os.truncate(shard, size - 1), f"00001.train.bin has {size - 1} bytes in place of {size}"),
+        (
+            lambda: os.truncate(shard, size - 1),
+            f"00001.train.bin has {size - 1} bytes in place of {size}",
+        ),
         (shard.unlink, "00001.train.bin is missing"),
         (lambda: manifest.write_text(manifest.read_text()[:100]), "manifest.json is not JSON"),
     ):
         damage()
-        with pytest.raises(UserError, match=f"{corpus.folder}: the prepared corpus is corrupt .{message}.; {remedy}"):
+        with pytest.raises(
+            UserError,
+            match=f"{corpus.folder}: the prepared corpus is corrupt .{message}.; {remedy}",
+        ):
             prepare(settings)
         assert prepare(settings, force=True) == corpus
     data = bytearray(shard.read_bytes())
@@ -168,14 +212,19 @@ def test_damage_is_named_with_its_remedy_and_force_repairs_it(settings: DataConf
     prepare(settings, force=True).verify()
 
 
-def test_the_cache_holds_what_the_tokens_depend_on_and_nothing_else(settings: DataConfig, tmp_path: Path) -> None:
+def test_the_cache_holds_what_the_tokens_depend_on_and_nothing_else(
+    settings: DataConfig, tmp_path: Path
+) -> None:
     folder = prepare(settings).folder
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert prepare(replace(settings, seq_len=16, val_tokens=999)).folder == folder
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
     train_bpe(tmp_path / "bpe.json")
     bpe = replace(settings, tokenizer=str(tmp_path / "bpe.json"))
-    others = [prepare(other) for other in (replace(settings, val_fraction=0.3), replace(settings, max_tokens=5000), bpe)]
+    others = [
+        prepare(other)
+        for other in (replace(settings, val_fraction=0.3), replace(settings, max_tokens=5000), bpe)
+    ]
     (tmp_path / "bpe.json").write_text((tmp_path / "bpe.json").read_text() + " ")
     others.append(prepare(bpe))
     with open(tmp_path / "b.jsonl", "a") as file:
@@ -184,7 +233,9 @@ def test_the_cache_holds_what_the_tokens_depend_on_and_nothing_else(settings: Da
     assert len({corpus.folder for corpus in others} | {folder}) == 6
 
 
-def test_files_that_change_while_they_are_read_are_no_corpus(settings: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_change_while_they_are_read_are_no_corpus(
+    settings: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shards = build._shards
 
     def meanwhile(*arguments: object) -> object:
@@ -200,8 +251,17 @@ def test_files_that_change_while_they_are_read_are_no_corpus(settings: DataConfi
 
 def test_the_command_prepares_then_checks(tmp_path: Path, settings: DataConfig) -> None:
     """Progress on the terminal; a second call reads every checksum."""
-    words = ["data", "prepare", str(Path(__file__).parent.parent / "experiments" / "tiny.yaml"), "data.source.name=files"]
-    words += [f"data.source.paths=[{settings.source.paths[0]}]", f"data.cache_dir={tmp_path / 'cache'}", "data.seq_len=64"]
+    words = [
+        "data",
+        "prepare",
+        str(Path(__file__).parent.parent / "experiments" / "tiny.yaml"),
+        "data.source.name=files",
+    ]
+    words += [
+        f"data.source.paths=[{settings.source.paths[0]}]",
+        f"data.cache_dir={tmp_path / 'cache'}",
+        "data.seq_len=64",
+    ]
     for _ in range(2):
         result = CliRunner().invoke(app, words)
         assert result.exit_code == 0, result.output
@@ -217,9 +277,11 @@ MEMORY = """
 import sys
 import tokenizers
 from attnres_lab.data import DataConfig, SourceConfig, prepare
-status = lambda name: next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(name))
+lines = lambda: open("/proc/self/status")
+status = lambda name: next(int(l.split()[1]) * 1024 for l in lines() if l.startswith(name))
 before = status("VmRSS")
-prepare(DataConfig(SourceConfig("files", (sys.argv[1],)), tokenizer=sys.argv[3], cache_dir=sys.argv[2]))
+source = SourceConfig("files", (sys.argv[1],))
+prepare(DataConfig(source, tokenizer=sys.argv[3], cache_dir=sys.argv[2]))
 print(status("VmHWM") - before)
 """
 
@@ -227,8 +289,12 @@ print(status("VmHWM") - before)
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
 @pytest.mark.parametrize(("tokenizer", "megabytes"), [("bytes", 320), ("bpe", 16)])
-def test_memory_stays_below_its_stated_bound(tmp_path: Path, tokenizer: str, megabytes: int) -> None:
-    """256 MiB beyond the libraries for a corpus larger than that; with a JSON tokenizer, whose encodings of it would take far more."""
+def test_memory_stays_below_its_stated_bound(
+    tmp_path: Path, tokenizer: str, megabytes: int
+) -> None:
+    """256 MiB beyond the libraries for a corpus larger than that; with a JSON tokenizer, whose
+    encodings of it would take far more.
+    """
     draw = random.Random(0)
     words = ["".join(draw.choices("etaoinshrdlu", k=draw.randint(2, 9))) for _ in range(5000)]
     with open(tmp_path / "a.jsonl", "w") as file:
@@ -240,7 +306,16 @@ def test_memory_stays_below_its_stated_bound(tmp_path: Path, tokenizer: str, meg
     if tokenizer == "bpe":
         train_bpe(tmp_path / "bpe.json")
         name = str(tmp_path / "bpe.json")
-    command = [sys.executable, "-c", MEMORY, str(tmp_path / "a.jsonl"), str(tmp_path / "cache"), name]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent, check=True)
+    command = [
+        sys.executable,
+        "-c",
+        MEMORY,
+        str(tmp_path / "a.jsonl"),
+        str(tmp_path / "cache"),
+        name,
+    ]
+    result = subprocess.run(
+        command, capture_output=True, text=True, cwd=Path(__file__).parent.parent, check=True
+    )
     print("peak", int(result.stdout) / 2**20, "MiB")
     assert int(result.stdout) < 256 * 2**20

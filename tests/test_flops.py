@@ -6,23 +6,42 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from attnres_lab import ops
-from attnres_lab.flops import forward_flops_per_token, num_params, steps_for, training_flops_per_token
 from attnres_lab.model import ModelConfig, Transformer
+from attnres_lab.model.flops import (
+    forward_flops_per_token,
+    num_params,
+    steps_for,
+    training_flops_per_token,
+)
 from attnres_lab.ops import naive, twophase
 from attnres_lab.residual import BaselineConfig
 from attnres_lab.residual.attnres import BlockConfig, FullConfig
 
 CASES = [
     ModelConfig(dim=32, num_layers=3, num_heads=4, residual=BaselineConfig()),
-    ModelConfig(dim=32, num_layers=3, num_heads=4, num_kv_heads=2, qk_norm=True, residual=FullConfig()),
-    ModelConfig(dim=48, num_layers=5, num_heads=4, mlp_dim=80, vocab_size=100, tie_embeddings=True, residual=BlockConfig(block_size=4)),
+    ModelConfig(
+        dim=32, num_layers=3, num_heads=4, num_kv_heads=2, qk_norm=True, residual=FullConfig()
+    ),
+    ModelConfig(
+        dim=48,
+        num_layers=5,
+        num_heads=4,
+        mlp_dim=80,
+        vocab_size=100,
+        tie_embeddings=True,
+        residual=BlockConfig(block_size=4),
+    ),
     ModelConfig(dim=16, num_layers=2, num_heads=2, residual=BlockConfig(num_blocks=3)),
 ]
 
 
 @pytest.mark.parametrize("config", CASES, ids=lambda c: c.residual.label)
-def test_training_flops_equal_torchs_counter_on_the_matrix_products(config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counted on the definition of depth attention: a schedule may merge products, the method's FLOPs stay what they are."""
+def test_training_flops_equal_torchs_counter_on_the_matrix_products(
+    config: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted on the definition of depth attention: a schedule may merge products, the method's
+    FLOPs stay what they are.
+    """
     monkeypatch.setattr(ops, "depth_attention", naive.depth_attention)
     monkeypatch.setattr(twophase, "serves", lambda *_: False)
     B, T = 2, 24

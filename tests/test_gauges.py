@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from attnres_lab import gauges
-from attnres_lab.gauges import Gauges, peak_flops
+from attnres_lab.training import gauges
+from attnres_lab.training.gauges import Gauges, peak_flops
 
 CUDA = torch.device("cuda", 1)
 
@@ -14,7 +14,11 @@ CUDA = torch.device("cuda", 1)
 @pytest.mark.parametrize(
     ("name", "peak"),
     [
-        ("NVIDIA H200", 989.4e12),  # NVIDIA's data sheet: 1,979 TFLOP/s "with sparsity", half of it dense
+        # NVIDIA's data sheet: 1,979 TFLOP/s "with sparsity", half of it dense
+        (
+            "NVIDIA H200",
+            989.4e12,
+        ),
         ("NVIDIA H100 80GB HBM3", 989.4e12),
         ("NVIDIA H100 PCIe", 756e12),
         ("NVIDIA A100-SXM4-40GB", 312e12),
@@ -36,7 +40,9 @@ def test_only_the_leased_device_is_read(monkeypatch) -> None:
     asked = []
     answers = {"mem_get_info": (3, 10), "utilization": 87, "power_draw": 350_000}
     for name, answer in answers.items():
-        monkeypatch.setattr(torch.cuda, name, lambda device, answer=answer: asked.append(device) or answer)
+        monkeypatch.setattr(
+            torch.cuda, name, lambda device, answer=answer: asked.append(device) or answer
+        )
     sample = Gauges(CUDA).sample()
     assert asked == [CUDA] * 3
     assert {key: value for key, value in sample.items() if "device" in key} == {

@@ -10,8 +10,8 @@ from attnres_lab.cli import app
 from attnres_lab.cli.generate import load_model
 from attnres_lab.config import RunConfig, to_yaml
 from attnres_lab.errors import UserError
-from attnres_lab.generate import generate, prefill
 from attnres_lab.model import KVCache, ModelConfig, Transformer
+from attnres_lab.model.generate import generate, prefill
 from attnres_lab.residual.attnres import BlockConfig, FullConfig
 from attnres_lab.residual.baseline import BaselineConfig
 
@@ -20,10 +20,20 @@ VARIANTS = [BaselineConfig(), FullConfig(), BlockConfig(block_size=3), BlockConf
 
 def model_of(residual, **sizes):
     """In float64 with random queries, so that depth weights matter."""
-    model = Transformer(ModelConfig(vocab_size=256, dim=16, num_layers=4, num_heads=2, residual=residual, **sizes)).double().eval()
+    model = (
+        Transformer(
+            ModelConfig(
+                vocab_size=256, dim=16, num_layers=4, num_heads=2, residual=residual, **sizes
+            )
+        )
+        .double()
+        .eval()
+    )
     with torch.no_grad():
         for parameter in model.residual.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
+            parameter.copy_(
+                torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3))
+            )
     return model
 
 
@@ -37,7 +47,12 @@ def test_reading_in_chunks_equals_the_full_forward(residual, chunk):
         whole = model(tokens)
         pieces = torch.cat([model(piece, caches) for piece in tokens.split(chunk, 1)], 1)
         torch.testing.assert_close(pieces, whole, rtol=1e-9, atol=1e-9)
-        torch.testing.assert_close(prefill(model, tokens, [KVCache() for _ in range(4)], chunk), whole[:, -1], rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(
+            prefill(model, tokens, [KVCache() for _ in range(4)], chunk),
+            whole[:, -1],
+            rtol=1e-9,
+            atol=1e-9,
+        )
 
 
 @pytest.mark.parametrize("residual", VARIANTS, ids=lambda r: r.label)
@@ -53,14 +68,21 @@ def test_draws_follow_the_seed_and_a_low_temperature_is_greedy():
     model, tokens = model_of(FullConfig()), torch.tensor([[5, 6]])
 
     def draw(temperature, seed):
-        return [int(t) for t in generate(model, tokens, 8, temperature, generator=torch.Generator().manual_seed(seed))]
+        return [
+            int(t)
+            for t in generate(
+                model, tokens, 8, temperature, generator=torch.Generator().manual_seed(seed)
+            )
+        ]
 
     assert draw(1.0, 1) == draw(1.0, 1) != draw(1.0, 2)
     assert draw(1e-4, 1) == draw(0.0, 2)
 
 
 def test_draws_have_the_probabilities_of_the_softmax():
-    """Pearson's chi-squared over 4000 draws of one token, 8 outcomes: below 29.9 in all but one of 10 000 seeds."""
+    """Pearson's chi-squared over 4000 draws of one token, 8 outcomes: below 29.9 in all but one of
+    10 000 seeds.
+    """
     torch.manual_seed(0)
     model = Transformer(ModelConfig(vocab_size=8, dim=8, num_layers=1, num_heads=1)).double()
     tokens = torch.tensor([[3, 4]]).expand(4000, 2)
@@ -70,10 +92,16 @@ def test_draws_have_the_probabilities_of_the_softmax():
 
 
 def save(path, layout):
-    config = RunConfig(model=ModelConfig(dim=16, num_layers=2, num_heads=2, residual=BlockConfig(block_size=3)))
+    config = RunConfig(
+        model=ModelConfig(dim=16, num_layers=2, num_heads=2, residual=BlockConfig(block_size=3))
+    )
     model = Transformer(config.model, seed=4)
     weights = model.state_dict()
-    content = {"model": weights} if layout == "plain" else {"state_dict": {f"model.{key}": value for key, value in weights.items()}}
+    content = (
+        {"model": weights}
+        if layout == "plain"
+        else {"state_dict": {f"model.{key}": value for key, value in weights.items()}}
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"config": to_yaml(config), **content}, path)
     return model
@@ -85,7 +113,10 @@ def test_the_command_continues_the_prompt_from_either_layout_of_checkpoint(tmp_p
     tokens = list("def é".encode())
     expected = [int(t) for t in generate(model, torch.tensor([tokens]), 12)]
     for place in (tmp_path, tmp_path / "checkpoints" / "last.ckpt"):
-        result = CliRunner().invoke(app, ["generate", str(place), "--prompt", "def é", "--max-new-tokens", "12", "--chunk", "2"])
+        result = CliRunner().invoke(
+            app,
+            ["generate", str(place), "--prompt", "def é", "--max-new-tokens", "12", "--chunk", "2"],
+        )
         assert result.exit_code == 0
         assert result.stdout == "def é" + bytes(expected).decode(errors="replace") + "\n"
 

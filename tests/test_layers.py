@@ -8,17 +8,13 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"errors"},
-    {"runfiles", "yamlfile", "paths", "checkpoint"},
-    {"occupy"},
+    {"runs", "yamlfile"},
     {"ops"},
     {"residual"},
-    {"init"},
     {"model"},
-    {"data", "optim", "flops", "probe", "generate"},
+    {"data"},
     {"config"},
-    {"environment", "gauges", "lit"},
-    {"record", "progress"},
-    {"train"},
+    {"training"},
     {"tracking"},
     {"sweep"},
     {"cli"},
@@ -28,7 +24,12 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 def imports(path: Path) -> list[str]:
     tree = ast.parse(path.read_text())
-    typing_only = {id(n) for b in ast.walk(tree) if isinstance(b, ast.If) and "TYPE_CHECKING" in ast.unparse(b.test) for n in ast.walk(b)}
+    typing_only = {
+        id(n)
+        for b in ast.walk(tree)
+        if isinstance(b, ast.If) and "TYPE_CHECKING" in ast.unparse(b.test)
+        for n in ast.walk(b)
+    }
     found = []
     for node in ast.walk(tree):
         if id(node) in typing_only:
@@ -40,7 +41,9 @@ def imports(path: Path) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "attnres_lab").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "attnres_lab").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT))
+)
 def test_a_module_imports_only_what_lies_below(path: Path) -> None:
     own = path.relative_to(ROOT / "attnres_lab").parts[0].removesuffix(".py")
     if own.startswith("__"):
@@ -54,14 +57,27 @@ def test_a_module_imports_only_what_lies_below(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "analysis").rglob("*.py")), ids=lambda p: p.name)
 def test_analysis_never_imports_torch_or_the_lab(path: Path) -> None:
-    assert not {name.split(".")[0] for name in imports(path)} & {"torch", "attnres_lab", "pytorch_lightning", "optuna"}
+    assert not {name.split(".")[0] for name in imports(path)} & {
+        "torch",
+        "attnres_lab",
+        "pytorch_lightning",
+        "optuna",
+    }
 
 
 @pytest.mark.parametrize(
-    ("library", "home"), [("omegaconf", "config"), ("optuna", "sweep"), ("mlflow", "tracking"), ("pytorch_lightning", "lit record progress train")]
+    ("library", "home"),
+    [
+        ("omegaconf", "config"),
+        ("optuna", "sweep"),
+        ("mlflow", "tracking"),
+        ("pytorch_lightning", "training"),
+    ],
 )
 def test_a_library_has_one_home(library: str, home: str) -> None:
     for path in (ROOT / "attnres_lab").rglob("*.py"):
         own = path.relative_to(ROOT / "attnres_lab").parts[0].removesuffix(".py")
         if own not in home.split():
-            assert library not in {name.split(".")[0] for name in imports(path)}, f"{path.name} imports {library}"
+            assert library not in {name.split(".")[0] for name in imports(path)}, (
+                f"{path.name} imports {library}"
+            )

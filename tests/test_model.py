@@ -17,17 +17,24 @@ def test_tokens_to_logits() -> None:
 def test_rotary_scores_depend_on_the_distance_only_and_rotation_keeps_length() -> None:
     config = ModelConfig(dim=16, num_heads=2)
     q, k = torch.randn(8), torch.randn(8)
-    at = rotate(torch.stack([q, k])[:, None].expand(2, 20, 8), rope_angles(config, 0, 20, torch.device("cpu")))
+    at = rotate(
+        torch.stack([q, k])[:, None].expand(2, 20, 8),
+        rope_angles(config, 0, 20, torch.device("cpu")),
+    )
     torch.testing.assert_close(at[0, 5] @ at[1, 2], at[0, 15] @ at[1, 12], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(at[0, 17].norm(), q.norm())
-    torch.testing.assert_close(rope_angles(config, 7, 3, torch.device("cpu")), rope_angles(config, 0, 10, torch.device("cpu"))[7:])
+    torch.testing.assert_close(
+        rope_angles(config, 7, 3, torch.device("cpu")),
+        rope_angles(config, 0, 10, torch.device("cpu"))[7:],
+    )
 
 
 def test_grouped_queries_equal_heads_whose_keys_and_values_are_repeated() -> None:
     grouped = Transformer(ModelConfig(dim=16, num_layers=1, num_heads=4, num_kv_heads=2)).double()
     full = Transformer(ModelConfig(dim=16, num_layers=1, num_heads=4)).double()
     state = grouped.state_dict()
-    kv = state["sublayers.0.kv.weight"].view(2, 2, 4, 16)  # (key or value), group, head width, input
+    # (key or value), group, head width, input
+    kv = state["sublayers.0.kv.weight"].view(2, 2, 4, 16)
     state["sublayers.0.kv.weight"] = kv.repeat_interleave(2, dim=1).reshape(32, 16)
     full.load_state_dict(state)
     tokens = torch.randint(256, (2, 9))
@@ -35,16 +42,32 @@ def test_grouped_queries_equal_heads_whose_keys_and_values_are_repeated() -> Non
 
 
 @pytest.mark.parametrize("residual", [FullConfig(), BlockConfig(num_blocks=3)])
-def test_all_variants_of_a_seed_share_the_trunk_and_seeds_differ(residual: FullConfig | BlockConfig) -> None:
+def test_all_variants_of_a_seed_share_the_trunk_and_seeds_differ(
+    residual: FullConfig | BlockConfig,
+) -> None:
     base = Transformer(ModelConfig(dim=16, num_layers=3, num_heads=2), seed=1).state_dict()
-    other = Transformer(ModelConfig(dim=16, num_layers=3, num_heads=2, residual=residual), seed=1).state_dict()
+    other = Transformer(
+        ModelConfig(dim=16, num_layers=3, num_heads=2, residual=residual), seed=1
+    ).state_dict()
     assert all(torch.equal(base[key], other[key]) for key in base)
-    assert not torch.equal(base["embed.weight"], Transformer(ModelConfig(dim=16, num_layers=3, num_heads=2), seed=2).embed.weight)
+    assert not torch.equal(
+        base["embed.weight"],
+        Transformer(ModelConfig(dim=16, num_layers=3, num_heads=2), seed=2).embed.weight,
+    )
 
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_the_table_of_initialisation_holds(tied: bool) -> None:
-    model = Transformer(ModelConfig(dim=256, num_layers=3, num_heads=4, tie_embeddings=tied, vocab_size=512, residual=FullConfig()))
+    model = Transformer(
+        ModelConfig(
+            dim=256,
+            num_layers=3,
+            num_heads=4,
+            tie_embeddings=tied,
+            vocab_size=512,
+            residual=FullConfig(),
+        )
+    )
     assert model.embed.weight.std().item() == pytest.approx(1 / 16 if tied else 1.0, rel=0.02)
     assert model.head.weight.std().item() == pytest.approx(1 / 16, rel=0.02)
     shrink = 0.9866  # a normal cut at three standard deviations
@@ -56,7 +79,9 @@ def test_the_table_of_initialisation_holds(tied: bool) -> None:
 
 
 def test_the_norms_eps_is_negligible_at_initialisation() -> None:
-    """Full AttnRes and the baseline agree before training to far better than the 2.8 % of small embeddings."""
+    """Full AttnRes and the baseline agree before training to far better than the 2.8 % of small
+    embeddings.
+    """
     tokens = torch.randint(256, (4, 32))
     with torch.no_grad():
         base = Transformer(ModelConfig(dim=64, num_layers=8))(tokens)

@@ -18,7 +18,9 @@ def test_there_are_three() -> None:
 def test_a_notebook_is_stored_without_outputs(path) -> None:
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
-    assert not [cell for cell in notebook.cells if cell.get("outputs") or cell.get("execution_count")]
+    assert not [
+        cell for cell in notebook.cells if cell.get("outputs") or cell.get("execution_count")
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -28,15 +30,23 @@ def outputs(tmp_path_factory) -> dict[str, str]:
 
     runs = tmp_path_factory.mktemp("runs")
     before = dict(os.environ)
-    os.environ |= {"ATTNRES_RUNS": str(runs), "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error:::analysis"}
+    os.environ |= {
+        "ATTNRES_RUNS": str(runs),
+        "PYTHONPATH": str(ROOT),
+        "PYTHONWARNINGS": "error:::analysis",
+    }
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     texts = {}
     try:
         for path in NOTEBOOKS:
             notebook = nbformat.read(path, as_version=4)
-            NotebookClient(notebook, timeout=180, resources={"metadata": {"path": str(path.parent)}}).execute()
+            NotebookClient(
+                notebook, timeout=180, resources={"metadata": {"path": str(path.parent)}}
+            ).execute()
             cells = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-            texts[path.stem[0]] = "\n".join(output.get("text", output.get("data", {}).get("text/plain", "")) for output in cells)
+            texts[path.stem[0]] = "\n".join(
+                output.get("text", output.get("data", {}).get("text/plain", "")) for output in cells
+            )
     finally:
         os.environ.clear()
         os.environ |= before

@@ -3,14 +3,17 @@
 import pytest
 import torch
 
+from attnres_lab.config import OptimConfig
 from attnres_lab.model import ModelConfig, Transformer
-from attnres_lab.optim import OptimConfig, lr_factor, make_optimizers, parameter_groups, set_lr
 from attnres_lab.residual.attnres import FullConfig
+from attnres_lab.training.optim import lr_factor, make_optimizers, parameter_groups, set_lr
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_every_parameter_is_optimised_once_and_queries_get_no_decay_and_no_muon(name: str) -> None:
-    model = Transformer(ModelConfig(dim=16, num_layers=2, num_heads=2, tie_embeddings=True, residual=FullConfig()))
+    model = Transformer(
+        ModelConfig(dim=16, num_layers=2, num_heads=2, tie_embeddings=True, residual=FullConfig())
+    )
     optimizers = make_optimizers(model, OptimConfig(name=name, lr=1e-2, residual_lr_mult=3.0))
     seen = [p for o in optimizers for g in o.param_groups for p in g["params"]]
     assert len(seen) == len({id(p) for p in seen}) == len(list(model.parameters()))
@@ -28,7 +31,12 @@ def test_every_parameter_is_optimised_once_and_queries_get_no_decay_and_no_muon(
 def test_matrices_are_the_trunks_projections() -> None:
     model = Transformer(ModelConfig(dim=16, num_layers=2, num_heads=2, residual=FullConfig()))
     names = {id(p): n for n, p in model.named_parameters()}
-    assert {names[id(p)].rsplit(".", 2)[-2] for p in parameter_groups(model)["matrix"]} == {"q", "kv", "out", "gate_up"}
+    assert {names[id(p)].rsplit(".", 2)[-2] for p in parameter_groups(model)["matrix"]} == {
+        "q",
+        "kv",
+        "out",
+        "gate_up",
+    }
 
 
 def test_cosine_and_wsd_follow_their_definitions() -> None:

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from attnres_lab.model import ModelConfig, Transformer
-from attnres_lab.probe import Probe
 from attnres_lab.residual import REGISTRY, BaselineConfig
 from attnres_lab.residual.attnres import BlockConfig, FullConfig
+from attnres_lab.training.probe import Probe
 
 B, T, D, VOCAB, LAYERS = 2, 12, 16, 11, 4
 
@@ -37,7 +37,9 @@ def watch(model, step=0, lr=None):
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("name", REGISTRY)
 def test_magnitudes_and_gradients_are_those_of_autograd(name, checkpointing):
-    """For every variant, with and without activation checkpointing, against tensors kept by hand."""
+    """For every variant, with and without activation checkpointing, against tensors kept by
+    hand.
+    """
     _, record = watch(build(REGISTRY[name].Config(), activation_checkpointing=checkpointing))
     model = build(REGISTRY[name].Config())
     kept = []
@@ -47,8 +49,12 @@ def test_magnitudes_and_gradients_are_those_of_autograd(name, checkpointing):
     outputs = [out for _, out in kept]
     gradients = torch.autograd.grad(total, outputs)
     assert record["input_rms"] == pytest.approx([h.pow(2).mean().item() ** 0.5 for h, _ in kept])
-    assert record["output_rms"] == pytest.approx([out.pow(2).mean().item() ** 0.5 for out in outputs])
-    assert record["gradient_norm"] == pytest.approx([g.pow(2).sum().item() ** 0.5 for g in gradients], rel=1e-4)
+    assert record["output_rms"] == pytest.approx(
+        [out.pow(2).mean().item() ** 0.5 for out in outputs]
+    )
+    assert record["gradient_norm"] == pytest.approx(
+        [g.pow(2).sum().item() ** 0.5 for g in gradients], rel=1e-4
+    )
     assert record["update_ratio"] == []
 
 
@@ -57,7 +63,10 @@ def test_uniform_weights_have_the_entropy_and_the_depth_of_their_number():
     _, record = watch(build(FullConfig()), step=7)
     assert record["step"] == 7
     assert [read["sublayer"] for read in record["reads"]] == list(range(1, 9))
-    assert [read["kind"] for read in record["reads"]] == ["mlp", "attention"] * 3 + ["mlp", "output"]
+    assert [read["kind"] for read in record["reads"]] == ["mlp", "attention"] * 3 + [
+        "mlp",
+        "output",
+    ]
     for count, read in enumerate(record["reads"], 2):
         assert read["sources"] == ["embedding", *(f"f{n}" for n in range(1, count))]
         assert read["weights"] == pytest.approx([1 / count] * count)
@@ -81,7 +90,9 @@ def test_sources_of_blocks_are_named():
 
 
 def test_weights_of_a_decisive_query():
-    """A query along the embedding of one constant token picks the embedding: entropy near 0, effective depth near 1."""
+    """A query along the embedding of one constant token picks the embedding: entropy near 0,
+    effective depth near 1.
+    """
     model = build(FullConfig())
     model.embed.weight.data[:] = torch.ones(D)
     model.residual.pseudo_query.data[:] = 100.0
@@ -99,12 +110,17 @@ def test_the_update_ratio_of_plain_gradient_descent():
     _, record = watch(model, lr=lr)
     for ratio, old, sublayer in zip(record["update_ratio"], before, model.sublayers, strict=True):
         gradient = torch.cat([p.grad.flatten() for p in sublayer.parameters()])
-        assert ratio == pytest.approx(lr * gradient.norm().item() / torch.cat([p.flatten() for p in old]).norm().item(), rel=1e-3)
+        assert ratio == pytest.approx(
+            lr * gradient.norm().item() / torch.cat([p.flatten() for p in old]).norm().item(),
+            rel=1e-3,
+        )
 
 
 @pytest.mark.parametrize("config", [BaselineConfig(), FullConfig()])
 def test_a_probe_changes_nothing_and_leaves_nothing(config):
-    """Gradients are bit-identical with and without it, and a forward pass afterwards is not recorded."""
+    """Gradients are bit-identical with and without it, and a forward pass afterwards is not
+    recorded.
+    """
     watched, plain = build(config), build(config)
     probe, record = watch(watched)
     loss(plain).backward()
@@ -153,9 +169,13 @@ def test_the_baseline_has_magnitudes_but_no_reads():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", [BaselineConfig(), FullConfig(), BlockConfig()], ids=lambda config: config.label)
+@pytest.mark.parametrize(
+    "config", [BaselineConfig(), FullConfig(), BlockConfig()], ids=lambda config: config.label
+)
 def test_a_probe_every_100_steps_costs_less_than_2_percent(config):
-    """Processor time of a step with a probe over one without, the lower quartiles of 12 pairs; the table is in docs/variants.md."""
+    """Processor time of a step with a probe over one without, the lower quartiles of 12 pairs; the
+    table is in docs/variants.md.
+    """
     model = Transformer(ModelConfig(256, 64, 8, 2, residual=config), seed=1)
     tokens = torch.randint(256, (8, 129))
 

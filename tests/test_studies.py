@@ -1,4 +1,6 @@
-"""The studies of docs/studies.md: every sweep loads and plans at every scale, stays fair between variants, and trains."""
+"""The studies of docs/studies.md: every sweep loads and plans at every scale, stays fair between
+variants, and trains.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,20 @@ from attnres_lab.config import RunConfig, content_hash, flatten
 from attnres_lab.data.config import DataConfig, SourceConfig
 from attnres_lab.sweep.plan import Planner, Trial
 from attnres_lab.sweep.spec import load_spec
-from attnres_lab.train import run
+from attnres_lab.training.run import run
 
 ROOT = Path(__file__).parent.parent
-STUDIES = ("scaling", "block_count", "depth", "architecture", "ablation", "isoflop", "learning_rate", "wall_clock", "dynamics")
+STUDIES = (
+    "scaling",
+    "block_count",
+    "depth",
+    "architecture",
+    "ablation",
+    "isoflop",
+    "learning_rate",
+    "wall_clock",
+    "dynamics",
+)
 SCALES = ("nano", "small", "lab", "paper")
 NAMES = [*(f"{study}-{scale}" for study in STUDIES for scale in SCALES), "scaling_half_rate-nano"]
 
@@ -32,11 +44,17 @@ def plan(name: str) -> list[Trial]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_study_plans_and_its_arms_differ_in_the_residual_only(name: str) -> None:
-    """Every variant gets every setting and seed that the baseline gets: the same trials, once the residual is left out."""
+    """Every variant gets every setting and seed that the baseline gets: the same trials, once the
+    residual is left out.
+    """
     arms: dict[str, set[str]] = defaultdict(set)
     for trial in plan(name):
         assert trial.config.name == name.partition("-")[2], "a study shares the base of its scale"
-        rest = {key: value for key, value in flatten(trial.config).items() if not key.startswith("model.residual.")}
+        rest = {
+            key: value
+            for key, value in flatten(trial.config).items()
+            if not key.startswith("model.residual.")
+        }
         arms[trial.entry.variant].add(str(rest))
     assert len(arms) >= 2
     assert all(settings == arms["baseline"] for settings in arms.values())
@@ -47,13 +65,19 @@ def test_nano_studies_have_the_seeds_and_the_depth_that_they_promise(study: str)
     trials = plan(f"{study}-nano")
     assert len({t.entry.seed for t in trials}) >= (2 if study in ("isoflop", "architecture") else 3)
     if study != "depth":
-        assert min(t.config.model.num_sublayers for t in trials) >= (16 if study != "architecture" else 8)
+        assert min(t.config.model.num_sublayers for t in trials) >= (
+            16 if study != "architecture" else 8
+        )
 
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_studies_report_on_other_seeds_than_the_learning_rate_was_chosen_on(scale: str) -> None:
     chosen_on = {t.entry.seed for t in plan(f"learning_rate-{scale}")}
-    assert not any(chosen_on & {t.entry.seed for t in plan(f"{study}-{scale}")} for study in STUDIES if study != "learning_rate")
+    assert not any(
+        chosen_on & {t.entry.seed for t in plan(f"{study}-{scale}")}
+        for study in STUDIES
+        if study != "learning_rate"
+    )
 
 
 @pytest.mark.parametrize("study", ["depth", "architecture"])
@@ -66,10 +90,18 @@ def test_shapes_at_fixed_compute_have_the_same_parameters_and_flops(study: str, 
 
 
 def test_the_papers_ladder_is_table_2() -> None:
-    """Active parameters, tokens, layers, learning rate and batch of the paper's Table 2; widths within 2 %, so that heads are 64 wide."""
-    table = {12: (194, 38.7, 896, 2.99e-3, 192), 13: (241, 45.4, 960, 2.8e-3, 256), 14: (296, 62.1, 1024, 2.5e-3, 320)}
+    """Active parameters, tokens, layers, learning rate and batch of the paper's Table 2; widths
+    within 2 %, so that heads are 64 wide.
+    """
+    table = {
+        12: (194, 38.7, 896, 2.99e-3, 192),
+        13: (241, 45.4, 960, 2.8e-3, 256),
+        14: (296, 62.1, 1024, 2.5e-3, 320),
+    }
     table |= {16: (436, 87.9, 1168, 2.2e-3, 384), 17: (528, 119.0, 1264, 2.02e-3, 432)}
-    trials = {t.config.model.num_layers: t for t in plan("scaling-paper") if t.entry.variant == "baseline"}
+    trials = {
+        t.config.model.num_layers: t for t in plan("scaling-paper") if t.entry.variant == "baseline"
+    }
     assert set(trials) == set(table)
     for layers, (params, tokens, dim, lr, batch) in table.items():
         config, entry = trials[layers].config, trials[layers].entry
@@ -86,7 +118,9 @@ def test_the_page_of_studies_names_every_sweep() -> None:
 
 
 @pytest.mark.parametrize(("name", "count"), [("scaling-nano", 45), ("scaling-paper", 15)])
-def test_the_command_plans_a_study(name: str, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_plans_a_study(
+    name: str, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also one for a cluster, from a machine on which its runs would not fit."""
     from attnres_lab.cli import app
 
@@ -97,18 +131,38 @@ def test_the_command_plans_a_study(name: str, count: int, tmp_path: Path, monkey
 
 
 def shrunken(config: RunConfig, data: DataConfig) -> RunConfig:
-    """The same study in miniature: its residual, optimiser and kind of budget; 16 sublayers of width 16, two steps."""
+    """The same study in miniature: its residual, optimiser and kind of budget; 16 sublayers of
+    width 16, two steps.
+    """
     model = replace(config.model, vocab_size=256, dim=16, num_layers=8, num_heads=2, mlp_dim=None)
-    train = replace(config.train, batch_size=4, micro_batch_size=None, devices=1, log_every=1, probe_every=min(config.train.probe_every, 1))
-    small: dict[str, Any] = {"tokens": 128, "tokens_per_param": 1e-9, "flops": 1.0, "steps": 2, "seconds": 1e-3}
-    budget = replace(config.budget, **{key: small[key] for key, value in vars(config.budget).items() if value is not None})
+    train = replace(
+        config.train,
+        batch_size=4,
+        micro_batch_size=None,
+        devices=1,
+        log_every=1,
+        probe_every=min(config.train.probe_every, 1),
+    )
+    small: dict[str, Any] = {
+        "tokens": 128,
+        "tokens_per_param": 1e-9,
+        "flops": 1.0,
+        "steps": 2,
+        "seconds": 1e-3,
+    }
+    budget = replace(
+        config.budget,
+        **{key: small[key] for key, value in vars(config.budget).items() if value is not None},
+    )
     return replace(config, model=model, train=train, data=data, budget=budget)
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> DataConfig:
     source = SourceConfig("files", (str(corpus_folder(tmp_path / "corpus", 40) / "*.txt"),))
-    return DataConfig(source, seq_len=16, val_tokens=64, val_fraction=0.1, cache_dir=str(tmp_path / "cache"))
+    return DataConfig(
+        source, seq_len=16, val_tokens=64, val_fraction=0.1, cache_dir=str(tmp_path / "cache")
+    )
 
 
 def trains(config: RunConfig, folder: Path) -> None:
@@ -120,8 +174,15 @@ def trains(config: RunConfig, folder: Path) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_sweep_trains(name: str, data: DataConfig, tmp_path: Path) -> None:
     """Two steps of one trial of each YAML, another variant at each scale."""
-    trials = [t for t in plan(name) if (getattr(t.config.model.residual, "num_blocks", None) or 0) <= 16]
-    trains(shrunken(trials[SCALES.index(name.partition("-")[2]) * len(trials) // len(SCALES)].config, data), tmp_path / "run")
+    trials = [
+        t for t in plan(name) if (getattr(t.config.model.residual, "num_blocks", None) or 0) <= 16
+    ]
+    trains(
+        shrunken(
+            trials[SCALES.index(name.partition("-")[2]) * len(trials) // len(SCALES)].config, data
+        ),
+        tmp_path / "run",
+    )
 
 
 @pytest.mark.slow

@@ -10,15 +10,15 @@ import pytest
 
 from analysis.report.evidence import gather
 from analysis.report.sections import verdict
-from attnres_lab import train
 from attnres_lab.cli.report import report
 from attnres_lab.cli.sweep import status
 from attnres_lab.config import load
 from attnres_lab.errors import UserError
-from attnres_lab.runfiles import write_json
+from attnres_lab.runs.folder import write_json
 from attnres_lab.sweep.plan import Planner
 from attnres_lab.sweep.planview import print_plan
 from attnres_lab.sweep.spec import load_spec
+from attnres_lab.training import run as train
 from tests.sweep.conftest import Lab
 
 
@@ -54,18 +54,34 @@ def test_two_budgets_in_a_space_are_refused_with_both_keys(lab: Lab, space: dict
 
 
 def test_budgets_that_exclude_each_other_are_one_axis(lab: Lab) -> None:
-    sizes = {"s": {"model.dim": 32, "budget.steps": 20}, "m": {"model.dim": 64, "budget.tokens": 2560}}
-    for space in ({"size": sizes}, {"budget": [{"steps": 20}, {"tokens": 2560}]}, {"budget": [{"steps": [20, 10]}]}):
-        assert [t.config.steps for t in Planner(load_spec(lab.sweep(space=space))).grid()] == [20, 10]
+    sizes = {
+        "s": {"model.dim": 32, "budget.steps": 20},
+        "m": {"model.dim": 64, "budget.tokens": 2560},
+    }
+    for space in (
+        {"size": sizes},
+        {"budget": [{"steps": 20}, {"tokens": 2560}]},
+        {"budget": [{"steps": [20, 10]}]},
+    ):
+        assert [t.config.steps for t in Planner(load_spec(lab.sweep(space=space))).grid()] == [
+            20,
+            10,
+        ]
 
 
 def test_an_override_of_the_budget_replaces_that_of_the_base(lab: Lab) -> None:
-    (trial,) = Planner(load_spec(lab.sweep(overrides={"budget.tokens": 2560}, space={"seed": [0]}))).grid()
+    (trial,) = Planner(
+        load_spec(lab.sweep(overrides={"budget.tokens": 2560}, space={"seed": [0]}))
+    ).grid()
     assert trial.config.steps == 10
-    assert "give exactly one" in refusal(lab, overrides={"budget.tokens": 2560, "budget.flops": 1e12})
+    assert "give exactly one" in refusal(
+        lab, overrides={"budget.tokens": 2560, "budget.flops": 1e12}
+    )
 
 
-def test_every_column_of_a_plan_stands_under_its_own_heading(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_column_of_a_plan_stands_under_its_own_heading(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = lab.sweep(space={"model.dim": [32], "seed": [0]})
     trial = Planner(load_spec(path)).grid()[0].entry
     print_plan(load_spec(path), lab.folder)
@@ -84,16 +100,24 @@ def test_every_column_of_a_plan_stands_under_its_own_heading(lab: Lab, capsys: p
 
 
 def test_unknown_samplers_and_pruners_are_refused_before_a_folder_is_made(lab: Lab) -> None:
-    assert "sweep.yaml:16: sampler.name: unknown sampler 'tpee', did you mean 'tpe'?" in refusal(lab, sampler={"name": "tpee"}, trials=2)
-    assert "pruner.name: unknown pruner 'medain', did you mean 'median'?" in refusal(lab, pruner={"name": "medain"})
+    assert "sweep.yaml:16: sampler.name: unknown sampler 'tpee', did you mean 'tpe'?" in refusal(
+        lab, sampler={"name": "tpee"}, trials=2
+    )
+    assert "pruner.name: unknown pruner 'medain', did you mean 'median'?" in refusal(
+        lab, pruner={"name": "medain"}
+    )
     assert not lab.folder.path.exists()
 
 
 def test_a_misspelt_objective_is_refused_and_whatever_a_result_holds_is_one(lab: Lab) -> None:
-    trains = {"function": "attnres_lab.train:run"}
+    trains = {"function": "attnres_lab.training.run:run"}
     message = refusal(lab, objective={"metric": "val/los"}, **trains)
-    assert "objective.metric: no result of a run is called 'val/los', did you mean 'val/loss'?" in message
-    load_spec(lab.sweep(objective={"metric": "val/los"}))  # a function of its own names what it returns
+    assert (
+        "objective.metric: no result of a run is called 'val/los', did you mean 'val/loss'?"
+        in message
+    )
+    # a function of its own names what it returns
+    load_spec(lab.sweep(objective={"metric": "val/los"}))
     result = train.run(load(lab.path / "base.yaml", {"budget.steps": 2}), lab.path / "run").metrics
     assert result
     load_spec(lab.sweep(objective=[{"metric": name} for name in result], **trains))
@@ -102,7 +126,9 @@ def test_a_misspelt_objective_is_refused_and_whatever_a_result_holds_is_one(lab:
 def test_run_files_and_sweep_files_are_told_apart(lab: Lab) -> None:
     with pytest.raises(UserError, match=r"base\.yaml: this is a run file; use attnres train"):
         load_spec(lab.path / "base.yaml")
-    with pytest.raises(UserError, match=r"sweep\.yaml: this is a sweep file; use attnres sweep run"):
+    with pytest.raises(
+        UserError, match=r"sweep\.yaml: this is a sweep file; use attnres sweep run"
+    ):
         load(lab.sweep())
 
 
@@ -113,22 +139,39 @@ def test_run_files_and_sweep_files_are_told_apart(lab: Lab) -> None:
         ({"optim": {"lr": {"log": [1e-3, 1e-2, 3]}}}, 'write optim.lr: {"log": [0.001, 0.01, 3]}'),
     ],
 )
-def test_a_nested_section_is_answered_with_the_dotted_key(lab: Lab, space: dict[str, Any], words: str) -> None:
+def test_a_nested_section_is_answered_with_the_dotted_key(
+    lab: Lab, space: dict[str, Any], words: str
+) -> None:
     assert words in refusal(lab, space=space)
 
 
-def test_a_grid_that_cannot_yield_a_gain_is_warned_of(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_grid_that_cannot_yield_a_gain_is_warned_of(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
     def warned(space: dict[str, Any]) -> list[str]:
         print_plan(load_spec(lab.sweep(space=space)), lab.folder)
-        return [line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+        return [
+            line.split()[1]
+            for line in capsys.readouterr().out.splitlines()
+            if line.startswith("warning: ")
+        ]
 
-    arms = {"baseline": {"model.residual": {"name": "baseline"}}, "full": {"model.residual": {"name": "full"}}}
-    assert warned({"model.residual": [{"name": "full"}], "model.dim": [32, 64]}) == ["2", "one", "no"]
+    arms = {
+        "baseline": {"model.residual": {"name": "baseline"}},
+        "full": {"model.residual": {"name": "full"}},
+    }
+    assert warned({"model.residual": [{"name": "full"}], "model.dim": [32, 64]}) == [
+        "2",
+        "one",
+        "no",
+    ]
     assert warned({"arm": arms, "model.dim": [32, 64, 96], "seed": [0, 1]}) == []
     assert warned({"optim.lr": [1e-3]}) == []  # no comparison of residual connections
 
 
-def test_the_time_left_counts_as_many_workers_as_a_coordinator_would(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_time_left_counts_as_many_workers_as_a_coordinator_would(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
     """One of four equal trials took an hour: three are left, two at a time."""
     trials = [trial.entry for trial in Planner(load_spec(lab.sweep())).grid()]
     lab.folder.write_plan(trials)
@@ -139,15 +182,30 @@ def test_the_time_left_counts_as_many_workers_as_a_coordinator_would(lab: Lab, c
     assert "about 1:30:00 left" in capsys.readouterr().out
 
 
-def test_a_report_opens_with_what_is_owed_and_without_runs_says_how_to_start(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_report_opens_with_what_is_owed_and_without_runs_says_how_to_start(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     path = lab.sweep()
-    with pytest.raises(UserError, match=r"^s: nothing has run yet; start it with: attnres sweep run .*sweep\.yaml"):
+    with pytest.raises(
+        UserError, match=r"^s: nothing has run yet; start it with: attnres sweep run .*sweep\.yaml"
+    ):
         report(path, out=None)
     trials = [trial.entry for trial in Planner(load_spec(path)).grid()]
     lab.folder.write_plan(trials)
     lab.folder.trial(trials[0].hash).set_status("finished")
-    table = pd.DataFrame([{"variant": "baseline", "size": "d32-L4", "seed": 0, "flops": 1.0, "val/loss": 2.0, "status": "finished"}])
+    table = pd.DataFrame(
+        [
+            {
+                "variant": "baseline",
+                "size": "d32-L4",
+                "seed": 0,
+                "flops": 1.0,
+                "val/loss": 2.0,
+                "status": "finished",
+            }
+        ]
+    )
     table.to_csv(lab.path / "runs.csv", index=False)
     evidence = gather(lab.path / "runs.csv", path, lab.folder.path, None)
     assert verdict(evidence).startswith("> 1 of 4 trials: 3 are owed.\n>\n> ")

@@ -15,10 +15,10 @@ import torch
 from helpers import tiny
 
 from attnres_lab.config import RunConfig, load, to_yaml
-from attnres_lab.environment import uncommitted
 from attnres_lab.errors import UserError
-from attnres_lab.runfiles import RunFolder
-from attnres_lab.train import run
+from attnres_lab.runs.folder import RunFolder
+from attnres_lab.training.environment import uncommitted
+from attnres_lab.training.run import run
 
 ROOT = Path(__file__).parent.parent
 
@@ -35,7 +35,9 @@ def start(config: RunConfig, folder: Path) -> "subprocess.Popen[bytes]":
     """Train in a process of its own."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(to_yaml(config))
-    return subprocess.Popen([sys.executable, "-m", "attnres_lab.train", str(folder)], cwd=ROOT)
+    return subprocess.Popen(
+        [sys.executable, "-m", "attnres_lab.training.run", str(folder)], cwd=ROOT
+    )
 
 
 def wait_for_a_row(process: "subprocess.Popen[bytes]", folder: Path) -> None:
@@ -47,19 +49,28 @@ def wait_for_a_row(process: "subprocess.Popen[bytes]", folder: Path) -> None:
 
 
 def test_the_parts_of_a_step_are_the_step(tmp_path: Path) -> None:
-    """Data, forward, backward, optimiser and the rest sum to the step's time; logging is beside it; a CPU's utilisation is not known."""
+    """Data, forward, backward, optimiser and the rest sum to the step's time; logging is beside it;
+    a CPU's utilisation is not known.
+    """
     run(tiny(tmp_path, **{"train.log_every": 1}), tmp_path / "run")
     for row in (row for row in RunFolder(tmp_path / "run").rows() if "train/loss" in row):
-        parts = [row[f"perf/{part}_seconds"] for part in ("data", "forward", "backward", "optimizer", "rest")]
+        parts = [
+            row[f"perf/{part}_seconds"]
+            for part in ("data", "forward", "backward", "optimizer", "rest")
+        ]
         assert all(part > 0 for part in parts)
         assert sum(parts) == pytest.approx(row["perf/step_seconds"], rel=1e-6)
         assert 0 <= row["perf/logging_seconds"] < 1
         assert "perf/utilization" not in row
-    assert {"system/cpu_percent", "system/memory_bytes"} <= set(next(RunFolder(tmp_path / "run").rows()))
+    assert {"system/cpu_percent", "system/memory_bytes"} <= set(
+        next(RunFolder(tmp_path / "run").rows())
+    )
 
 
 def test_the_code_and_the_data_of_a_run_are_kept(tmp_path: Path) -> None:
-    """The patch of what is not committed, new files too, gives the same code in a fresh checkout; the manifest is the corpus's."""
+    """The patch of what is not committed, new files too, gives the same code in a fresh checkout;
+    the manifest is the corpus's.
+    """
     code, fresh = tmp_path / "code", tmp_path / "fresh"
     git = ["git", "-c", "user.name=lab", "-c", "user.email=lab@example.org", "-C"]
     subprocess.run(["git", "init", "-q", str(code)], check=True)
@@ -71,12 +82,17 @@ def test_the_code_and_the_data_of_a_run_are_kept(tmp_path: Path) -> None:
     subprocess.run(["git", "clone", "-q", str(code), str(fresh)], check=True)
     (code / "package" / "a.py").write_text("new = 2\n")
     (code / "package" / "b.py").write_text("more = 3\n")
-    subprocess.run(["git", "apply", "-"], cwd=fresh, input=uncommitted(code / "package"), check=True)
+    subprocess.run(
+        ["git", "apply", "-"], cwd=fresh, input=uncommitted(code / "package"), check=True
+    )
     for name in ("a.py", "b.py"):
         assert (fresh / "package" / name).read_text() == (code / "package" / name).read_text()
     run(tiny(tmp_path, **{"budget.steps": 1}), tmp_path / "run")
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
-    assert json.loads((tmp_path / "run" / "artifacts" / "data.json").read_text())["fingerprint"] == environment["data_fingerprint"]
+    assert (
+        json.loads((tmp_path / "run" / "artifacts" / "data.json").read_text())["fingerprint"]
+        == environment["data_fingerprint"]
+    )
     assert (tmp_path / "run" / "artifacts" / "code.diff").exists() == environment["dirty"]
 
 
@@ -92,7 +108,8 @@ def test_a_run_leaves_its_whole_record_and_is_idempotent(tmp_path: Path) -> None
     assert m["tokens"] == 12 * 4 * 32
     assert m["flops"] == m["tokens"] * config.flops_per_token
     assert m["flops_6nd"] == 6 * m["params"] * m["tokens"]
-    assert m["val/bpb"] == pytest.approx(m["val/loss"] / math.log(2), rel=0.005)  # a token is a byte, but for the ends of documents
+    # a token is a byte, but for the ends of documents
+    assert m["val/bpb"] == pytest.approx(m["val/loss"] / math.log(2), rel=0.005)
     assert m["seconds"] > 0
     assert m["peak_memory_bytes"] > 1e7
     assert load(files.config) == config
@@ -104,7 +121,9 @@ def test_a_run_leaves_its_whole_record_and_is_idempotent(tmp_path: Path) -> None
 
 
 def test_the_model_learns(tmp_path: Path) -> None:
-    metrics = run(tiny(tmp_path, **{"budget.steps": 150, "optim.lr": 1e-2}), tmp_path / "run").metrics
+    metrics = run(
+        tiny(tmp_path, **{"budget.steps": 150, "optim.lr": 1e-2}), tmp_path / "run"
+    ).metrics
     assert metrics["val/loss"] < 1.5 < math.log(256)  # words of a small vocabulary
 
 
@@ -112,7 +131,9 @@ def test_variants_of_a_seed_share_trunk_batches_and_first_loss(tmp_path: Path) -
     first = {}
     for name in ("baseline", "full", "block"):
         residual = {"name": name} | ({"num_blocks": 2} if name == "block" else {})
-        config = tiny(tmp_path, **{"model.residual": residual, "train.log_every": 1, "budget.steps": 1})
+        config = tiny(
+            tmp_path, **{"model.residual": residual, "train.log_every": 1, "budget.steps": 1}
+        )
         run(config, tmp_path / name)
         first[name] = next(RunFolder(tmp_path / name).rows())["train/loss"]
     assert first["full"] == pytest.approx(first["baseline"], rel=1e-4)
@@ -120,8 +141,13 @@ def test_variants_of_a_seed_share_trunk_batches_and_first_loss(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_a_stopped_run_resumes_bit_for_bit_with_the_same_rows(tmp_path: Path, optimizer: str) -> None:
-    config = tiny(tmp_path, **{"model.residual.name": "full", "optim.name": optimizer, "train.micro_batch_size": 2})
+def test_a_stopped_run_resumes_bit_for_bit_with_the_same_rows(
+    tmp_path: Path, optimizer: str
+) -> None:
+    config = tiny(
+        tmp_path,
+        **{"model.residual.name": "full", "optim.name": optimizer, "train.micro_batch_size": 2},
+    )
     run(config, tmp_path / "whole")
     files = RunFolder(tmp_path / "parts")
     files.path.mkdir()
@@ -134,7 +160,10 @@ def test_a_stopped_run_resumes_bit_for_bit_with_the_same_rows(tmp_path: Path, op
 
     def timeless(folder: Path) -> list[dict[str, float]]:
         kept = ("step", "tokens", "flops", "train/loss", "val/loss", "optim/lr", "optim/grad_norm")
-        return [{k: v for k, v in row.items() if k in kept or k.startswith("depth/")} for row in RunFolder(folder).rows()]
+        return [
+            {k: v for k, v in row.items() if k in kept or k.startswith("depth/")}
+            for row in RunFolder(folder).rows()
+        ]
 
     assert timeless(files.path) == timeless(tmp_path / "whole")
 
@@ -149,7 +178,10 @@ def test_accumulation_is_the_same_step_as_one_large_batch(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_kill_9_at_three_random_moments_ends_in_the_same_weights(tmp_path: Path) -> None:
-    config = tiny(tmp_path, **{"model.residual.name": "full", "budget.steps": 400, "train.checkpoint_every": 7})
+    config = tiny(
+        tmp_path,
+        **{"model.residual.name": "full", "budget.steps": 400, "train.checkpoint_every": 7},
+    )
     run(config, tmp_path / "whole")
     folder = tmp_path / "killed"
     kills = 0
@@ -175,12 +207,21 @@ def test_sigterm_writes_a_checkpoint_and_stops(tmp_path: Path) -> None:
 
 
 def test_divergence_ends_the_run_with_its_history(tmp_path: Path) -> None:
-    result = run(tiny(tmp_path, **{"optim.lr": 1e30, "optim.clip": 0.0, "train.log_every": 1}), tmp_path / "run")
+    result = run(
+        tiny(tmp_path, **{"optim.lr": 1e30, "optim.clip": 0.0, "train.log_every": 1}),
+        tmp_path / "run",
+    )
     assert result.status.state == "diverged"
     assert result.status.step < 12
     rows = list(RunFolder(tmp_path / "run").rows())
     assert rows[-1]["train/loss"] in ("nan", "inf")
-    assert run(tiny(tmp_path, **{"optim.lr": 1e30, "optim.clip": 0.0, "train.log_every": 1}), tmp_path / "run").status.state == "diverged"
+    assert (
+        run(
+            tiny(tmp_path, **{"optim.lr": 1e30, "optim.clip": 0.0, "train.log_every": 1}),
+            tmp_path / "run",
+        ).status.state
+        == "diverged"
+    )
 
 
 def test_a_budget_in_seconds_ends_near_it(tmp_path: Path) -> None:
@@ -194,7 +235,10 @@ def test_a_budget_in_seconds_ends_near_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_ranks_train_like_one(tmp_path: Path, strategy: str) -> None:
     one = run(tiny(tmp_path), tmp_path / "one").metrics
-    two = run(tiny(tmp_path, **{"train.devices": 2, "train.strategy": strategy, "train.device": "cpu"}), tmp_path / "two").metrics
+    two = run(
+        tiny(tmp_path, **{"train.devices": 2, "train.strategy": strategy, "train.device": "cpu"}),
+        tmp_path / "two",
+    ).metrics
     assert two["val/loss"] == pytest.approx(one["val/loss"], rel=1e-4)
     assert two["tokens"] == one["tokens"]
     rows = [row["step"] for row in RunFolder(tmp_path / "two").rows() if "train/loss" in row]
@@ -237,7 +281,9 @@ def test_a_second_process_in_the_same_folder_is_refused(tmp_path: Path) -> None:
 def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=900k", "tmpfs", str(disk)], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=900k", "tmpfs", str(disk)], capture_output=True
+    ).returncode:
         pytest.skip("mounting is not allowed here")
     try:
         config = tiny(tmp_path, **{"train.checkpoint_every": 4, "budget.steps": 40})

@@ -1,8 +1,39 @@
-"""Figures. Each function draws finished numbers on an ``ax`` and returns it: nothing is computed here."""
+"""Figures. Each function draws finished numbers on an ``ax`` and returns it: nothing is computed
+here.
+"""
 
-from analysis.plots.runs import ablation_forest, by_depth, depth_map, grid_map, learning_rate_bowls, training_curves
-from analysis.plots.scaling import gain, gain_by_compute, gain_per_size, isoflop_valleys, loss_against_compute
+from analysis.plots.runs import (
+    ablation_forest,
+    by_depth,
+    depth_map,
+    grid_map,
+    learning_rate_bowls,
+    training_curves,
+)
+from analysis.plots.scaling import (
+    gain,
+    gain_by_compute,
+    gain_per_size,
+    isoflop_valleys,
+    loss_against_compute,
+)
 from analysis.plots.style import PRINT, new_axes, save
 
-__all__ = ["PRINT", "ablation_forest", "by_depth", "depth_map", "gain", "gain_by_compute", "gain_per_size", "grid_map"]
-__all__ += ["isoflop_valleys", "learning_rate_bowls", "loss_against_compute", "new_axes", "save", "training_curves"]
+__all__ = [
+    "PRINT",
+    "ablation_forest",
+    "by_depth",
+    "depth_map",
+    "gain",
+    "gain_by_compute",
+    "gain_per_size",
+    "grid_map",
+]
+__all__ += [
+    "isoflop_valleys",
+    "learning_rate_bowls",
+    "loss_against_compute",
+    "new_axes",
+    "save",
+    "training_curves",
+]

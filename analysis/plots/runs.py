@@ -1,4 +1,6 @@
-"""Training curves, learning-rate bowls, ablation forests; depth attention, magnitudes and gradients by depth; grids of two factors."""
+"""Training curves, learning-rate bowls, ablation forests; depth attention, magnitudes and gradients
+by depth; grids of two factors.
+"""
 
 from __future__ import annotations
 
@@ -13,42 +15,80 @@ from matplotlib.ticker import MaxNLocator
 from analysis.plots.style import BLACK, label, log_axes, looks
 
 
-def training_curves(ax: Axes, bands: pd.DataFrame, *, x: str = "tokens", y: str = "train/loss") -> Axes:
-    """Mean over seeds with the band of the seeds. ``bands``: columns ``variant``, ``x``, ``mean``, ``low``, ``high``."""
+def training_curves(
+    ax: Axes, bands: pd.DataFrame, *, x: str = "tokens", y: str = "train/loss"
+) -> Axes:
+    """Mean over seeds with the band of the seeds. ``bands``: columns ``variant``, ``x``, ``mean``,
+    ``low``, ``high``.
+    """
     style = looks(bands["variant"])
     for variant, band in bands.groupby("variant", sort=False):
         look = style[variant]
-        ax.fill_between(band["x"], band["low"], band["high"], color=look.color, alpha=0.18, linewidth=0)
+        ax.fill_between(
+            band["x"], band["low"], band["high"], color=look.color, alpha=0.18, linewidth=0
+        )
         ax.plot(band["x"], band["mean"], color=look.color, linestyle=look.line, label=str(variant))
     ax.set(xlabel=label(x), ylabel=label(y))
     ax.legend()
     return log_axes(ax, "x")
 
 
-def learning_rate_bowls(ax: Axes, points: pd.DataFrame, *, x: str = "optim.lr", y: str = "val/loss") -> Axes:
-    """Loss against a factor, a line per variant over the means of the seeds, the best ringed; a hollow marker on the edge of the range.
+def learning_rate_bowls(
+    ax: Axes, points: pd.DataFrame, *, x: str = "optim.lr", y: str = "val/loss"
+) -> Axes:
+    """Loss against a factor, a line per variant over the means of the seeds, the best ringed; a
+    hollow marker on the edge of the range.
 
-    ``points``: columns ``variant``, ``x`` (the factor), ``mean``, ``low``, ``high`` (over seeds), ``best`` (bool); ``x`` may be text.
+    ``points``: columns ``variant``, ``x`` (the factor), ``mean``, ``low``, ``high`` (over seeds),
+    ``best`` (bool); ``x`` may be text.
     """
     style = looks(points["variant"])
     for variant, rows in points.groupby("variant", sort=False):
         look = style[variant]
         error = [rows["mean"] - rows["low"], rows["high"] - rows["mean"]]
-        ax.errorbar(rows["x"], rows["mean"], error, color=look.color, marker=look.marker, linestyle=look.line, capsize=2, label=str(variant))
+        ax.errorbar(
+            rows["x"],
+            rows["mean"],
+            error,
+            color=look.color,
+            marker=look.marker,
+            linestyle=look.line,
+            capsize=2,
+            label=str(variant),
+        )
         best = rows[rows["best"]]
-        ax.plot(best["x"], best["mean"], "o", markersize=11, markerfacecolor="none", color=look.color)
+        ax.plot(
+            best["x"], best["mean"], "o", markersize=11, markerfacecolor="none", color=look.color
+        )
     ax.set(xlabel=label(x), ylabel=label(y))
     ax.legend(title="ringed: lowest" if points["best"].any() else None)
-    return log_axes(ax, "x") if pd.api.types.is_numeric_dtype(points["x"]) and (points["x"] > 0).all() else ax
+    return (
+        log_axes(ax, "x")
+        if pd.api.types.is_numeric_dtype(points["x"]) and (points["x"] > 0).all()
+        else ax
+    )
 
 
-def ablation_forest(ax: Axes, table: pd.DataFrame, baseline: str = "baseline", *, y: str = "val/loss") -> Axes:
-    """Difference to the baseline with its interval, best on top. ``table``: columns ``variant``, ``difference``, ``low``, ``high``."""
+def ablation_forest(
+    ax: Axes, table: pd.DataFrame, baseline: str = "baseline", *, y: str = "val/loss"
+) -> Axes:
+    """Difference to the baseline with its interval, best on top. ``table``: columns ``variant``,
+    ``difference``, ``low``, ``high``.
+    """
     style = looks(table["variant"])
     rows = table.sort_values("difference", ascending=False).reset_index(drop=True)
-    for place, (variant, value, low, high) in enumerate(rows[["variant", "difference", "low", "high"]].itertuples(index=False)):
+    for place, (variant, value, low, high) in enumerate(
+        rows[["variant", "difference", "low", "high"]].itertuples(index=False)
+    ):
         look = style[variant]
-        ax.errorbar(value, place, xerr=[[value - low], [high - value]], fmt=look.marker, color=look.color, capsize=3)
+        ax.errorbar(
+            value,
+            place,
+            xerr=[[value - low], [high - value]],
+            fmt=look.marker,
+            color=look.color,
+            capsize=3,
+        )
     ax.axvline(0, color=BLACK, linewidth=0.8)
     ax.set_yticks(range(len(rows)), rows["variant"].astype(str))
     ax.set_ylim(-0.6, len(rows) - 0.4)
@@ -58,11 +98,14 @@ def ablation_forest(ax: Axes, table: pd.DataFrame, baseline: str = "baseline", *
 
 
 def depth_map(ax: Axes, attention: pd.DataFrame, title: str = "") -> Axes:
-    """Depth-attention weights: a row per read, the first on top, a column per source; blank where a read has no such source.
+    """Depth-attention weights: a row per read, the first on top, a column per source; blank where a
+    read has no such source.
 
     ``attention``: as ``DepthRecord.attention``, indexed by (sublayer, kind).
     """
-    image = ax.imshow(attention.to_numpy(float), cmap="cividis", vmin=0, aspect="auto", interpolation="nearest")
+    image = ax.imshow(
+        attention.to_numpy(float), cmap="cividis", vmin=0, aspect="auto", interpolation="nearest"
+    )
     ax.figure.colorbar(image, ax=ax, label="depth-attention weight", fraction=0.05)
     short = {"attention": "attn", "output": "out", "embedding": "emb"}
     rows = [f"{sublayer} {short.get(kind, kind)}" for sublayer, kind in attention.index]
@@ -72,11 +115,21 @@ def depth_map(ax: Axes, attention: pd.DataFrame, title: str = "") -> Axes:
 
 
 def by_depth(ax: Axes, profiles: Mapping[str, pd.Series], ylabel: str) -> Axes:
-    """One quantity against the sublayer, a line per variant, on a logarithmic scale. ``profiles``: by variant, indexed by sublayer."""
+    """One quantity against the sublayer, a line per variant, on a logarithmic scale. ``profiles``:
+    by variant, indexed by sublayer.
+    """
     style = looks(profiles)
     for variant, values in profiles.items():
         look = style[variant]
-        ax.plot(values.index, values, color=look.color, linestyle=look.line, marker=look.marker, markersize=3.5, label=variant)
+        ax.plot(
+            values.index,
+            values,
+            color=look.color,
+            linestyle=look.line,
+            marker=look.marker,
+            markersize=3.5,
+            label=variant,
+        )
     ax.set(xlabel="sublayer", ylabel=ylabel)
     ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     ax.legend()
@@ -84,15 +137,35 @@ def by_depth(ax: Axes, profiles: Mapping[str, pd.Series], ylabel: str) -> Axes:
 
 
 def grid_map(ax: Axes, grid: pd.DataFrame, title: str = "") -> Axes:
-    """Losses of a grid of two factors, written into the cells, the lowest framed. ``grid``: numbers on both of its axes, which are named."""
+    """Losses of a grid of two factors, written into the cells, the lowest framed. ``grid``: numbers
+    on both of its axes, which are named.
+    """
     values = grid.to_numpy(float)
     ax.imshow(values, cmap="cividis_r", aspect="auto")
     middle = (np.nanmin(values) + np.nanmax(values)) / 2
     best = np.unravel_index(np.nanargmin(values), values.shape)
     for (row, column), value in np.ndenumerate(values):
         weight = "bold" if (row, column) == best else "normal"
-        ax.text(column, row, f"{value:.3f}", ha="center", va="center", fontsize=7.5, weight=weight, color="black" if value < middle else "white")
-    ax.add_patch(Rectangle((float(best[1]) - 0.5, float(best[0]) - 0.5), 1, 1, fill=False, edgecolor="#D55E00", linewidth=2))
+        ax.text(
+            column,
+            row,
+            f"{value:.3f}",
+            ha="center",
+            va="center",
+            fontsize=7.5,
+            weight=weight,
+            color="black" if value < middle else "white",
+        )
+    ax.add_patch(
+        Rectangle(
+            (float(best[1]) - 0.5, float(best[0]) - 0.5),
+            1,
+            1,
+            fill=False,
+            edgecolor="#D55E00",
+            linewidth=2,
+        )
+    )
     _ticks(ax, [f"{name:g}" for name in grid.index], [f"{name:g}" for name in grid.columns])
     ax.set(xlabel=str(grid.columns.name), ylabel=str(grid.index.name), title=title)
     return ax

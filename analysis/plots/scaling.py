@@ -29,25 +29,46 @@ def loss_against_compute(
 ) -> Axes:
     """Runs as points, laws as lines with bands, gains as arrows, on logarithmic axes.
 
-    ``runs``: columns ``variant``, ``x``, ``y``. ``curves``: by variant, columns ``x``, ``y`` and, where known, ``low`` and ``high``; dotted where
-    there are no runs. ``arrows``: by variant (its compute, gain, loss): an arrow to what the baseline needs for this loss; the gain is in the legend,
-    and the first curve without an arrow is the baseline.
+    ``runs``: columns ``variant``, ``x``, ``y``. ``curves``: by variant, columns ``x``, ``y`` and,
+    where known, ``low`` and ``high``; dotted where there are no runs. ``arrows``: by variant (its
+    compute, gain, loss): an arrow to what the baseline needs for this loss; the gain is in the
+    legend, and the first curve without an arrow is the baseline.
     """
     arrows = arrows or {}
-    style = looks(runs["variant"], next((variant for variant in curves if variant not in arrows), "baseline"))
+    style = looks(
+        runs["variant"], next((variant for variant in curves if variant not in arrows), "baseline")
+    )
     for variant, points in runs.groupby("variant", sort=False):
         look = style[variant]
-        ax.plot(points[x], points[y], look.marker, color=look.color, markerfacecolor="none", label=None if variant in curves else str(variant))
+        ax.plot(
+            points[x],
+            points[y],
+            look.marker,
+            color=look.color,
+            markerfacecolor="none",
+            label=None if variant in curves else str(variant),
+        )
     for variant, curve in curves.items():
         look, reach = style[variant], runs.loc[runs["variant"] == variant, x]
         if "low" in curve:
-            ax.fill_between(curve["x"], curve["low"], curve["high"], color=look.color, alpha=0.12, linewidth=0)
+            ax.fill_between(
+                curve["x"], curve["low"], curve["high"], color=look.color, alpha=0.12, linewidth=0
+            )
         text = f"{variant}, {arrows[variant][1]:.2f}×" if variant in arrows else variant
         inside = curve[curve["x"].between(reach.min() * (1 - 1e-9), reach.max() * (1 + 1e-9))]
         ax.plot(curve["x"], curve["y"], ":", color=look.color, linewidth=1)
-        ax.plot(inside["x"], inside["y"], color=look.color, linestyle=look.line, marker=look.marker, markevery=[], label=text)
+        ax.plot(
+            inside["x"],
+            inside["y"],
+            color=look.color,
+            linestyle=look.line,
+            marker=look.marker,
+            markevery=[],
+            label=text,
+        )
     for variant, (start, gain, height) in arrows.items():
-        ax.plot([start, start * gain], [height, height], alpha=0)  # an annotation alone does not widen the axes
+        # an annotation alone does not widen the axes
+        ax.plot([start, start * gain], [height, height], alpha=0)
         arrow = {"arrowstyle": "->", "color": style[variant].color, "shrinkA": 0, "shrinkB": 0}
         ax.annotate("", (start * gain, height), (start, height), arrowprops=arrow)
     ax.set(xlabel=label(x), ylabel=label(y))
@@ -56,13 +77,18 @@ def loss_against_compute(
 
 
 def gain(result: Gain, ax: Axes | None = None) -> Axes:
-    """A gain as ``loss_against_compute``: the means of the sizes of both arms, their separate laws, and the gain at the largest size."""
+    """A gain as ``loss_against_compute``: the means of the sizes of both arms, their separate laws,
+    and the gain at the largest size.
+    """
     from matplotlib import pyplot as plt
 
     ax = plt.subplots()[1] if ax is None else ax
     arms = {str(result.baseline): "baseline", str(result.variant): "variant"}
     table, laws = result.per_size, result.separate_slopes
-    points = [pd.DataFrame({"variant": name, result.x: table[f"x_{arm}"], result.y: table[f"loss_{arm}"]}) for name, arm in arms.items()]
+    points = [
+        pd.DataFrame({"variant": name, result.x: table[f"x_{arm}"], result.y: table[f"loss_{arm}"]})
+        for name, arm in arms.items()
+    ]
     lines = {}
     for (name, arm), (a, alpha) in zip(arms.items(), (laws.baseline, laws.variant), strict=True):
         x = np.geomspace(table[f"x_{arm}"].min(), table[f"x_{arm}"].max(), 50)
@@ -73,7 +99,8 @@ def gain(result: Gain, ax: Axes | None = None) -> Axes:
 
 
 def gain_by_compute(ax: Axes, curves: Mapping[str, pd.DataFrame], *, x: str = "flops") -> Axes:
-    """Compute-equivalent gain against compute with its band; dotted where the baseline is extrapolated.
+    """Compute-equivalent gain against compute with its band; dotted where the baseline is
+    extrapolated.
 
     ``curves``: by variant, columns ``x``, ``gain``, ``low``, ``high``, ``extrapolates`` (bool).
     """
@@ -81,12 +108,18 @@ def gain_by_compute(ax: Axes, curves: Mapping[str, pd.DataFrame], *, x: str = "f
     for variant, curve in curves.items():
         color = style[variant].color
         inside = curve[~curve["extrapolates"]]
-        ax.fill_between(curve["x"], curve["low"], curve["high"], color=color, alpha=0.13, linewidth=0)
+        ax.fill_between(
+            curve["x"], curve["low"], curve["high"], color=color, alpha=0.13, linewidth=0
+        )
         ax.plot(curve["x"], curve["gain"], color=color, linestyle=":")
         ax.plot(inside["x"], inside["gain"], color=color, label=variant)
     ax.axhline(1.0, color=BLACK, linewidth=0.8)
     ax.set(xlabel=label(x), ylabel="compute-equivalent gain (×)")
-    dotted = "dotted:\nbaseline\nextrapolated" if any(c["extrapolates"].any() for c in curves.values()) else None
+    dotted = (
+        "dotted:\nbaseline\nextrapolated"
+        if any(c["extrapolates"].any() for c in curves.values())
+        else None
+    )
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1), title=dotted)
     return log_axes(ax)
 
@@ -94,7 +127,8 @@ def gain_by_compute(ax: Axes, curves: Mapping[str, pd.DataFrame], *, x: str = "f
 def gain_per_size(ax: Axes, table: pd.DataFrame, pooled: Mapping[str, Interval]) -> Axes:
     """Gain at each size, and over all sizes with its interval.
 
-    ``table``: columns ``variant``, ``size``, ``gain``, sizes in the order to show. ``pooled``: by variant, gain, low, high.
+    ``table``: columns ``variant``, ``size``, ``gain``, sizes in the order to show. ``pooled``: by
+    variant, gain, low, high.
     """
     sizes = [str(size) for size in table["size"].unique()]
     style = looks(table["variant"])
@@ -102,30 +136,62 @@ def gain_per_size(ax: Axes, table: pd.DataFrame, pooled: Mapping[str, Interval])
     for k, variant in enumerate(variants):
         look, shift = style[variant], 0.18 * (k - (len(variants) - 1) / 2)
         rows = table[table["variant"] == variant]
-        ax.plot([sizes.index(str(s)) + shift for s in rows["size"]], rows["gain"], look.marker, color=look.color, label=str(variant))
+        ax.plot(
+            [sizes.index(str(s)) + shift for s in rows["size"]],
+            rows["gain"],
+            look.marker,
+            color=look.color,
+            label=str(variant),
+        )
         if variant in pooled:
             value, low, high = pooled[variant]
-            ax.errorbar(len(sizes) + shift, value, [[value - low], [high - value]], fmt=look.marker, color=look.color, capsize=3)
+            ax.errorbar(
+                len(sizes) + shift,
+                value,
+                [[value - low], [high - value]],
+                fmt=look.marker,
+                color=look.color,
+                capsize=3,
+            )
     ax.axvline(len(sizes) - 0.5, color="0.6", linewidth=0.8)
     ax.axhline(1.0, color=BLACK, linewidth=0.8)
     ax.set(ylabel="compute-equivalent gain (×)")
-    ax.set_xticks(range(len(sizes) + 1), [*sizes, "all sizes"], rotation=30 if len(sizes) > 5 else 0, ha="right" if len(sizes) > 5 else "center")
+    ax.set_xticks(
+        range(len(sizes) + 1),
+        [*sizes, "all sizes"],
+        rotation=30 if len(sizes) > 5 else 0,
+        ha="right" if len(sizes) > 5 else "center",
+    )
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return log_axes(ax, "y")
 
 
-def isoflop_valleys(ax: Axes, runs: pd.DataFrame, curves: Mapping[float, pd.DataFrame], optima: pd.DataFrame, *, x: str = "params") -> Axes:
+def isoflop_valleys(
+    ax: Axes,
+    runs: pd.DataFrame,
+    curves: Mapping[float, pd.DataFrame],
+    optima: pd.DataFrame,
+    *,
+    x: str = "params",
+) -> Axes:
     """Loss against size at each budget, with the fitted valley and its lowest point.
 
-    ``runs``: columns ``budget`` (FLOP), ``x``, ``val/loss``. ``curves``: by budget, columns ``x``, ``y``. ``optima``: columns ``x``, ``y``,
-    in the order of the budgets.
+    ``runs``: columns ``budget`` (FLOP), ``x``, ``val/loss``. ``curves``: by budget, columns ``x``,
+    ``y``. ``optima``: columns ``x``, ``y``, in the order of the budgets.
     """
     budgets = sorted(runs["budget"].unique())
     colors = mpl.colormaps["viridis"]
     for k, budget in enumerate(budgets):
         color = colors(0.85 * k / max(len(budgets) - 1, 1))
         points = runs[runs["budget"] == budget]
-        ax.plot(points[x], points["val/loss"], "o", color=color, markersize=4, label=f"{budget:.2g} FLOP")
+        ax.plot(
+            points[x],
+            points["val/loss"],
+            "o",
+            color=color,
+            markersize=4,
+            label=f"{budget:.2g} FLOP",
+        )
         if budget in curves:
             ax.plot(curves[budget]["x"], curves[budget]["y"], color=color)
     ax.plot(optima["x"], optima["y"], "*", color=BLACK, markersize=9, label="lowest")

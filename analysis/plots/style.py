@@ -1,4 +1,6 @@
-"""One look for all figures: readable in print, and for colour-blind readers by colour, marker and line alike."""
+"""One look for all figures: readable in print, and for colour-blind readers by colour, marker and
+line alike.
+"""
 
 from __future__ import annotations
 
@@ -56,9 +58,14 @@ class Look:
 
 
 def looks(variants: Iterable[object], baseline: str = "baseline") -> dict[Any, Look]:
-    """A look for each variant: the baseline is black with round markers, the others by their alphabetical order."""
+    """A look for each variant: the baseline is black with round markers, the others by their
+    alphabetical order.
+    """
     names = sorted({v for v in variants if v != baseline}, key=str)
-    found = {name: Look(_PALETTE[i % 6], _MARKERS[i % 6], _LINES[i // 6 % 4]) for i, name in enumerate(names)}
+    found = {
+        name: Look(_PALETTE[i % 6], _MARKERS[i % 6], _LINES[i // 6 % 4])
+        for i, name in enumerate(names)
+    }
     return {baseline: Look(BLACK, "o", "-"), **found}
 
 
@@ -67,7 +74,9 @@ def label(key: str) -> str:
     return AXIS.get(key, key)
 
 
-def new_axes(width: float = 5.6, height: float = 3.6, columns: int = 1) -> tuple[Figure, list[Axes]]:
+def new_axes(
+    width: float = 5.6, height: float = 3.6, columns: int = 1
+) -> tuple[Figure, list[Axes]]:
     """A figure in inches and its ``columns`` axes side by side, without pyplot's global state."""
     with mpl.rc_context(PRINT):
         figure = Figure(figsize=(width, height), layout="constrained")
@@ -97,7 +106,12 @@ def log_ticks(axis: Axis, most: int = 6) -> None:
     else:
         decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
         for steps in ((1, 2, 3, 4, 6, 8), (1, 2, 3, 5), (1, 2, 5), (1, 3), (1,)):
-            ticks = [step * 10.0**decade for decade in decades for step in steps if low <= step * 10.0**decade <= high]
+            ticks = [
+                step * 10.0**decade
+                for decade in decades
+                for step in steps
+                if low <= step * 10.0**decade <= high
+            ]
             if len(ticks) <= most:
                 break
         axis.set_major_locator(FixedLocator(ticks[:: max(1, len(ticks) // most)]))
@@ -111,4 +125,8 @@ def number(value: float) -> str:
         return f"{value:.4g}"
     exponent = int(np.floor(np.log10(abs(value)) + 1e-9))
     mantissa = value / 10.0**exponent
-    return rf"$10^{{{exponent}}}$" if abs(mantissa - 1) < 1e-6 else rf"${mantissa:.3g}{{\times}}10^{{{exponent}}}$"
+    return (
+        rf"$10^{{{exponent}}}$"
+        if abs(mantissa - 1) < 1e-6
+        else rf"${mantissa:.3g}{{\times}}10^{{{exponent}}}$"
+    )

@@ -1,4 +1,6 @@
-"""A report: Markdown, and one HTML page that needs nothing else, opening with a plain-language verdict."""
+"""A report: Markdown, and one HTML page that needs nothing else, opening with a plain-language
+verdict.
+"""
 
 from __future__ import annotations
 
@@ -27,19 +29,29 @@ class Report:
 
 
 def write_report(
-    source: str | Path, out: str | Path, *, spec: Path | None = None, folder: Path | None = None, tracking_uri: str | None = None
+    source: str | Path,
+    out: str | Path,
+    *,
+    spec: Path | None = None,
+    folder: Path | None = None,
+    tracking_uri: str | None = None,
 ) -> Report:
-    """Write ``report.md``, ``report.html`` and the figures (PNG) into the folder ``out``, made if need be.
+    """Write ``report.md``, ``report.html`` and the figures (PNG) into the folder ``out``, made if
+    need be.
 
-    ``source``: what ``load_runs`` takes: a sweep, an experiment, a CSV or Parquet file. ``spec``: the sweep's YAML, for the question and the plan.
-    ``folder``: the sweep's folder, for environments and depth records; by default where the sweep of that name lies.
+    ``source``: what ``load_runs`` takes: a sweep, an experiment, a CSV or Parquet file. ``spec``:
+    the sweep's YAML, for the question and the plan. ``folder``: the sweep's folder, for
+    environments and depth records; by default where the sweep of that name lies.
 
-    Raises ValueError, in one line, where there is nothing to report on; a comparison that the evidence does not carry is said so in the verdict.
+    Raises ValueError, in one line, where there is nothing to report on; a comparison that the
+    evidence does not carry is said so in the verdict.
     """
     evidence, page = gather(source, spec, folder, tracking_uri), Page(Path(out))
     page.out.mkdir(parents=True, exist_ok=True)
     markdown, html = page.out / "report.md", page.out / "report.html"
-    for stale in re.findall(r"^!\[.*\]\(([\w.-]+\.png)\)$", markdown.read_text() if markdown.exists() else "", re.M):
+    for stale in re.findall(
+        r"^!\[.*\]\(([\w.-]+\.png)\)$", markdown.read_text() if markdown.exists() else "", re.M
+    ):
         (page.out / stale).unlink(missing_ok=True)
     verdict = sections.verdict(evidence)
     with rc_context(PRINT):

@@ -20,13 +20,21 @@ from analysis.runs import depth_artifacts, load_runs, runs_folder
 
 BASELINE, LOSS = "baseline", "val/loss"
 AXES = ("flops", "seconds", "device_seconds")
-NARROW = 1.5  # sizes within this factor of x are one budget: a slope over them is not the effect of compute
-_NO_FACTORS = ("name", "data.cache_dir", "model.residual")  # differ without changing what is learned, or are the variant itself
+# sizes within this factor of x are one budget: a slope over them is not the effect of compute
+NARROW = 1.5
+# differ without changing what is learned, or are the variant itself
+_NO_FACTORS = (
+    "name",
+    "data.cache_dir",
+    "model.residual",
+)
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """A sweep's runs; ``source`` is what ``load_runs`` took, ``folder`` the sweep's folder, ``spec`` its YAML, both where they exist."""
+    """A sweep's runs; ``source`` is what ``load_runs`` took, ``folder`` the sweep's folder,
+    ``spec`` its YAML, both where they exist.
+    """
 
     source: str
     runs: pd.DataFrame
@@ -44,50 +52,88 @@ class Evidence:
         """Finished runs with a finite loss; sizes in the order of their compute."""
         runs = self.runs[self.runs["status"] == "finished"] if "status" in self.runs else self.runs
         runs = runs[np.isfinite(runs["val/loss"])]
-        place = runs.groupby("size")["flops" if "flops" in runs else "val/loss"].transform("mean").to_numpy()
+        place = (
+            runs.groupby("size")["flops" if "flops" in runs else "val/loss"]
+            .transform("mean")
+            .to_numpy()
+        )
         ordered: pd.DataFrame = runs.iloc[np.argsort(place, kind="stable")]
         return ordered
 
     @cached_property
     def factors(self) -> list[str]:
         """Config keys that vary beyond variant, size and seed."""
-        keys = [key for key in map(str, self.done) if "." in key and "/" not in key and key not in _NO_FACTORS]
+        keys = [
+            key
+            for key in map(str, self.done)
+            if "." in key and "/" not in key and key not in _NO_FACTORS
+        ]
         cells = self.done.groupby(["variant", "size", "seed"])
         return [key for key in keys if (cells[key].nunique(dropna=False) > 1).any()]
 
     @property
     def tuned(self) -> list[str]:
-        """The factors of which each variant and size may have its own best value; a budget is none, for more is always better."""
+        """The factors of which each variant and size may have its own best value; a budget is none,
+        for more is always better.
+        """
         return [key for key in self.factors if not key.startswith("budget.")]
 
     @cached_property
     def chosen(self) -> pd.DataFrame:
-        """One run per variant, size, seed and budget: where other factors vary, at the setting with the lowest mean loss over the seeds."""
+        """One run per variant, size, seed and budget: where other factors vary, at the setting with
+        the lowest mean loss over the seeds.
+        """
         if not self.tuned:
             return self.done
         cell = ["variant", "size", *(key for key in self.factors if key not in self.tuned)]
-        settings = self.done.groupby([*cell, *self.tuned], dropna=False)["val/loss"].transform("mean")
+        settings = self.done.groupby([*cell, *self.tuned], dropna=False)["val/loss"].transform(
+            "mean"
+        )
         best = settings.groupby([self.done[key] for key in cell]).transform("min")
         return self.done[settings == best].drop_duplicates([*cell, "seed"])
 
     @cached_property
     def isoflop(self) -> dict[str, IsoFlop]:
-        """The study of each variant where the budget of FLOPs varies at equal size; empty for other sweeps. Raises as ``isoflop``."""
+        """The study of each variant where the budget of FLOPs varies at equal size; empty for other
+        sweeps. Raises as ``isoflop``.
+        """
         return isoflop(self.chosen) if "budget.flops" in self.factors else {}
 
     @cached_property
     def comparable(self) -> pd.DataFrame:
-        """What gains are taken from, failures included where nothing was chosen; for an IsoFLOP study the lowest losses, by budget."""
+        """What gains are taken from, failures included where nothing was chosen; for an IsoFLOP
+        study the lowest losses, by budget.
+        """
         if self.isoflop:
-            valleys = [(variant, v) for variant, study in self.isoflop.items() for v in study.valleys if v.best.inside]
-            rows = [{"variant": v, "size": f"{x.budget:.2g} FLOP", "seed": 0, "flops": x.budget, "val/loss": x.loss} for v, x in valleys]
+            valleys = [
+                (variant, v)
+                for variant, study in self.isoflop.items()
+                for v in study.valleys
+                if v.best.inside
+            ]
+            rows = [
+                {
+                    "variant": v,
+                    "size": f"{x.budget:.2g} FLOP",
+                    "seed": 0,
+                    "flops": x.budget,
+                    "val/loss": x.loss,
+                }
+                for v, x in valleys
+            ]
             return pd.DataFrame(rows)
         return self.chosen if self.tuned else self.runs
 
     @cached_property
     def ablation(self) -> AblationTable | None:
-        """Every variant against the baseline, where there is one and something to compare with it."""
-        return ablation_table(self.comparable) if BASELINE in set(self.done["variant"]) and self.variants else None
+        """Every variant against the baseline, where there is one and something to compare with
+        it.
+        """
+        return (
+            ablation_table(self.comparable)
+            if BASELINE in set(self.done["variant"]) and self.variants
+            else None
+        )
 
     @cached_property
     def gains(self) -> dict[str, dict[str, Gain | str]]:
@@ -98,14 +144,22 @@ class Evidence:
                 try:
                     gain = compute_equivalent_gain(self.comparable, variant, BASELINE, x=x)
                     span = gain.per_size["x_baseline"].max() / gain.per_size["x_baseline"].min()
-                    by_x[x] = gain if span >= NARROW else f"the sizes span only a factor {span:.2g} in {x}, which shows no law"
+                    by_x[x] = (
+                        gain
+                        if span >= NARROW
+                        else f"the sizes span only a factor {span:.2g} in {x}, which shows no law"
+                    )
                 except ValueError as error:
                     by_x[x] = str(error)
         return found
 
     def gains_per(self, x: str) -> dict[str, Gain]:
         """The gains on one axis, by variant, of the variants that have one per FLOP."""
-        return {v: g for v, by_x in self.gains.items() if isinstance(g := by_x.get(x), Gain) and isinstance(by_x.get("flops"), Gain)}
+        return {
+            v: g
+            for v, by_x in self.gains.items()
+            if isinstance(g := by_x.get(x), Gain) and isinstance(by_x.get("flops"), Gain)
+        }
 
     @property
     def variants(self) -> list[str]:
@@ -119,12 +173,27 @@ class Evidence:
 
     @property
     def owed(self) -> str:
-        """How many planned trials have not come to an end, by the sweep's folder; empty where none has not."""
+        """How many planned trials have not come to an end, by the sweep's folder; empty where none
+        has not.
+        """
         file = self.folder / "plan.json" if self.folder else None
-        trials = [file.parent / "trials" / entry["hash"] / "status.json" for entry in json.loads(file.read_text())] if file and file.exists() else []
-        states = [json.loads(status.read_text())["state"] if status.exists() else "" for status in trials]
+        trials = (
+            [
+                file.parent / "trials" / entry["hash"] / "status.json"
+                for entry in json.loads(file.read_text())
+            ]
+            if file and file.exists()
+            else []
+        )
+        states = [
+            json.loads(status.read_text())["state"] if status.exists() else "" for status in trials
+        ]
         done = sum(state in ("finished", "diverged", "pruned") for state in states)
-        return f"{done} of {len(trials)} trials: {len(trials) - done} are owed." if done < len(trials) else ""
+        return (
+            f"{done} of {len(trials)} trials: {len(trials) - done} are owed."
+            if done < len(trials)
+            else ""
+        )
 
     @property
     def question(self) -> str:
@@ -136,15 +205,26 @@ class Evidence:
     @cached_property
     def environments(self) -> list[dict[str, Any]]:
         """``environment.json`` of the trials."""
-        found = [json.loads(file.read_text()) for file in sorted(self.folder.glob("trials/*/environment.json"))] if self.folder else []
+        found = (
+            [
+                json.loads(file.read_text())
+                for file in sorted(self.folder.glob("trials/*/environment.json"))
+            ]
+            if self.folder
+            else []
+        )
         return [environment for environment in found if isinstance(environment, dict)]
 
     @cached_property
     def depth(self) -> dict[str, DepthRecord]:
-        """The last depth record of each variant at the largest size that has one, of its lowest seed."""
+        """The last depth record of each variant at the largest size that has one, of its lowest
+        seed.
+        """
         found: dict[str, DepthRecord] = {}
         for variant, runs in self.chosen.groupby("variant"):
-            for _, run in runs[runs["size"] == runs["size"].iloc[-1]].sort_values("seed").iterrows():
+            for _, run in (
+                runs[runs["size"] == runs["size"].iloc[-1]].sort_values("seed").iterrows()
+            ):
                 if records := self._records(run):
                     found[str(variant)] = records[-1]
                     break
@@ -161,22 +241,36 @@ class Evidence:
             return load_depth(records) if records else []
 
 
-def gather(source: str | Path, spec: Path | None, folder: Path | None, tracking_uri: str | None) -> Evidence:
-    """Read everything. Raises as ``load_runs``, and ValueError for missing columns and where no run has a result."""
+def gather(
+    source: str | Path, spec: Path | None, folder: Path | None, tracking_uri: str | None
+) -> Evidence:
+    """Read everything. Raises as ``load_runs``, and ValueError for missing columns and where no run
+    has a result.
+    """
     default = runs_folder() / "sweeps" / str(source)
     folder = folder or (default if default.is_dir() else None)
     runs = load_runs(source, tracking_uri)
     if missing := {"variant", "size", "val/loss"} - set(runs):
-        raise ValueError(f"{source}: no column {', '.join(sorted(missing))}; a report needs variant, size and val/loss")
-    evidence = Evidence(str(source), runs if "seed" in runs else runs.assign(seed=0), folder, spec, tracking_uri)
+        raise ValueError(
+            f"{source}: no column {', '.join(sorted(missing))}; a report needs variant, size and "
+            "val/loss"
+        )
+    evidence = Evidence(
+        str(source), runs if "seed" in runs else runs.assign(seed=0), folder, spec, tracking_uri
+    )
     if evidence.done.empty:
-        raise ValueError(f"{source}: none of its {len(evidence.runs)} runs has finished; there is nothing to report yet")
+        raise ValueError(
+            f"{source}: none of its {len(evidence.runs)} runs has finished; there is nothing to "
+            "report yet"
+        )
     return evidence
 
 
 def spread(runs: pd.DataFrame, by: list[str], value: str) -> pd.DataFrame:
     """Columns ``by``, ``mean``, ``low``, ``high``: over the seeds."""
-    return runs.groupby(by, dropna=False)[value].agg(mean="mean", low="min", high="max").reset_index()
+    return (
+        runs.groupby(by, dropna=False)[value].agg(mean="mean", low="min", high="max").reset_index()
+    )
 
 
 def interval_text(limits: tuple[float, float]) -> str:
@@ -185,4 +279,6 @@ def interval_text(limits: tuple[float, float]) -> str:
 
 def signed(row: Any) -> str:
     """A difference with its interval, where it has one."""
-    return f"{row['difference']:+.4f}" + ("" if np.isnan(row["low"]) else f" ({row['low']:+.4f} to {row['high']:+.4f})")
+    return f"{row['difference']:+.4f}" + (
+        "" if np.isnan(row["low"]) else f" ({row['low']:+.4f} to {row['high']:+.4f})"
+    )

@@ -18,16 +18,23 @@ _PAGE = """<!doctype html>
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <title>{title}</title>
 <style>
-body {{ max-width: 56rem; margin: 2rem auto; padding: 0 1rem; font: 1rem/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; }}
+body {{ max-width: 56rem; margin: 2rem auto; padding: 0 1rem; font: 1rem/1.5 system-ui, sans-serif;
+  color: #1a1a1a; background: #fff; }}
 h1, h2 {{ line-height: 1.2; }} h2 {{ margin-top: 2.2rem; border-bottom: 1px solid #ddd; }}
-blockquote {{ margin: 1rem 0; padding: .4rem 1rem; border-left: .3rem solid #0072b2; background: #f2f7fb; font-size: 1.08rem; }}
-table {{ border-collapse: collapse; display: block; overflow-x: auto; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: .25rem .7rem; border-bottom: 1px solid #ddd; text-align: left; white-space: nowrap; }} th {{ background: #f6f6f6; }}
-img {{ max-width: 100%; }} pre {{ background: #f6f6f6; padding: .7rem; overflow-x: auto; font-size: .85rem; }}
-@media print {{ body {{ margin: 0; max-width: none; }} h2 {{ break-after: avoid; }} img, table {{ break-inside: avoid; }} }}
+blockquote {{ margin: 1rem 0; padding: .4rem 1rem; border-left: .3rem solid #0072b2;
+  background: #f2f7fb; font-size: 1.08rem; }}
+table {{ border-collapse: collapse; display: block; overflow-x: auto;
+  font-variant-numeric: tabular-nums; }}
+th, td {{ padding: .25rem .7rem; border-bottom: 1px solid #ddd; text-align: left;
+  white-space: nowrap; }} th {{ background: #f6f6f6; }}
+img {{ max-width: 100%; }}
+pre {{ background: #f6f6f6; padding: .7rem; overflow-x: auto; font-size: .85rem; }}
+@media print {{ body {{ margin: 0; max-width: none; }} h2 {{ break-after: avoid; }}
+  img, table {{ break-inside: avoid; }} }}
 </style>
 </head>
 <body>
@@ -63,7 +70,9 @@ class Page:
         return "\n\n".join(part.strip() for part in self.parts) + "\n"
 
     def html(self, title: str) -> str:
-        """One page that needs no other file and no network: the figures are put in, raw HTML of the text is shown as text."""
+        """One page that needs no other file and no network: the figures are put in, raw HTML of the
+        text is shown as text.
+        """
         from markdown_it import MarkdownIt
 
         reader = MarkdownIt("commonmark", {"html": False}).enable("table")
@@ -71,6 +80,10 @@ class Page:
         for token in tokens:
             for child in token.children or ():
                 if child.type == "image":
-                    data = base64.b64encode((self.out / str(child.attrs["src"])).read_bytes()).decode()
+                    data = base64.b64encode(
+                        (self.out / str(child.attrs["src"])).read_bytes()
+                    ).decode()
                     child.attrs["src"] = f"data:image/png;base64,{data}"
-        return _PAGE.format(title=escape(title), body=reader.renderer.render(tokens, reader.options, {}))
+        return _PAGE.format(
+            title=escape(title), body=reader.renderer.render(tokens, reader.options, {})
+        )

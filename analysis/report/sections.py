@@ -1,4 +1,6 @@
-"""What a report says in words: the verdict with its conditions first; warnings, plan, cost, environment and commands last."""
+"""What a report says in words: the verdict with its conditions first; warnings, plan, cost,
+environment and commands last.
+"""
 
 from __future__ import annotations
 
@@ -19,19 +21,41 @@ COSTS = {  # column to (heading, unit, how runs add up)
     "peak_memory_bytes": ("peak memory (GB)", 1e9, "max"),
 }
 
-SPEEDS = {"perf/step_seconds": "step (s)", "perf/tokens_per_second": "tokens / s", "perf/flops_per_second": "FLOP / s"}
+SPEEDS = {
+    "perf/step_seconds": "step (s)",
+    "perf/tokens_per_second": "tokens / s",
+    "perf/flops_per_second": "FLOP / s",
+}
 
-IDENTITY = ("seed", "variant", "size", "run_name", "config_hash", "params", "params_total")  # of the run, not of where it ran
+# of the run, not of where it ran
+IDENTITY = (
+    "seed",
+    "variant",
+    "size",
+    "run_name",
+    "config_hash",
+    "params",
+    "params_total",
+)
 
 
 def verdict(evidence: Evidence) -> str:
-    """What was found, in plain words, with its conditions; what the evidence cannot say comes with it."""
+    """What was found, in plain words, with its conditions; what the evidence cannot say comes with
+    it.
+    """
     lines = [evidence.owed] if evidence.owed else []
     lines += [gain.summary().split("\n", 1)[0] for gain in evidence.gains_per("flops").values()]
     if timed := evidence.gains_per("seconds"):
-        found = [f"{variant} {gain.gain:.2f} ({gain.interval[0]:.2f} to {gain.interval[1]:.2f})" for variant, gain in timed.items()]
+        found = [
+            f"{variant} {gain.gain:.2f} ({gain.interval[0]:.2f} to {gain.interval[1]:.2f})"
+            for variant, gain in timed.items()
+        ]
         lines += [f"In training time on these machines, not FLOP, the gain is: {', '.join(found)}."]
-    refused = {variant: why for variant, by_x in evidence.gains.items() if isinstance(why := by_x.get("flops"), str)}
+    refused = {
+        variant: why
+        for variant, by_x in evidence.gains.items()
+        if isinstance(why := by_x.get("flops"), str)
+    }
     if BASELINE not in set(evidence.done["variant"]):
         lines += [f"There is no finished run of the {BASELINE}, so nothing can be compared."]
     else:
@@ -39,16 +63,26 @@ def verdict(evidence: Evidence) -> str:
             names = ", ".join(variant for variant, reason in refused.items() if reason == why)
             lines += [f"The evidence is too thin for a compute-equivalent gain of {names}: {why}."]
     if not evidence.gains_per("flops") and evidence.ablation:
-        lines += [_difference(row) for row in evidence.ablation.rows.to_dict("records") if row["variant"] != BASELINE]
+        lines += [
+            _difference(row)
+            for row in evidence.ablation.rows.to_dict("records")
+            if row["variant"] != BASELINE
+        ]
     return "\n>\n".join(f"> {line}" for line in [*lines, _conditions(evidence)])
 
 
 def _difference(row: dict[Any, Any]) -> str:
     """One variant of the ablation table in words."""
     if pd.isna(row["p_holm"]):
-        return f"{row['variant']}: {row['difference']:+.4f} nats in {row['pairs']} pair; nothing can be said without more seeds."
+        return (
+            f"{row['variant']}: {row['difference']:+.4f} nats in {row['pairs']} pair; nothing can "
+            "be said without more seeds."
+        )
     found = "no difference is shown" if row["verdict"] == "undecided" else row["verdict"]
-    interval = f"95 % interval {row['low']:+.4f} to {row['high']:+.4f}, {row['pairs']} pairs, Holm p = {row['p_holm']:.2g}"
+    interval = (
+        f"95 % interval {row['low']:+.4f} to {row['high']:+.4f}, {row['pairs']} pairs, Holm p = "
+        f"{row['p_holm']:.2g}"
+    )
     return f"{row['variant']}: {found}, {row['difference']:+.4f} nats ({interval})."
 
 
@@ -66,19 +100,36 @@ def _conditions(evidence: Evidence) -> str:
 
 def _warnings(evidence: Evidence, page: Page) -> None:
     """Everything that weakens the verdict."""
-    gains = [gain for by_x in evidence.gains.values() for gain in by_x.values() if isinstance(gain, Gain)]
-    found = [f"{gain.variant}, per {gain.x}: {warning}" for gain in gains for warning in gain.warnings]
-    if "status" in evidence.runs and (lost := evidence.runs[evidence.runs["status"] != "finished"]).shape[0]:
+    gains = [
+        gain for by_x in evidence.gains.values() for gain in by_x.values() if isinstance(gain, Gain)
+    ]
+    found = [
+        f"{gain.variant}, per {gain.x}: {warning}" for gain in gains for warning in gain.warnings
+    ]
+    if (
+        "status" in evidence.runs
+        and (lost := evidence.runs[evidence.runs["status"] != "finished"]).shape[0]
+    ):
         counts = lost.groupby(["status", "variant"]).size().reset_index(name="count")
-        found += [f"{_count(n, f'{status} run')} of {variant}" for status, variant, n in counts.itertuples(index=False)]
+        found += [
+            f"{_count(n, f'{status} run')} of {variant}"
+            for status, variant, n in counts.itertuples(index=False)
+        ]
     if evidence.done["seed"].nunique() == 1:
         found += ["one seed: noise and effect cannot be told apart within a size"]
     for key in evidence.tuned:
         found += _edges(evidence, key)
-    for key, what in (("dirty", "uncommitted changes in the code"), ("revision", "several revisions of the code"), ("device", "several devices")):
+    for key, what in (
+        ("dirty", "uncommitted changes in the code"),
+        ("revision", "several revisions of the code"),
+        ("device", "several devices"),
+    ):
         values = {str(e.get(key)) for e in evidence.environments}
         if "True" in values if key == "dirty" else len(values) > 1:
-            found += [f"runs were made with {what}" + ("" if key == "dirty" else f": {', '.join(sorted(values))}")]
+            found += [
+                f"runs were made with {what}"
+                + ("" if key == "dirty" else f": {', '.join(sorted(values))}")
+            ]
     page.add("## Warnings")
     page.bullets(dict.fromkeys(found) or ["None."])
 
@@ -89,30 +140,51 @@ def _edges(evidence: Evidence, key: str) -> list[str]:
     if not pd.api.types.is_numeric_dtype(tried) or tried.nunique() < 2:
         return []
     edge = best[np.isin(best[key], [tried.min(), tried.max()])].drop_duplicates(["variant", "size"])
-    places = {str(v): [f"{size} ({value:g})" for size, value in zip(rows["size"], rows[key], strict=True)] for v, rows in edge.groupby("variant")}
-    return [f"{key}: the best value of {variant} is on the edge of those tried at {', '.join(cells)}" for variant, cells in places.items()]
+    places = {
+        str(v): [f"{size} ({value:g})" for size, value in zip(rows["size"], rows[key], strict=True)]
+        for v, rows in edge.groupby("variant")
+    }
+    return [
+        f"{key}: the best value of {variant} is on the edge of those tried at {', '.join(cells)}"
+        for variant, cells in places.items()
+    ]
 
 
 def _plan(evidence: Evidence, page: Page) -> None:
     """What became of the runs, and the sweep's YAML."""
-    states = evidence.runs["status"].value_counts() if "status" in evidence.runs else pd.Series({"in the table": len(evidence.runs)})
-    page.add("## Plan", f"Runs: {', '.join(f'{count} {state}' for state, count in states.items())}.")
+    states = (
+        evidence.runs["status"].value_counts()
+        if "status" in evidence.runs
+        else pd.Series({"in the table": len(evidence.runs)})
+    )
+    page.add(
+        "## Plan", f"Runs: {', '.join(f'{count} {state}' for state, count in states.items())}."
+    )
     if evidence.spec:
         page.add(f"```yaml\n{evidence.spec.read_text().rstrip()}\n```")
 
 
 def _cost(evidence: Evidence, page: Page) -> None:
-    """What the runs took, those that came to nothing included; speed at the largest size, beside the baseline's."""
+    """What the runs took, those that came to nothing included; speed at the largest size, beside
+    the baseline's.
+    """
     columns = {key: value for key, value in COSTS.items() if key in evidence.runs}
     parts = [*evidence.runs.groupby("variant"), ("all", evidence.runs)]
-    rows = [{"variant": v, "runs": len(r)} | {head: r[key].agg(how) / unit for key, (head, unit, how) in columns.items()} for v, r in parts]
+    rows = [
+        {"variant": v, "runs": len(r)}
+        | {head: r[key].agg(how) / unit for key, (head, unit, how) in columns.items()}
+        for v, r in parts
+    ]
     page.add("## Cost", markdown(pd.DataFrame(rows)))
     largest = evidence.done[evidence.done["size"] == evidence.sizes[-1]]
     if set(SPEEDS) <= set(largest):
         speed = largest.groupby("variant")[list(SPEEDS)].median().rename(columns=SPEEDS)
         if BASELINE in speed.index:
             speed["step / baseline"] = speed["step (s)"] / speed["step (s)"].to_dict()[BASELINE]
-        note = f"Speed at {evidence.sizes[-1]}, median over runs; comparable only where the runs had their machine to themselves."
+        note = (
+            f"Speed at {evidence.sizes[-1]}, median over runs; comparable only where the runs had "
+            "their machine to themselves."
+        )
         page.add(note, markdown(speed.reset_index()))
 
 
@@ -122,8 +194,17 @@ def _environment(evidence: Evidence, page: Page) -> None:
     rows = []
     for key in (key for key in flat if key not in IDENTITY):
         values = sorted({str(value) for value in flat[key].fillna("not recorded")})
-        rows.append({"": key, "value": ", ".join(values[:3]) + (f" and {len(values) - 3} more" if len(values) > 3 else "")})
-    page.add("## Environment", markdown(pd.DataFrame(rows)) if rows else "Not recorded beside these runs.")
+        rows.append(
+            {
+                "": key,
+                "value": ", ".join(values[:3])
+                + (f" and {len(values) - 3} more" if len(values) > 3 else ""),
+            }
+        )
+    page.add(
+        "## Environment",
+        markdown(pd.DataFrame(rows)) if rows else "Not recorded beside these runs.",
+    )
 
 
 def _reproduce(evidence: Evidence, page: Page) -> None:
@@ -131,8 +212,14 @@ def _reproduce(evidence: Evidence, page: Page) -> None:
     revisions = sorted({str(e["revision"]) for e in evidence.environments if e.get("revision")})
     file = evidence.spec.name if evidence.spec else f"{evidence.name}.yaml"
     checkout = [f"git checkout {revisions[0]}"] if len(revisions) == 1 else []
-    lines = "\n".join([*checkout, f"attnres sweep run sweeps/{file}", f"attnres report sweeps/{file}"])
-    page.add("## How to reproduce", f"```sh\n{lines}\n```", "The same seed gives the same initial weights and the same batches to every variant.")
+    lines = "\n".join(
+        [*checkout, f"attnres sweep run sweeps/{file}", f"attnres report sweeps/{file}"]
+    )
+    page.add(
+        "## How to reproduce",
+        f"```sh\n{lines}\n```",
+        "The same seed gives the same initial weights and the same batches to every variant.",
+    )
 
 
 def _count(number: int, noun: str) -> str:

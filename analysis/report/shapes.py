@@ -1,4 +1,6 @@
-"""Studies of shape, each where the runs carry it: sizes at equal compute, blocks, depth and width, and what is read over depth."""
+"""Studies of shape, each where the runs carry it: sizes at equal compute, blocks, depth and width,
+and what is read over depth.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,11 @@ from analysis.isoflop import grid_optimum
 from analysis.report.evidence import BASELINE, LOSS, NARROW, Evidence, interval_text, signed, spread
 from analysis.report.page import Page
 
-PROFILES = {"input_rms": "RMS of the hidden state", "output_rms": "RMS of the sublayer's output", "gradient_norm": "gradient norm at the output"}
+PROFILES = {
+    "input_rms": "RMS of the hidden state",
+    "output_rms": "RMS of the sublayer's output",
+    "gradient_norm": "gradient norm at the output",
+}
 
 
 def _isoflop(evidence: Evidence, page: Page) -> None:
@@ -21,18 +27,37 @@ def _isoflop(evidence: Evidence, page: Page) -> None:
     drawn, axes = plots.new_axes(5 * len(found), 3.8, columns=len(found))
     laws = []
     for ax, (variant, study) in zip(axes, found.items(), strict=True):
-        runs = evidence.done[evidence.done["variant"] == variant].rename(columns={"budget.flops": "budget"})
-        curves = {float(runs["budget"].iloc[np.abs(runs["flops"].to_numpy() - v.budget).argmin()]): v.curve for v in study.valleys}
+        runs = evidence.done[evidence.done["variant"] == variant].rename(
+            columns={"budget.flops": "budget"}
+        )
+        curves = {
+            float(
+                runs["budget"].iloc[np.abs(runs["flops"].to_numpy() - v.budget).argmin()]
+            ): v.curve
+            for v in study.valleys
+        }
         lowest = [v for v in study.valleys if v.best.inside]
-        plots.isoflop_valleys(ax, runs, curves, pd.DataFrame({"x": [v.best.at for v in lowest], "y": [v.loss for v in lowest]}))
+        plots.isoflop_valleys(
+            ax,
+            runs,
+            curves,
+            pd.DataFrame({"x": [v.best.at for v in lowest], "y": [v.loss for v in lowest]}),
+        )
         ax.set_title(variant)
         for name, law in (("N", study.size_law), ("D", study.tokens_law)):
             low, high = law.interval()["b"]
-            laws.append(f"{variant}: the best {name} grows as C^{law.params['b']:.3f} (95 % interval of the exponent {low:.3f} to {high:.3f})")
+            laws.append(
+                f"{variant}: the best {name} grows as C^{law.params['b']:.3f} (95 % interval of "
+                f"the exponent {low:.3f} to {high:.3f})"
+            )
         laws += study.warnings
     page.add("## Compute-optimal sizes")
     page.bullets(laws)
-    page.figure("isoflop.png", drawn, "Loss against size at equal compute, fitted parabolas in log N, and their lowest points.")
+    page.figure(
+        "isoflop.png",
+        drawn,
+        "Loss against size at equal compute, fitted parabolas in log N, and their lowest points.",
+    )
 
 
 def _block_size(evidence: Evidence, page: Page) -> None:
@@ -41,11 +66,16 @@ def _block_size(evidence: Evidence, page: Page) -> None:
     if not {"model.num_layers", "model.residual.num_blocks"} <= set(runs):
         return
     size = runs.get("model.residual.block_size", pd.Series(np.nan, runs.index)).astype(float)
-    size = size.fillna(2 * runs["model.num_layers"] / runs["model.residual.num_blocks"].astype(float)).mask(runs["variant"] == "full", 1.0)
+    size = size.fillna(
+        2 * runs["model.num_layers"] / runs["model.residual.num_blocks"].astype(float)
+    ).mask(runs["variant"] == "full", 1.0)
     if size.nunique() < 3:
         return
     theirs = paper.figure_6().rename(columns={"block_size": "x", LOSS: "mean"}).sort_values("x")
-    lines = {"this sweep": spread(runs.assign(x=size), ["x"], LOSS), "the paper's Fig. 6": theirs.assign(low=theirs["mean"], high=theirs["mean"])}
+    lines = {
+        "this sweep": spread(runs.assign(x=size), ["x"], LOSS),
+        "the paper's Fig. 6": theirs.assign(low=theirs["mean"], high=theirs["mean"]),
+    }
     levels = runs.loc[runs["variant"] == BASELINE, LOSS].mean(), 1.766
     drawn, axes = plots.new_axes(10, 3.6, columns=2)
     for ax, (title, points), level in zip(axes, lines.items(), levels, strict=True):
@@ -54,24 +84,53 @@ def _block_size(evidence: Evidence, page: Page) -> None:
         ax.axhline(level, color="black", linestyle=":")
         ax.set_title(title)
     page.add("## Block size")
-    page.figure("block_size.png", drawn, f"Loss by block size at {evidence.sizes[-1]}; dotted: the baseline. Bars are the range of seeds.")
+    page.figure(
+        "block_size.png",
+        drawn,
+        f"Loss by block size at {evidence.sizes[-1]}; dotted: the baseline. Bars are the range of "
+        "seeds.",
+    )
 
 
 def _by_layers(evidence: Evidence, page: Page) -> None:
     """Difference to the baseline by depth, where depth varies at about equal compute."""
     runs, layers = evidence.chosen, "model.num_layers"
-    if evidence.isoflop or evidence.ablation is None or not {layers, "flops"} <= set(runs) or runs[layers].nunique() < 3:
+    if (
+        evidence.isoflop
+        or evidence.ablation is None
+        or not {layers, "flops"} <= set(runs)
+        or runs[layers].nunique() < 3
+    ):
         return
     if runs["flops"].max() > NARROW * runs["flops"].min():
         return
-    tables = [ablation_table(part).rows.assign(x=depth) for depth, part in runs.groupby(layers) if BASELINE in set(part["variant"])]
+    tables = [
+        ablation_table(part).rows.assign(x=depth)
+        for depth, part in runs.groupby(layers)
+        if BASELINE in set(part["variant"])
+    ]
     found = pd.concat(tables).query("variant != @BASELINE")
-    text = found.assign(text=[signed(row) for row in found.to_dict("records")]).pivot(index="x", columns="variant", values="text")
+    text = found.assign(text=[signed(row) for row in found.to_dict("records")]).pivot(
+        index="x", columns="variant", values="text"
+    )
     drawn, (ax,) = plots.new_axes()
-    plots.learning_rate_bowls(ax, found.rename(columns={"difference": "mean"}).assign(best=False), x="layers", y=f"difference to {BASELINE} (nats)")
+    plots.learning_rate_bowls(
+        ax,
+        found.rename(columns={"difference": "mean"}).assign(best=False),
+        x="layers",
+        y=f"difference to {BASELINE} (nats)",
+    )
     ax.axhline(0, color="black", linewidth=0.8)
-    page.add("## Depth at fixed compute", markdown(text.reset_index(names="layers").fillna("not measured")))
-    page.figure("by_layers.png", drawn, "Paired difference to the baseline by depth at equal compute, with 95 % intervals: below zero is better.")
+    page.add(
+        "## Depth at fixed compute",
+        markdown(text.reset_index(names="layers").fillna("not measured")),
+    )
+    page.figure(
+        "by_layers.png",
+        drawn,
+        "Paired difference to the baseline by depth at equal compute, with 95 % intervals: below "
+        "zero is better.",
+    )
 
 
 def _architecture(evidence: Evidence, page: Page) -> None:
@@ -79,11 +138,17 @@ def _architecture(evidence: Evidence, page: Page) -> None:
     keys = ["model.dim", "model.num_layers", "model.num_heads"]
     if not set(keys) <= set(evidence.chosen):
         return
-    table = evidence.done if evidence.tuned == ["model.num_heads"] else evidence.chosen  # heads are a row here, not something to choose
-    shape = {f"{name} / num_layers": (table[key] / table["model.num_layers"]).round(2) for name, key in (("heads", keys[2]), ("d", keys[0]))}
+    # heads are a row here, not something to choose
+    table = evidence.done if evidence.tuned == ["model.num_heads"] else evidence.chosen
+    shape = {
+        f"{name} / num_layers": (table[key] / table["model.num_layers"]).round(2)
+        for name, key in (("heads", keys[2]), ("d", keys[0]))
+    }
     grids = {}
     for variant, runs in table.assign(**shape).groupby("variant"):
-        grid = runs.pivot_table(index="heads / num_layers", columns="d / num_layers", values=LOSS).sort_index(ascending=False)
+        grid = runs.pivot_table(
+            index="heads / num_layers", columns="d / num_layers", values=LOSS
+        ).sort_index(ascending=False)
         if grid.shape[0] >= 2 and grid.shape[1] >= 3 and grid.notna().sum().sum() >= 7:
             grids[str(variant)] = grid
     if not grids:
@@ -94,14 +159,23 @@ def _architecture(evidence: Evidence, page: Page) -> None:
     for ax, (title, grid) in zip(axes, grids.items(), strict=True):
         plots.grid_map(ax, grid, title)
     lines = [
-        f"{v}: lowest at d / num_layers = {b.column:g}, {len(b.tied)} other cells within its noise of {b.noise:.4f} nats" for v, b in best.items()
+        f"{v}: lowest at d / num_layers = {b.column:g}, {len(b.tied)} other cells within its "
+        f"noise of {b.noise:.4f} nats"
+        for v, b in best.items()
     ]
     for variant in best.keys() & set(evidence.variants) if BASELINE in best else ():
         ratio, limits = best[BASELINE].shift_to(best[variant])
-        lines.append(f"{variant}: the smooth optimum of d / num_layers is {ratio:.2f} times the baseline's (95 % interval {interval_text(limits)})")
+        lines.append(
+            f"{variant}: the smooth optimum of d / num_layers is {ratio:.2f} times the baseline's "
+            f"(95 % interval {interval_text(limits)})"
+        )
     page.add("## Depth against width")
     page.bullets(lines)
-    page.figure("architecture.png", drawn, "Loss by shape, ours and the paper's Fig. 7; the lowest is framed.")
+    page.figure(
+        "architecture.png",
+        drawn,
+        "Loss by shape, ours and the paper's Fig. 7; the lowest is framed.",
+    )
 
 
 def _depth(evidence: Evidence, page: Page) -> None:
@@ -109,17 +183,27 @@ def _depth(evidence: Evidence, page: Page) -> None:
     if not evidence.depth:
         return
     page.add("## Depth")
-    if maps := {variant: record for variant, record in evidence.depth.items() if len(record.attention)}:
+    if maps := {
+        variant: record for variant, record in evidence.depth.items() if len(record.attention)
+    }:
         drawn, axes = plots.new_axes(5.2 * len(maps), 4.6, columns=len(maps))
         for ax, (variant, record) in zip(axes, maps.items(), strict=True):
             plots.depth_map(ax, record.attention, title=f"{variant}, step {record.step}")
-        page.figure("depth_attention.png", drawn, f"Learned depth attention at {evidence.sizes[-1]}, one seed, averaged over tokens.")
+        page.figure(
+            "depth_attention.png",
+            drawn,
+            f"Learned depth attention at {evidence.sizes[-1]}, one seed, averaged over tokens.",
+        )
     profiles = {variant: record.profile for variant, record in evidence.depth.items()}
     if shown := [key for key in PROFILES if all(key in profile for profile in profiles.values())]:
         drawn, axes = plots.new_axes(5 * len(shown), 3.6, columns=len(shown))
         for ax, key in zip(axes, shown, strict=True):
             plots.by_depth(ax, {v: p[key] for v, p in profiles.items()}, PROFILES[key])
-        page.figure("by_depth.png", drawn, f"Magnitude and gradient by depth at {evidence.sizes[-1]}, one seed.")
+        page.figure(
+            "by_depth.png",
+            drawn,
+            f"Magnitude and gradient by depth at {evidence.sizes[-1]}, one seed.",
+        )
 
 
 SHAPES = (_isoflop, _block_size, _by_layers, _architecture, _depth)

@@ -39,5 +39,7 @@ def main() -> None:
     except UserError as error:
         if debug:
             raise
-        Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {error}", style="red", markup=False)
+        Console(stderr=True, soft_wrap=True, highlight=False).print(
+            f"error: {error}", style="red", markup=False
+        )
         sys.exit(2)

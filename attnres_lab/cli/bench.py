@@ -16,7 +16,9 @@ ROOT = Path(__file__).parents[2]
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
-    bench = typer.Typer(help="Benchmarks; run them on a quiet machine.", no_args_is_help=True, rich_markup_mode=None)
+    bench = typer.Typer(
+        help="Benchmarks; run them on a quiet machine.", no_args_is_help=True, rich_markup_mode=None
+    )
     bench.command()(residual)
     bench.callback()(lambda: None)
     app.add_typer(bench, name="bench")
@@ -24,7 +26,11 @@ def register(app: typer.Typer) -> None:
 
 def residual(  # noqa: PLR0913
     variants: str = typer.Option(
-        "baseline full block8", help="Arms; the first is what ratios refer to. READ:VARIANT forces naive, lean or a peer's read."
+        "baseline full block8",
+        help=(
+            "Arms; the first is what ratios refer to. READ:VARIANT forces naive, lean or a peer's "
+            "read."
+        ),
     ),
     dim: int = typer.Option(256, min=2),
     layers: int = typer.Option(12, min=1, help="Transformer layers, two sublayers each."),
@@ -34,19 +40,35 @@ def residual(  # noqa: PLR0913
     dtype: Literal["fp32", "bf16"] = typer.Option("fp32"),
     threads: int = typer.Option(2, min=1),
     repeats: int = typer.Option(20, min=2, help="Timed steps of each arm, interleaved."),
-    mode: Literal["train", "decode"] = typer.Option("train", help="A training step, or greedy decoding of 64 tokens."),
+    mode: Literal["train", "decode"] = typer.Option(
+        "train", help="A training step, or greedy decoding of 64 tokens."
+    ),
     peers: bool = typer.Option(True, help="Measure installed peers too, as Full."),
-    out: Path = typer.Option(ROOT / "benchmarks" / "results", help="Folder of the dated CSV and plot."),
+    out: Path = typer.Option(
+        ROOT / "benchmarks" / "results", help="Folder of the dated CSV and plot."
+    ),
 ) -> None:
     """Time whole training steps of residual connections against the plain one."""
     if not (ROOT / "benchmarks" / "residual.py").exists():
-        raise UserError("attnres bench: the benchmarks are part of a checkout of the repository, not of the installed package; run it there")
+        raise UserError(
+            "attnres bench: the benchmarks are part of a checkout of the repository, not of the "
+            "installed package; run it there"
+        )
     sys.path.insert(0, str(ROOT))
-    harness, saving = importlib.import_module("benchmarks.residual"), importlib.import_module("benchmarks.saving")
+    harness, saving = (
+        importlib.import_module("benchmarks.residual"),
+        importlib.import_module("benchmarks.saving"),
+    )
     case = harness.Case(dim, layers, batch, seq_len, device, dtype, threads, repeats, mode)
-    arms = [*variants.replace(",", " ").split(), *(f"{peer}:full" for peer in (harness.installed(device) if peers else {}))]
+    arms = [
+        *variants.replace(",", " ").split(),
+        *(f"{peer}:full" for peer in (harness.installed(device) if peers else {})),
+    ]
     rows = harness.measure(case, arms)
-    print(f"{case.label}, {threads} threads; copy bandwidth {rows[0]['copy_bytes_per_second'] / 1e9:.1f} GB/s")
+    print(
+        f"{case.label}, {threads} threads; copy bandwidth "
+        f"{rows[0]['copy_bytes_per_second'] / 1e9:.1f} GB/s"
+    )
     heads = {
         "arm": -20,
         "median": 9,
@@ -59,11 +81,22 @@ def residual(  # noqa: PLR0913
         "read GB/s (back)": 17,
         "error": 8,
     }
-    print(" ".join(f"{name:{'>' if width > 0 else '<'}{abs(width)}}" for name, width in heads.items()))
+    print(
+        " ".join(f"{name:{'>' if width > 0 else '<'}{abs(width)}}" for name, width in heads.items())
+    )
     for r in rows:
-        rate = f"{r['read_bytes_per_second'] / 1e9:.1f} ({r['read_backward_bytes_per_second'] / 1e9:.1f})" if "read_bytes_per_second" in r else "-"
-        times = (
-            f"{r['median_ms']:7.1f}ms {r['quartile1_ms']:8.1f}-{r['quartile3_ms']:8.1f} {r['min_ms']:7.1f}ms {r['ratio']:6.3f} {r['ratio_min']:6.3f}"
+        rate = (
+            f"{r['read_bytes_per_second'] / 1e9:.1f} "
+            f"({r['read_backward_bytes_per_second'] / 1e9:.1f})"
+            if "read_bytes_per_second" in r
+            else "-"
         )
-        print(f"{r['arm']:20} {times} {r['memory_ratio']:7.3f} {r['tokens_per_second']:9.0f} {rate:>17} {r['error']:8.1e}")
+        times = (
+            f"{r['median_ms']:7.1f}ms {r['quartile1_ms']:8.1f}-{r['quartile3_ms']:8.1f} "
+            f"{r['min_ms']:7.1f}ms {r['ratio']:6.3f} {r['ratio_min']:6.3f}"
+        )
+        print(
+            f"{r['arm']:20} {times} {r['memory_ratio']:7.3f} {r['tokens_per_second']:9.0f} "
+            f"{rate:>17} {r['error']:8.1e}"
+        )
     print(f"wrote {saving.save(case, rows, out)} and its plot")

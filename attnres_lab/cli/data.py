@@ -21,16 +21,30 @@ def data() -> None:
 
 @commands.command()
 def prepare(
-    config: Path = typer.Argument(None, help="A run YAML, for example experiments/tiny.yaml; without one, the embedded corpus."),
-    overrides: list[str] = typer.Argument(None, help="Dotted keys, for example data.source.paths=[corpus/*.jsonl]."),
+    config: Path = typer.Argument(
+        None,
+        help="A run YAML, for example experiments/tiny.yaml; without one, the embedded corpus.",
+    ),
+    overrides: list[str] = typer.Argument(
+        None, help="Dotted keys, for example data.source.paths=[corpus/*.jsonl]."
+    ),
     force: bool = typer.Option(False, "--force", help="Prepare anew what is in the cache."),
 ) -> None:
-    """Prepare the corpus of a run, or check the one that is there; goes on where an interrupted call stopped."""
+    """Prepare the corpus of a run, or check the one that is there; goes on where an interrupted
+    call stopped.
+    """
     from attnres_lab.config import load, parse_overrides
     from attnres_lab.data import DataConfig, prepare
 
     chosen = load(config, parse_overrides(overrides or [])).data if config else DataConfig()
     corpus = prepare(chosen, progress=True, force=force)
     corpus.verify()
-    print(f"{corpus.train_tokens:,} training and {corpus.val_tokens:,} validation tokens of {corpus.vocab_size:,} kinds", end="")
-    print(f", {corpus.bytes_per_token:.3f} bytes per token\nfingerprint {corpus.fingerprint}, checksums verified\n{corpus.folder}")
+    print(
+        f"{corpus.train_tokens:,} training and {corpus.val_tokens:,} validation tokens of "
+        f"{corpus.vocab_size:,} kinds",
+        end="",
+    )
+    print(
+        f", {corpus.bytes_per_token:.3f} bytes per token\nfingerprint {corpus.fingerprint}, "
+        f"checksums verified\n{corpus.folder}"
+    )

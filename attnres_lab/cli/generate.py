@@ -32,7 +32,7 @@ def generate(
     """Continue a prompt with a trained model, on the GPU where there is one."""
     import torch
 
-    from attnres_lab import generate as decoding
+    from attnres_lab.model import generate as decoding
 
     model, config = load_model(checkpoint)
     encode, decode = codec(config.data.tokenizer)
@@ -41,15 +41,25 @@ def generate(
     if not tokens:
         raise UserError("--prompt: it is empty; give at least one character")
     if max(tokens) >= model.config.vocab_size:
-        raise UserError(f"--prompt: token {max(tokens)} is outside the model's vocabulary of {model.config.vocab_size}")
+        raise UserError(
+            f"--prompt: token {max(tokens)} is outside the model's vocabulary of "
+            f"{model.config.vocab_size}"
+        )
     draws = torch.Generator(device).manual_seed(seed)
     start = torch.tensor([tokens], device=device)
-    new = [int(token) for token in decoding.generate(model.to(device), start, max_new_tokens, temperature, chunk, draws)]
+    new = [
+        int(token)
+        for token in decoding.generate(
+            model.to(device), start, max_new_tokens, temperature, chunk, draws
+        )
+    ]
     print(prompt + decode(new))
 
 
 def load_model(path: Path) -> tuple[Transformer, RunConfig]:
-    """The model and config of a checkpoint: tensors and plain values only, no code is run. Raises UserError."""
+    """The model and config of a checkpoint: tensors and plain values only, no code is run. Raises
+    UserError.
+    """
     import tempfile
 
     import torch
@@ -59,12 +69,19 @@ def load_model(path: Path) -> tuple[Transformer, RunConfig]:
 
     path = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
     try:
-        content: dict[str, Any] = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
+        content: dict[str, Any] = torch.load(
+            io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True
+        )
         text, weights = content["config"], content.get("model") or content["state_dict"]
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; give a checkpoint or the folder of a run") from None
-    except Exception as error:  # torch.load raises half a dozen types on files that are no checkpoint
-        raise UserError(f"{path}: not a checkpoint of a training run ({type(error).__name__})") from None
+        raise UserError(
+            f"{path}: {error.strerror}; give a checkpoint or the folder of a run"
+        ) from None
+    # torch.load raises half a dozen types on files that are no checkpoint
+    except Exception as error:
+        raise UserError(
+            f"{path}: not a checkpoint of a training run ({type(error).__name__})"
+        ) from None
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "config.yaml"
         file.write_text(text)
@@ -73,18 +90,25 @@ def load_model(path: Path) -> tuple[Transformer, RunConfig]:
     try:
         model.load_state_dict({key.removeprefix("model."): value for key, value in weights.items()})
     except RuntimeError as error:
-        raise UserError(f"{path}: the weights do not fit the config in the checkpoint ({str(error).splitlines()[0]})") from None
+        raise UserError(
+            f"{path}: the weights do not fit the config in the checkpoint "
+            f"({str(error).splitlines()[0]})"
+        ) from None
     return model.eval(), config
 
 
 def codec(tokenizer: str) -> tuple[Callable[[str], list[int]], Callable[[list[int]], str]]:
     """Text to tokens and back: UTF-8 bytes, or a tokenizers JSON file. Raises UserError."""
     if tokenizer == "bytes":
-        return lambda text: list(text.encode()), lambda tokens: bytes(tokens).decode(errors="replace")
+        return lambda text: list(text.encode()), lambda tokens: bytes(tokens).decode(
+            errors="replace"
+        )
     import tokenizers
 
     try:
         model = tokenizers.Tokenizer.from_file(str(Path(tokenizer).expanduser()))
     except Exception as error:  # the library raises nothing narrower
-        raise UserError(f"data.tokenizer: {tokenizer}: not a tokenizers JSON file ({error})") from None
+        raise UserError(
+            f"data.tokenizer: {tokenizer}: not a tokenizers JSON file ({error})"
+        ) from None
     return lambda text: model.encode(text, add_special_tokens=False).ids, model.decode

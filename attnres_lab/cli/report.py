@@ -14,11 +14,15 @@ def register(app: typer.Typer) -> None:
 
 def report(
     sweep: Path = typer.Argument(help="A sweep YAML, for example sweeps/quickstart.yaml."),
-    out: Path | None = typer.Option(None, "--out", help="Where to write; by default the folder report/ of the sweep."),
+    out: Path | None = typer.Option(
+        None, "--out", help="Where to write; by default the folder report/ of the sweep."
+    ),
 ) -> None:
-    """Write what a sweep has shown: Markdown, one HTML page, and figures, stored with the sweep's run too."""
+    """Write what a sweep has shown: Markdown, one HTML page, and figures, stored with the sweep's
+    run too.
+    """
     from attnres_lab.errors import UserError
-    from attnres_lab.sweep.folder import SweepFolder
+    from attnres_lab.runs.sweep import SweepFolder
     from attnres_lab.yamlfile import YamlFile
 
     file = YamlFile(sweep)
@@ -33,17 +37,25 @@ def report(
     except ValueError as error:
         if home.plan():
             raise UserError(str(error)) from None
-        raise UserError(f"{name}: nothing has run yet; start it with: attnres sweep run {sweep} ({error})") from None
+        raise UserError(
+            f"{name}: nothing has run yet; start it with: attnres sweep run {sweep} ({error})"
+        ) from None
     print(written.verdict.replace("> ", "").replace(">\n", "\n").strip())
     print(f"\n{written.html}\n{written.markdown}")
     _store(name, written.markdown.parent)
 
 
 def _store(name: str, folder: Path) -> None:
-    """Attach the report to the sweep's run; the store may be away, and then the files are still there."""
+    """Attach the report to the sweep's run; the store may be away, and then the files are still
+    there.
+    """
     from attnres_lab.tracking import log_report
 
     try:
         log_report(name, folder)
     except Exception as error:
-        typer.echo(f"not stored with the sweep's run: {str(error).splitlines()[0]}; run this again when the store is back", err=True)
+        typer.echo(
+            f"not stored with the sweep's run: {str(error).splitlines()[0]}; run this again when "
+            "the store is back",
+            err=True,
+        )

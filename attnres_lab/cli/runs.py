@@ -1,4 +1,6 @@
-"""``attnres runs``: the runs in the terminal and as tables; ``attnres track rebuild``. They read the run folders, so they need no store."""
+"""``attnres runs``: the runs in the terminal and as tables; ``attnres track rebuild``. They read
+the run folders, so they need no store.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,18 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-COLUMNS = ("run", "state", "variant", "size", "seed", "step", "val/loss", "tokens", "flops", "seconds")
+COLUMNS = (
+    "run",
+    "state",
+    "variant",
+    "size",
+    "seed",
+    "step",
+    "val/loss",
+    "tokens",
+    "flops",
+    "seconds",
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -39,7 +52,12 @@ def show(
     paths = find(folder)
     table = Table(box=None, header_style="bold")
     for column in COLUMNS:
-        table.add_column(column, justify="left" if column in COLUMNS[:4] else "right", no_wrap=column != "run", overflow="fold")
+        table.add_column(
+            column,
+            justify="left" if column in COLUMNS[:4] else "right",
+            no_wrap=column != "run",
+            overflow="fold",
+        )
     for record in records(paths[: limit or None]):
         table.add_row(*(_cell(record.get(column)) for column in COLUMNS))
     console = _console()
@@ -49,7 +67,8 @@ def show(
 
 
 def compare(
-    a: str = typer.Argument(help="A run's folder, or its path as 'runs list' prints it."), b: str = typer.Argument(help="The other run.")
+    a: str = typer.Argument(help="A run's folder, or its path as 'runs list' prints it."),
+    b: str = typer.Argument(help="The other run."),
 ) -> None:
     """Final numbers of two runs side by side, and where their configs differ."""
     from rich.table import Table
@@ -84,17 +103,27 @@ def export(
     typer.echo(f"{file}: {write_table(file, find(folder), rows=rows)} lines")
 
 
-def rebuild(folder: Path = typer.Argument(None, help="A run, a sweep, or any folder above them; by default all runs.")) -> None:
-    """Write what is in the run folders to the MLflow store, and the points of sweeps to their Optuna studies; what they hold is not doubled."""
+def rebuild(
+    folder: Path = typer.Argument(
+        None, help="A run, a sweep, or any folder above them; by default all runs."
+    ),
+) -> None:
+    """Write what is in the run folders to the MLflow store, and the points of sweeps to their
+    Optuna studies; what they hold is not doubled.
+    """
     from attnres_lab import tracking
-    from attnres_lab.paths import runs_folder
-    from attnres_lab.runfiles import read_json
-    from attnres_lab.sweep.folder import SweepFolder
+    from attnres_lab.runs.folder import read_json
+    from attnres_lab.runs.paths import runs_folder
+    from attnres_lab.runs.sweep import SweepFolder
     from attnres_lab.sweep.restore import restore_study
 
     count = 0
     for home in tracking.rebuild(folder or runs_folder()):
-        told = restore_study(SweepFolder(home)) if (read_json(home / "sweep.json") or {}).get("yaml") else 0
+        told = (
+            restore_study(SweepFolder(home))
+            if (read_json(home / "sweep.json") or {}).get("yaml")
+            else 0
+        )
         typer.echo(f"{home}{f': {told} points told to its study' if told else ''}")
         count += 1
     typer.echo(f"{count} runs and sweeps are in {tracking.redact(tracking.tracking_uri())}")

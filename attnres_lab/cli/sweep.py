@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from attnres_lab.sweep.folder import SweepFolder
+    from attnres_lab.runs.sweep import SweepFolder
 
-sub = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Plan, run and watch a sweep of many trials.")
+sub = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Plan, run and watch a sweep of many trials."
+)
 SPEC = typer.Argument(help="A sweep YAML, for example sweeps/quickstart.yaml.")
 
 
@@ -20,7 +22,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _folder(spec: Path) -> SweepFolder:
-    from attnres_lab.sweep.folder import SweepFolder
+    from attnres_lab.runs.sweep import SweepFolder
     from attnres_lab.sweep.spec import load_spec
 
     return SweepFolder.named(load_spec(spec).spec.name)
@@ -30,8 +32,18 @@ def _folder(spec: Path) -> SweepFolder:
 def plan(
     spec: Path = SPEC,
     large: bool = typer.Option(False, "--large", help="Allow more than 10,000 trials."),
-    measure: bool = typer.Option(False, "--measure", help="Train a few steps of each size and variant that was never measured here."),
-    power: bool = typer.Option(False, "--power", help="Also the seeds that a wanted precision needs, by the noise of the runs that are done."),
+    measure: bool = typer.Option(
+        False,
+        "--measure",
+        help="Train a few steps of each size and variant that was never measured here.",
+    ),
+    power: bool = typer.Option(
+        False,
+        "--power",
+        help=(
+            "Also the seeds that a wanted precision needs, by the noise of the runs that are done."
+        ),
+    ),
 ) -> None:
     """Print the trials and what they cost, before anything runs."""
     from attnres_lab.sweep.planview import print_plan
@@ -50,14 +62,24 @@ def _print_power(name: str) -> None:
     try:
         study = pilot(load_runs(name))
     except (ValueError, KeyError) as error:
-        raise UserError(f"{name}: --power takes the noise from runs that are done: {error}") from None
-    print(f"\nseeds per size for each precision, by the noise of what is done (sd of a run {study.sigma:.4f} nats, alpha {study.alpha:.3f}):")
+        raise UserError(
+            f"{name}: --power takes the noise from runs that are done: {error}"
+        ) from None
+    print(
+        "\nseeds per size for each precision, by the noise of what is done (sd of a run "
+        f"{study.sigma:.4f} nats, alpha {study.alpha:.3f}):"
+    )
     print(seeds(study).to_string(na_rep="over 1000"))
 
 
 @sub.command()
-def run(spec: Path = SPEC, large: bool = typer.Option(False, "--large", help="Allow more than 10,000 trials.")) -> None:
-    """Run what is owed; after an interruption, go on. Exit code: 0 all done, 1 some trials failed, 2 bad input, 130 interrupted."""
+def run(
+    spec: Path = SPEC,
+    large: bool = typer.Option(False, "--large", help="Allow more than 10,000 trials."),
+) -> None:
+    """Run what is owed; after an interruption, go on. Exit code: 0 all done, 1 some trials failed,
+    2 bad input, 130 interrupted.
+    """
     from attnres_lab.sweep.engine import run_sweep
     from attnres_lab.sweep.spec import load_spec
 
@@ -89,7 +111,13 @@ def logs(trial: str = typer.Argument(help="The hash of a trial, or its beginning
 @sub.command()
 def retry(
     spec: Path = SPEC,
-    trials: list[str] = typer.Argument(None, help="Hashes, or their beginnings, of trials to run again from scratch; none: the failed ones go on."),
+    trials: list[str] = typer.Argument(
+        None,
+        help=(
+            "Hashes, or their beginnings, of trials to run again from scratch; none: the failed "
+            "ones go on."
+        ),
+    ),
     failed: bool = typer.Option(False, "--failed", help="The failed ones; the default."),
 ) -> None:
     """Run exactly the failed trials again, or exactly the named ones. Exit codes as of run."""
@@ -103,7 +131,10 @@ def retry(
 
 
 @sub.command()
-def export(spec: Path = SPEC, to: Path = typer.Option(None, "--to", help="A folder; by default the sweep's own.")) -> None:
+def export(
+    spec: Path = SPEC,
+    to: Path = typer.Option(None, "--to", help="A folder; by default the sweep's own."),
+) -> None:
     """Write everything about every trial to trials.csv and trials.parquet."""
     from attnres_lab.sweep.report import export as write
 
@@ -121,4 +152,7 @@ def stop(spec: Path = SPEC) -> None:
         print("nothing is running")
         return
     folder.stop.touch()
-    print(f"asked process {holder['pid']} on {holder['host']} to stop; running trials write a checkpoint and end")
+    print(
+        f"asked process {holder['pid']} on {holder['host']} to stop; running trials write a "
+        "checkpoint and end"
+    )

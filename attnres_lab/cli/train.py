@@ -14,25 +14,36 @@ def register(app: typer.Typer) -> None:
 
 def train(
     config: Path = typer.Argument(help="A run YAML, for example experiments/tiny.yaml."),
-    overrides: list[str] = typer.Argument(None, help="Dotted keys, for example model.residual.name=block optim.lr=3e-3."),
+    overrides: list[str] = typer.Argument(
+        None, help="Dotted keys, for example model.residual.name=block optim.lr=3e-3."
+    ),
 ) -> None:
     """Train one model; a run that was interrupted goes on where it stopped."""
     from attnres_lab.config import content_hash, load, parse_overrides
-    from attnres_lab.paths import runs_folder
+    from attnres_lab.runs.paths import runs_folder
 
     run_config = load(config, parse_overrides(overrides or []))
     from attnres_lab import tracking  # heavy, and of no use for a config that does not load
-    from attnres_lab import train as training
+    from attnres_lab.training import run as training
 
-    folder = runs_folder() / "train" / f"{run_config.name}-{run_config.run_name}-{content_hash(run_config)}"
+    folder = (
+        runs_folder()
+        / "train"
+        / f"{run_config.name}-{run_config.run_name}-{content_hash(run_config)}"
+    )
     print(f"{run_config.run_name} in {folder}")
     with tracking.RunMirror(folder):
         result = training.run(run_config, folder, progress=True)
-    print(f"{result.status.state} at step {result.status.step}{': ' + result.status.message if result.status.message else ''}")
+    print(
+        f"{result.status.state} at step "
+        f"{result.status.step}{': ' + result.status.message if result.status.message else ''}"
+    )
     for key, value in result.metrics.items():
         if key.startswith("depth/"):  # as many as reads and sources: in metrics.jsonl and in the UI
             continue
-        print(f"  {key:28} {value:,.6g}" if isinstance(value, int | float) else f"  {key:28} {value}")
+        print(
+            f"  {key:28} {value:,.6g}" if isinstance(value, int | float) else f"  {key:28} {value}"
+        )
     if result.status.state == "stopped":
         raise typer.Exit(130)
     if result.status.state == "diverged":

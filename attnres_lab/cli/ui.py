@@ -10,7 +10,11 @@ def register(app: typer.Typer) -> None:
     app.command()(ui)
 
 
-def ui(port: int = typer.Option(0, help="Port on the loopback address; 0: 5000, or the next that is free.")) -> None:
+def ui(
+    port: int = typer.Option(
+        0, help="Port on the loopback address; 0: 5000, or the next that is free."
+    ),
+) -> None:
     """Browse runs, sweeps and reports in the browser. Ctrl-C ends it."""
     from attnres_lab.tracking.server import serve
 

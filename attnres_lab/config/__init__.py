@@ -1,6 +1,25 @@
 """Run configs: a tree of frozen dataclasses, and the one hop from YAML to it."""
 
-from attnres_lab.config.loading import content_hash, flatten, load, parse_overrides, to_dict, to_yaml
+from attnres_lab.config.loading import (
+    content_hash,
+    flatten,
+    load,
+    parse_overrides,
+    to_dict,
+    to_yaml,
+)
+from attnres_lab.config.optim import OptimConfig
 from attnres_lab.config.tree import BudgetConfig, RunConfig, TrainConfig
 
-__all__ = ["BudgetConfig", "RunConfig", "TrainConfig", "content_hash", "flatten", "load", "parse_overrides", "to_dict", "to_yaml"]
+__all__ = [
+    "BudgetConfig",
+    "OptimConfig",
+    "RunConfig",
+    "TrainConfig",
+    "content_hash",
+    "flatten",
+    "load",
+    "parse_overrides",
+    "to_dict",
+    "to_yaml",
+]

@@ -27,7 +27,8 @@ from attnres_lab.yamlfile import YamlFile, parse_value
 def load(base: Path | str | YamlFile, overrides: Mapping[str, Any] | None = None) -> RunConfig:
     """The run that the file ``base`` describes, with dotted ``overrides`` laid over it.
 
-    Raises UserError with file and line, the key and the nearest valid name for unknown keys, wrong types and impossible combinations.
+    Raises UserError with file and line, the key and the nearest valid name for unknown keys, wrong
+    types and impossible combinations.
     """
     file = base if isinstance(base, YamlFile) else YamlFile(base)
     if "space" in file.data:
@@ -39,12 +40,17 @@ def load(base: Path | str | YamlFile, overrides: Mapping[str, Any] | None = None
         _set(raw, dotted, value)
     try:
         if "budget" not in raw:
-            raise _BadKey("budget", "missing; give budget.tokens, tokens_per_param, flops, steps or seconds")
+            raise _BadKey(
+                "budget", "missing; give budget.tokens, tokens_per_param, flops, steps or seconds"
+            )
         config = _build(RunConfig, json.dumps(raw, sort_keys=False), "")
         assert isinstance(config, RunConfig)
         return config
     except _BadKey as error:
-        blamed = any(f"{key}.".startswith(f"{error.key}.") or f"{error.key}.".startswith(f"{key}.") for key in overrides or {})
+        blamed = any(
+            f"{key}.".startswith(f"{error.key}.") or f"{error.key}.".startswith(f"{key}.")
+            for key in overrides or {}
+        )
         at = "override" if blamed else file.where(error.key)
         raise UserError(f"{at}: {error.key}: {error.message}") from None
 
@@ -84,11 +90,20 @@ def to_yaml(config: RunConfig) -> str:
 
 
 #: Settings that do not change what is learned on one machine: not part of a run's identity.
-INCIDENTAL = ("name", "data.cache_dir", "train.log_every", "train.checkpoint_every", "train.threads", "train.probe_every")
+INCIDENTAL = (
+    "name",
+    "data.cache_dir",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.threads",
+    "train.probe_every",
+)
 
 
 def content_hash(config: RunConfig) -> str:
-    """Identity of a run: 12 hex digits over the resolved config, without names, folders and the frequency of logging."""
+    """Identity of a run: 12 hex digits over the resolved config, without names, folders and the
+    frequency of logging.
+    """
     value = {key: item for key, item in flatten(config).items() if key not in INCIDENTAL}
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -99,7 +114,9 @@ class _BadKey(Exception):
 
 
 def _set(raw: dict[str, Any], dotted: str, value: Any) -> None:
-    """Set a dotted key; another ``name`` of a variant or source drops the options of the one before."""
+    """Set a dotted key; another ``name`` of a variant or source drops the options of the one
+    before.
+    """
     *parents, last = dotted.split(".")
     node = raw
     for part in parents:
@@ -107,7 +124,11 @@ def _set(raw: dict[str, Any], dotted: str, value: Any) -> None:
         if not isinstance(child, dict):
             child = node[part] = {}
         node = child
-    if last == "name" and parents in (["model", "residual"], ["data", "source"]) and node.get("name") != value:
+    if (
+        last == "name"
+        and parents in (["model", "residual"], ["data", "source"])
+        and node.get("name") != value
+    ):
         node.clear()
     node[last] = value
 
@@ -121,7 +142,9 @@ def _build(cls: Any, raw_json: str, prefix: str) -> Any:
     if cls is ResidualConfig:
         name = raw.get("name", "baseline")
         if name not in REGISTRY:
-            raise _BadKey(f"{prefix}.name", f"unknown variant '{name}'{nearest(str(name), REGISTRY)}")
+            raise _BadKey(
+                f"{prefix}.name", f"unknown variant '{name}'{nearest(str(name), REGISTRY)}"
+            )
         cls = REGISTRY[name].Config
     hints = typing.get_type_hints(cls)
     names = {f.name for f in dataclasses.fields(cls)}
@@ -153,7 +176,11 @@ def _leaves(cls: type[Any], leaves: dict[str, Any], prefix: str) -> dict[str, An
             raise _BadKey(dotted, "interpolation is not supported; write the value out")
         if isinstance(value, bool) and "bool" not in str(typing.get_type_hints(cls)[key]):
             raise _BadKey(dotted, f"{value} is true or false, another type is expected")
-        if isinstance(value, float) and value.is_integer() and typing.get_type_hints(cls)[key] in (int, int | None):
+        if (
+            isinstance(value, float)
+            and value.is_integer()
+            and typing.get_type_hints(cls)[key] in (int, int | None)
+        ):
             value = int(value)  # 1e3 is a whole number too
         try:
             merged = OmegaConf.to_container(OmegaConf.merge(schema, {key: value}))
@@ -173,6 +200,10 @@ def _schema(cls: Any) -> Any:
     for f in dataclasses.fields(cls):
         if not dataclasses.is_dataclass(hints[f.name]):
             default = f.default_factory if f.default_factory is not dataclasses.MISSING else None
-            spec = field(default_factory=default) if default else field(default=None if f.default is dataclasses.MISSING else f.default)
+            spec = (
+                field(default_factory=default)
+                if default
+                else field(default=None if f.default is dataclasses.MISSING else f.default)
+            )
             kept.append((f.name, hints[f.name], spec))
     return OmegaConf.structured(dataclasses.make_dataclass(cls.__name__, kept))

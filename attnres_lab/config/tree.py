@@ -6,10 +6,10 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
+from attnres_lab.config.optim import OptimConfig
 from attnres_lab.data.config import DataConfig
-from attnres_lab.flops import num_params, steps_for, training_flops_per_token
 from attnres_lab.model import ModelConfig
-from attnres_lab.optim import OptimConfig
+from attnres_lab.model.flops import num_params, steps_for, training_flops_per_token
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,10 @@ class BudgetConfig:
         """Raises ValueError unless exactly one positive budget is given."""
         given = {key: value for key, value in vars(self).items() if value is not None}
         if len(given) != 1:
-            raise ValueError(f"budget: give exactly one of {', '.join(vars(self))}; got {', '.join(given) or 'none'}")
+            raise ValueError(
+                f"budget: give exactly one of {', '.join(vars(self))}; got "
+                f"{', '.join(given) or 'none'}"
+            )
         key, value = next(iter(given.items()))
         if not value > 0:
             raise ValueError(f"budget.{key}: {value} is not positive")
@@ -57,7 +60,10 @@ class TrainConfig:
                 raise ValueError(f"train.{key}: {getattr(self, key)} is not positive")
         micro = self.micro_batch_size or self.batch_size // self.world
         if micro < 1 or self.batch_size % (micro * self.world):
-            raise ValueError(f"train.batch_size: {self.batch_size} is not a multiple of micro_batch_size {micro} x {self.world} devices")
+            raise ValueError(
+                f"train.batch_size: {self.batch_size} is not a multiple of micro_batch_size "
+                f"{micro} x {self.world} devices"
+            )
 
     @property
     def world(self) -> int:
@@ -84,7 +90,8 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
-    budget: BudgetConfig = field(default_factory=lambda: BudgetConfig(steps=100))  # the default is for code; a file must say
+    # the default is for code; a file must say
+    budget: BudgetConfig = field(default_factory=lambda: BudgetConfig(steps=100))
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:

@@ -19,13 +19,21 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import Progress
 
-from attnres_lab import __version__, paths
+from attnres_lab import __version__
 from attnres_lab.data.config import DataConfig
-from attnres_lab.data.corpus import MANIFEST, Corpus, check_shard, open_corpus, read_record, shard_path
+from attnres_lab.data.corpus import (
+    MANIFEST,
+    Corpus,
+    check_shard,
+    open_corpus,
+    read_record,
+    shard_path,
+)
 from attnres_lab.data.sources import Document, FileSource, HubSource, is_validation, open_source
 from attnres_lab.data.tokenizer import Tokenizer, load_tokenizer, tokenizer_content
 from attnres_lab.errors import UserError
-from attnres_lab.runfiles import write_json
+from attnres_lab.runs.folder import write_json
+from attnres_lab.runs.paths import cache_folder
 
 FORMAT = 1
 #: A shard ends with the document that reaches so many tokens; what a kill can lose is one shard.
@@ -37,23 +45,39 @@ Stream = Iterator[tuple[Document, np.ndarray]]
 
 
 def prepare(config: DataConfig, *, progress: bool = False, force: bool = False) -> Corpus:
-    """The corpus of ``config``: opened if it is in the cache, else prepared; ``force`` prepares it anew.
+    """The corpus of ``config``: opened if it is in the cache, else prepared; ``force`` prepares it
+    anew.
 
-    A document goes to validation if the hash of its text falls below ``val_fraction``: exact duplicates stay together, without any memory of
-    what was seen. Finished shards survive a kill and are not made again; the manifest, written last, makes the corpus exist. Processes that
+    A document goes to validation if the hash of its text falls below ``val_fraction``: exact
+    duplicates stay together, without any memory of what was seen. Finished shards survive a kill
+    and are not made again; the manifest, written last, makes the corpus exist. Processes that
     prepare the same corpus wait for each other.
 
-    Memory does not grow with the corpus: at most 256 MiB beyond the imported libraries, plus 4 times the largest record of JSON lines or
-    Hugging Face rows (250 times with a JSON tokenizer, whose encodings are large), one row group's text of a Parquet file, and 1 kB per file.
+    Memory does not grow with the corpus: at most 256 MiB beyond the imported libraries, plus 4
+    times the largest record of JSON lines or Hugging Face rows (250 times with a JSON tokenizer,
+    whose encodings are large), one row group's text of a Parquet file, and 1 kB per file.
 
-    Raises UserError, with the place and the remedy, for sources and tokenizers that cannot be read, a corpus with no text or shorter than one
-    sequence of ``config.seq_len``, a corrupt cache, and a cache that cannot be written.
+    Raises UserError, with the place and the remedy, for sources and tokenizers that cannot be read,
+    a corpus with no text or shorter than one sequence of ``config.seq_len``, a corrupt cache, and a
+    cache that cannot be written.
     """
     source = open_source(config.source)
     identity, source_key = tokenizer_content(config.tokenizer), source.key()
-    stamp = [FORMAT, SHARD_TOKENS, config.source.name, source_key, identity, config.val_fraction, config.max_tokens]
+    stamp = [
+        FORMAT,
+        SHARD_TOKENS,
+        config.source.name,
+        source_key,
+        identity,
+        config.val_fraction,
+        config.max_tokens,
+    ]
     key = hashlib.sha256(json.dumps(stamp).encode()).hexdigest()[:20]
-    folder = (Path(config.cache_dir).expanduser().absolute() if config.cache_dir else paths.cache_folder()) / "corpora" / key
+    folder = (
+        (Path(config.cache_dir).expanduser().absolute() if config.cache_dir else cache_folder())
+        / "corpora"
+        / key
+    )
     corpus = None if force else open_corpus(folder)
     try:
         if corpus is None:
@@ -67,18 +91,27 @@ def prepare(config: DataConfig, *, progress: bool = False, force: bool = False) 
                 if corpus is None:
                     shards = _shards(folder, config, source, progress)
                     if source.key() != source_key:
-                        raise UserError("data.source: files changed while they were read; prepare again")
+                        raise UserError(
+                            "data.source: files changed while they were read; prepare again"
+                        )
                     corpus = _finish(folder, config, identity, shards)
     except OSError as error:
-        remedy = "free some space or set data.cache_dir; finished shards are kept, and preparing again goes on from there"
-        raise UserError(f"{folder}: cannot be written ({error.strerror or error}); {remedy}") from None
+        remedy = (
+            "free some space or set data.cache_dir; finished shards are kept, and preparing again "
+            "goes on from there"
+        )
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror or error}); {remedy}"
+        ) from None
     corpus.windows("train", config.seq_len)
     corpus.windows("val", config.seq_len)
     return corpus
 
 
 def _patient(lock: Any, progress: bool) -> Any:
-    """The lock, after saying so if another process holds it; it ends with its process, however that ends."""
+    """The lock, after saying so if another process holds it; it ends with its process, however that
+    ends.
+    """
     try:
         lock.acquire(timeout=0.2)
         lock.release()
@@ -88,8 +121,12 @@ def _patient(lock: Any, progress: bool) -> Any:
     return lock
 
 
-def _shards(folder: Path, config: DataConfig, source: FileSource | HubSource, progress: bool) -> list[dict[str, Any]]:
-    """Records of all shards, in order: those that an earlier call finished, then those that are made now."""
+def _shards(
+    folder: Path, config: DataConfig, source: FileSource | HubSource, progress: bool
+) -> list[dict[str, Any]]:
+    """Records of all shards, in order: those that an earlier call finished, then those that are
+    made now.
+    """
     for left_over in folder.glob("*.tmp"):
         left_over.unlink()
     tokenizer = load_tokenizer(config.tokenizer)
@@ -100,28 +137,45 @@ def _shards(folder: Path, config: DataConfig, source: FileSource | HubSource, pr
     start = tuple(shards[-1]["next"]) if shards else (0, 0)
     sizes = list(itertools.accumulate((path.stat().st_size for path in source.files), initial=0))
     limit = config.max_tokens or sys.maxsize
-    with Progress(*Progress.get_default_columns(), "{task.fields[tokens]:,} tokens", console=Console(stderr=True), disable=not progress) as bar:
+    with Progress(
+        *Progress.get_default_columns(),
+        "{task.fields[tokens]:,} tokens",
+        console=Console(stderr=True),
+        disable=not progress,
+    ) as bar:
         made = _tokens(shards)
-        task = bar.add_task("preparing", total=1.0 if source.files or config.max_tokens else None, tokens=made)
+        task = bar.add_task(
+            "preparing", total=1.0 if source.files or config.max_tokens else None, tokens=made
+        )
 
         def advance(document: Document, tokens: int) -> None:
             nonlocal made
             made += tokens
             file = document.next[0]
-            read = (sizes[file] + document.done * (sizes[file + 1] - sizes[file])) / sizes[-1] if source.files else 0
+            read = (
+                (sizes[file] + document.done * (sizes[file + 1] - sizes[file])) / sizes[-1]
+                if source.files
+                else 0
+            )
             bar.update(task, completed=max(read, made / limit), tokens=made)
 
         stream = _encoded(source.documents(start), tokenizer, advance)
         while (left := limit - _tokens(shards)) > 0:
-            shard = _write_shard(folder, len(shards), stream, config.val_fraction, min(SHARD_TOKENS, left))
+            shard = _write_shard(
+                folder, len(shards), stream, config.val_fraction, min(SHARD_TOKENS, left)
+            )
             if shard is None:
                 break
             shards.append(shard)
     return shards
 
 
-def _encoded(documents: Iterator[Document], tokenizer: Tokenizer, advance: Callable[[Document, int], None]) -> Stream:
-    """Documents with their tokens, encoded some BATCH_BYTES at a time; documents without text are left out."""
+def _encoded(
+    documents: Iterator[Document], tokenizer: Tokenizer, advance: Callable[[Document, int], None]
+) -> Stream:
+    """Documents with their tokens, encoded some BATCH_BYTES at a time; documents without text are
+    left out.
+    """
     batch: list[Document] = []
     size = 0
     for document in itertools.chain(documents, [None]):
@@ -135,18 +189,30 @@ def _encoded(documents: Iterator[Document], tokenizer: Tokenizer, advance: Calla
             batch, size = [], 0
 
 
-def _write_shard(folder: Path, index: int, stream: Stream, val_fraction: float, enough: int) -> dict[str, Any] | None:
-    """One shard of at least ``enough`` tokens unless the stream ends; None where it has ended. The record is written last."""
-    record: dict[str, Any] = {split: {"tokens": 0, "bytes": 0, "documents": 0} for split in ("train", "val")}
+def _write_shard(
+    folder: Path, index: int, stream: Stream, val_fraction: float, enough: int
+) -> dict[str, Any] | None:
+    """One shard of at least ``enough`` tokens unless the stream ends; None where it has ended. The
+    record is written last.
+    """
+    record: dict[str, Any] = {
+        split: {"tokens": 0, "bytes": 0, "documents": 0} for split in ("train", "val")
+    }
     digests = {split: hashlib.sha256() for split in record}
     temporary = {split: folder / f"{split}.tmp" for split in record}
     try:
         with open(temporary["train"], "wb") as train, open(temporary["val"], "wb") as val:
             for document, ids in stream:
-                split, file = ("val", val) if is_validation(document.text, val_fraction) else ("train", train)
+                split, file = (
+                    ("val", val) if is_validation(document.text, val_fraction) else ("train", train)
+                )
                 file.write(ids.data)
                 digests[split].update(ids.data)
-                for name, amount in (("tokens", len(ids)), ("bytes", len(document.text)), ("documents", 1)):
+                for name, amount in (
+                    ("tokens", len(ids)),
+                    ("bytes", len(document.text)),
+                    ("documents", 1),
+                ):
                     record[split][name] += amount
                 record["next"] = document.next
                 if _tokens([record]) >= enough:
@@ -170,17 +236,33 @@ def _tokens(shards: list[dict[str, Any]]) -> int:
     return sum(shard["train"]["tokens"] + shard["val"]["tokens"] for shard in shards)
 
 
-def _finish(folder: Path, config: DataConfig, identity: str, shards: list[dict[str, Any]]) -> Corpus:
+def _finish(
+    folder: Path, config: DataConfig, identity: str, shards: list[dict[str, Any]]
+) -> Corpus:
     """Write the manifest. Raises UserError for a corpus without text on one side."""
-    totals = {split: {name: sum(shard[split][name] for shard in shards) for name in ("tokens", "bytes", "documents")} for split in ("train", "val")}
+    totals = {
+        split: {
+            name: sum(shard[split][name] for shard in shards)
+            for name in ("tokens", "bytes", "documents")
+        }
+        for split in ("train", "val")
+    }
     documents = totals["train"]["documents"] + totals["val"]["documents"]
     if not documents:
         raise UserError("data.source: the corpus is empty: no document holds any text")
     for split, remedy in (("train", "smaller"), ("val", "larger")):
         if not totals[split]["documents"]:
-            raise UserError(f"data.val_fraction: none of {documents} documents falls into the {split} split; give a {remedy} one or more documents")
+            raise UserError(
+                f"data.val_fraction: none of {documents} documents falls into the {split} split; "
+                f"give a {remedy} one or more documents"
+            )
     tokenizer = load_tokenizer(config.tokenizer)
-    content = [FORMAT, identity, tokenizer.dtype, [[shard[split]["sha256"] for split in totals] for shard in shards]]
+    content = [
+        FORMAT,
+        identity,
+        tokenizer.dtype,
+        [[shard[split]["sha256"] for split in totals] for shard in shards],
+    ]
     manifest = {
         "fingerprint": hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32],
         "source": asdict(config.source),
@@ -191,7 +273,12 @@ def _finish(folder: Path, config: DataConfig, identity: str, shards: list[dict[s
         "max_tokens": config.max_tokens,
         "bytes_per_token": totals["val"]["bytes"] / totals["val"]["tokens"],
         **totals,
-        "versions": {"format": FORMAT, "attnres-lab": __version__, "python": platform.python_version(), "numpy": np.__version__},
+        "versions": {
+            "format": FORMAT,
+            "attnres-lab": __version__,
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+        },
         "shards": [{split: shard[split] for split in totals} for shard in shards],
     }
     write_json(folder / MANIFEST, manifest)

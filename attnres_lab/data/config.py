@@ -10,8 +10,9 @@ from typing import Literal
 class SourceConfig:
     """Where documents come from.
 
-    ``python``: the running interpreter's standard-library source. ``files``: globs of text, JSON lines (plain, .gz, .zst) or Parquet.
-    ``huggingface``: a dataset by name through ``datasets`` (the extra ``huggingface``).
+    ``python``: the running interpreter's standard-library source. ``files``: globs of text, JSON
+    lines (plain, .gz, .zst) or Parquet. ``huggingface``: a dataset by name through ``datasets``
+    (the extra ``huggingface``).
     """
 
     name: Literal["python", "files", "huggingface"] = "python"
@@ -20,14 +21,22 @@ class SourceConfig:
     dataset: str | None = None  # huggingface only, as are the next three
     subset: str | None = None
     split: str = "train"
-    revision: str | None = None  # a commit pins the text; without one, what was prepared first is kept
+    revision: str | None = (
+        None  # a commit pins the text; without one, what was prepared first is kept
+    )
 
     def __post_init__(self) -> None:
         """Raises ValueError with the key and the remedy."""
         if (self.name == "files") != bool(self.paths):
-            raise ValueError(f"data.source.paths: globs go with data.source.name: files, and it needs at least one; the name is '{self.name}'")
+            raise ValueError(
+                "data.source.paths: globs go with data.source.name: files, and it needs at least "
+                f"one; the name is '{self.name}'"
+            )
         if (self.name == "huggingface") != bool(self.dataset):
-            raise ValueError(f"data.source.dataset: a dataset goes with data.source.name: huggingface, and it needs one; the name is '{self.name}'")
+            raise ValueError(
+                "data.source.dataset: a dataset goes with data.source.name: huggingface, and it "
+                f"needs one; the name is '{self.name}'"
+            )
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,9 @@ class DataConfig:
         if not 0 < self.val_fraction < 1:
             raise ValueError(f"data.val_fraction: {self.val_fraction} is not between 0 and 1")
         if self.val_tokens < self.seq_len:
-            raise ValueError(f"data.val_tokens: {self.val_tokens} is less than one sequence of data.seq_len = {self.seq_len}")
+            raise ValueError(
+                f"data.val_tokens: {self.val_tokens} is less than one sequence of data.seq_len = "
+                f"{self.seq_len}"
+            )
         if self.max_tokens is not None and self.max_tokens < 1:
             raise ValueError(f"data.max_tokens: {self.max_tokens} is not positive")

@@ -13,13 +13,16 @@ from attnres_lab.errors import UserError
 
 #: Ends a document of bytes; no UTF-8 text contains it.
 END_BYTE = 0xFF
-#: Ends a document of a JSON tokenizer: the first of these that its vocabulary holds, else the tokens of a blank line.
+#: Ends a document of a JSON tokenizer: the first of these that its vocabulary holds, else the
+#: tokens of a blank line.
 END_TOKENS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[SEP]")
 
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """``encode`` maps documents, as UTF-8, to one token array each, the end of document included."""
+    """``encode`` maps documents, as UTF-8, to one token array each, the end of document
+    included.
+    """
 
     vocab_size: int
     dtype: str
@@ -27,20 +30,27 @@ class Tokenizer:
 
 
 def tokenizer_content(name: str) -> str:
-    """``bytes``, or the SHA-256 of the tokenizer file's content. Raises UserError for a missing file."""
+    """``bytes``, or the SHA-256 of the tokenizer file's content. Raises UserError for a missing
+    file.
+    """
     if name == "bytes":
         return name
     try:
         return hashlib.sha256(Path(name).expanduser().read_bytes()).hexdigest()
     except OSError as error:
-        raise UserError(f"data.tokenizer: {name}: {error.strerror}; give 'bytes' or the path of a tokenizers JSON file") from None
+        raise UserError(
+            f"data.tokenizer: {name}: {error.strerror}; give 'bytes' or the path of a tokenizers "
+            "JSON file"
+        ) from None
 
 
 def load_tokenizer(name: str) -> Tokenizer:
     """The tokenizer of ``data.tokenizer``. Raises UserError for a file that is none."""
     if name == "bytes":
         end = bytes([END_BYTE])
-        return Tokenizer(256, "|u1", lambda texts: [np.frombuffer(text + end, np.uint8) for text in texts])
+        return Tokenizer(
+            256, "|u1", lambda texts: [np.frombuffer(text + end, np.uint8) for text in texts]
+        )
     import tokenizers
 
     try:
@@ -56,7 +66,9 @@ def load_tokenizer(name: str) -> Tokenizer:
     end_ids = known[:1] or model.encode("\n\n", add_special_tokens=False).ids
 
     def encode(texts: Sequence[bytes]) -> list[np.ndarray]:
-        encodings = model.encode_batch_fast([text.decode() for text in texts], add_special_tokens=False)
+        encodings = model.encode_batch_fast(
+            [text.decode() for text in texts], add_special_tokens=False
+        )
         return [np.array(encoding.ids + end_ids, dtype) for encoding in encodings]
 
     return Tokenizer(vocab_size, dtype, encode)

@@ -2,8 +2,8 @@
 
 Each source is loaded once forward, and twice backward, the second time from the cache.
 
-The gradient of the query is summed in two stages, per program and then over programs, without atomics: runs repeat bit for bit.
-Shapes: S sources, M tokens, D width.
+The gradient of the query is summed in two stages, per program and then over programs, without
+atomics: runs repeat bit for bit. Shapes: S sources, M tokens, D width.
 """
 
 # The arguments of a kernel have no Python types:
@@ -23,7 +23,20 @@ TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: 
 
 
 @triton.jit
-def _forward(table, query, h, logits, lse, S, M, D, eps, TYPE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr):
+def _forward(
+    table,
+    query,
+    h,
+    logits,
+    lse,
+    S,
+    M,
+    D,
+    eps,
+    TYPE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
     rows = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     cols = tl.arange(0, BLOCK_D)
     at = rows[:, None] * D + cols[None, :]
@@ -48,7 +61,21 @@ def _forward(table, query, h, logits, lse, S, M, D, eps, TYPE: tl.constexpr, BLO
 
 
 @triton.jit
-def _backward(table, d_table, grad, query, alpha, d_query, S, M, D, eps, TYPE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr):
+def _backward(
+    table,
+    d_table,
+    grad,
+    query,
+    alpha,
+    d_query,
+    S,
+    M,
+    D,
+    eps,
+    TYPE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
     cols = tl.arange(0, BLOCK_D)
     q = tl.load(query + cols, mask=cols < D, other=0.0)
     d_q = tl.zeros((BLOCK_D,), tl.float32)
@@ -57,7 +84,8 @@ def _backward(table, d_table, grad, query, alpha, d_query, S, M, D, eps, TYPE: t
         at = rows[:, None] * D + cols[None, :]
         inside = (rows[:, None] < M) & (cols[None, :] < D)
         g = tl.load(grad + at, mask=inside, other=0.0).to(tl.float32)
-        delta = tl.zeros((BLOCK_M,), tl.float32)  # grad . h, from the sources: h itself may have been rounded
+        # grad . h, from the sources: h itself may have been rounded
+        delta = tl.zeros((BLOCK_M,), tl.float32)
         for s in range(S):
             source = tl.load(table + s).to(tl.pointer_type(TYPE))
             v = tl.load(source + at, mask=inside, other=0.0).to(tl.float32)
@@ -90,28 +118,64 @@ def depth_read(sources: Sequence[Tensor], query: Tensor, eps: float) -> tuple[Te
     alpha = first.new_empty(S, M, dtype=torch.float32)
     sizes = _sizes(first)
     grid = (triton.cdiv(M, sizes["BLOCK_M"]),)
-    _forward[grid](_table(sources), query.float(), h, alpha, lse, S, M, D, eps, TYPE=TYPES[first.dtype], **sizes)
+    _forward[grid](
+        _table(sources),
+        query.float(),
+        h,
+        alpha,
+        lse,
+        S,
+        M,
+        D,
+        eps,
+        TYPE=TYPES[first.dtype],
+        **sizes,
+    )
     return h, alpha.sub_(lse).exp_()
 
 
-def depth_read_backward(grad: Tensor, sources: Sequence[Tensor], query: Tensor, alpha: Tensor, eps: float) -> tuple[list[Tensor], Tensor]:
+def depth_read_backward(
+    grad: Tensor, sources: Sequence[Tensor], query: Tensor, alpha: Tensor, eps: float
+) -> tuple[list[Tensor], Tensor]:
     """As ``lean.read_backward``."""
     sources = [v.contiguous() for v in sources]
     first, S, (M, D) = sources[0], len(sources), sources[0].shape
     d_sources, sizes = [torch.empty_like(v) for v in sources], _sizes(first)
-    programs = 4 * torch.cuda.get_device_properties(first.device).multi_processor_count if first.is_cuda else 3
+    programs = (
+        4 * torch.cuda.get_device_properties(first.device).multi_processor_count
+        if first.is_cuda
+        else 3
+    )
     programs = min(triton.cdiv(M, sizes["BLOCK_M"]), programs)
     d_query = first.new_empty(programs, D, dtype=torch.float32)
     tables = _table(sources), _table(d_sources)
-    _backward[(programs,)](*tables, grad.contiguous(), query.float(), alpha, d_query, S, M, D, eps, TYPE=TYPES[first.dtype], **sizes)
+    _backward[(programs,)](
+        *tables,
+        grad.contiguous(),
+        query.float(),
+        alpha,
+        d_query,
+        S,
+        M,
+        D,
+        eps,
+        TYPE=TYPES[first.dtype],
+        **sizes,
+    )
     return d_sources, d_query.sum(0).to(query.dtype)
 
 
 def _table(tensors: Sequence[Tensor]) -> Tensor:
     """Addresses, so that one compiled kernel serves any number of sources."""
-    return torch.tensor([x.data_ptr() for x in tensors], dtype=torch.int64).to(tensors[0].device, non_blocking=True)
+    return torch.tensor([x.data_ptr() for x in tensors], dtype=torch.int64).to(
+        tensors[0].device, non_blocking=True
+    )
 
 
 def _sizes(first: Tensor) -> dict[str, int]:
     block_d = triton.next_power_of_2(first.shape[1])
-    return {"BLOCK_D": block_d, "BLOCK_M": max(1, min(16, 1024 // block_d)), "num_warps": 4 if block_d <= 2048 else 8}
+    return {
+        "BLOCK_D": block_d,
+        "BLOCK_M": max(1, min(16, 1024 // block_d)),
+        "num_warps": 4 if block_d <= 2048 else 8,
+    }

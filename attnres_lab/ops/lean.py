@@ -1,7 +1,8 @@
-"""One read that keeps references instead of stacks: for the backward it saves only the depth weights and the sources that exist anyway.
+"""One read that keeps references instead of stacks: for the backward it saves only the depth
+weights and the sources that exist anyway.
 
-A registered operator with a fake implementation, so that ``torch.compile`` sees one node. Statistics are in fp32 at least.
-Shapes: S sources, M tokens, D width.
+A registered operator with a fake implementation, so that ``torch.compile`` sees one node.
+Statistics are in fp32 at least. Shapes: S sources, M tokens, D width.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ def _keys(v: Tensor, query: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 
 def read(sources: Sequence[Tensor], query: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Read sources [M, D] with a query [D], the key gain folded in: output [M, D] in the sources' dtype, and weights [S, M]."""
+    """Read sources [M, D] with a query [D], the key gain folded in: output [M, D] in the sources'
+    dtype, and weights [S, M].
+    """
     query = wide(query)
     with torch.autocast(query.device.type, enabled=False):
         alpha = torch.stack([_keys(wide(v), query, eps)[0] for v in sources]).softmax(0)
@@ -35,10 +38,14 @@ def read(sources: Sequence[Tensor], query: Tensor, eps: float) -> tuple[Tensor, 
     return h.to(sources[0].dtype), alpha
 
 
-def read_backward(grad: Tensor, sources: Sequence[Tensor], query: Tensor, alpha: Tensor, eps: float) -> tuple[list[Tensor], Tensor]:
-    """Gradients of the sources and of the query. With g = dh: dlogit_i = alpha_i (g . v_i - sum_j alpha_j g . v_j).
+def read_backward(
+    grad: Tensor, sources: Sequence[Tensor], query: Tensor, alpha: Tensor, eps: float
+) -> tuple[list[Tensor], Tensor]:
+    """Gradients of the sources and of the query. With g = dh: dlogit_i = alpha_i (g . v_i - sum_j
+    alpha_j g . v_j).
 
-    The sum is g . h, but h may have been rounded to bf16, and the gradient of the query would show it.
+    The sum is g . h, but h may have been rounded to bf16, and the gradient of the query would show
+    it.
     """
     grad, wide_query = wide(grad), wide(query)
     with torch.autocast(query.device.type, enabled=False):
@@ -51,7 +58,11 @@ def read_backward(grad: Tensor, sources: Sequence[Tensor], query: Tensor, alpha:
             along_v = -d_logit * logit * inverse_rms.square() / v.shape[-1]
             d_logit = d_logit * inverse_rms
             d_query.addmv_(v_wide.t(), d_logit)
-            d_v = (grad * weight[:, None]).addcmul_(d_logit[:, None], wide_query).addcmul_(v_wide, along_v[:, None])
+            d_v = (
+                (grad * weight[:, None])
+                .addcmul_(d_logit[:, None], wide_query)
+                .addcmul_(v_wide, along_v[:, None])
+            )
             d_sources.append(d_v.to(v.dtype))
     return d_sources, d_query.to(query.dtype)
 
@@ -64,7 +75,9 @@ def depth_read(sources: Sequence[Tensor], query: Tensor, eps: float) -> tuple[Te
 
 
 @torch.library.custom_op("attnres::depth_read_backward", mutates_args=())
-def depth_read_backward(grad: Tensor, sources: Sequence[Tensor], query: Tensor, alpha: Tensor, eps: float) -> tuple[list[Tensor], Tensor]:
+def depth_read_backward(
+    grad: Tensor, sources: Sequence[Tensor], query: Tensor, alpha: Tensor, eps: float
+) -> tuple[list[Tensor], Tensor]:
     """``read_backward`` as an operator."""
     backward = kernels.depth_read_backward if (kernels := _kernels(sources)) else read_backward
     result: tuple[list[Tensor], Tensor] = backward(grad, sources, query, alpha, eps)
@@ -89,7 +102,9 @@ def _(sources: Sequence[Tensor], query: Tensor, eps: float) -> tuple[Tensor, Ten
 
 
 @depth_read_backward.register_fake
-def _(grad: Tensor, sources: Sequence[Tensor], query: Tensor, alpha: Tensor, eps: float) -> tuple[list[Tensor], Tensor]:
+def _(
+    grad: Tensor, sources: Sequence[Tensor], query: Tensor, alpha: Tensor, eps: float
+) -> tuple[list[Tensor], Tensor]:
     return [v.new_empty(v.shape) for v in sources], torch.empty_like(query)
 
 
@@ -108,9 +123,13 @@ def _backward(ctx: Any, grad: Tensor, _alpha: Tensor) -> tuple[list[Tensor], Ten
 depth_read.register_autograd(_backward, setup_context=_save)
 
 
-def depth_attention(sources: Sequence[Tensor], pseudo_query: Tensor, key_gain: Tensor, eps: float) -> Tensor:
+def depth_attention(
+    sources: Sequence[Tensor], pseudo_query: Tensor, key_gain: Tensor, eps: float
+) -> Tensor:
     """The twin of ``naive.depth_attention``."""
     flat = [v.reshape(-1, v.shape[-1]) for v in sources]
-    query = (wide(pseudo_query) * wide(key_gain)).to(torch.promote_types(sources[0].dtype, torch.float32))
+    query = (wide(pseudo_query) * wide(key_gain)).to(
+        torch.promote_types(sources[0].dtype, torch.float32)
+    )
     h: Tensor = depth_read(flat, query, eps)[0]
     return h.view(sources[0].shape)

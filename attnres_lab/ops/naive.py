@@ -1,4 +1,5 @@
-"""Depth attention as the paper defines it (arXiv 2603.15031, section 3); every faster twin is tested against this file.
+"""Depth attention as the paper defines it (arXiv 2603.15031, section 3); every faster twin is
+tested against this file.
 
 Shapes: S sources, D model width, ``...`` any leading dimensions (batch, time).
 """
@@ -11,8 +12,12 @@ import torch
 from torch import Tensor
 
 
-def depth_weights(sources: Sequence[Tensor], pseudo_query: Tensor, key_gain: Tensor, eps: float) -> Tensor:
-    """Softmax over the sources of ``pseudo_query . RMSNorm(source)``, in fp32 at least: [S, ...]. No 1/sqrt(D), no temperature."""
+def depth_weights(
+    sources: Sequence[Tensor], pseudo_query: Tensor, key_gain: Tensor, eps: float
+) -> Tensor:
+    """Softmax over the sources of ``pseudo_query . RMSNorm(source)``, in fp32 at least: [S, ...].
+    No 1/sqrt(D), no temperature.
+    """
     with torch.autocast(sources[0].device.type, enabled=False):
         return _weights(_stack(sources), pseudo_query, key_gain, eps)
 
@@ -24,8 +29,12 @@ def _weights(v_SxD: Tensor, pseudo_query: Tensor, key_gain: Tensor, eps: float) 
     return logits_Sx.softmax(0)
 
 
-def depth_attention(sources: Sequence[Tensor], pseudo_query: Tensor, key_gain: Tensor, eps: float) -> Tensor:
-    """One read: the depth-weighted sum of the raw (not normalised) sources, [..., D] in the sources' dtype."""
+def depth_attention(
+    sources: Sequence[Tensor], pseudo_query: Tensor, key_gain: Tensor, eps: float
+) -> Tensor:
+    """One read: the depth-weighted sum of the raw (not normalised) sources, [..., D] in the
+    sources' dtype.
+    """
     with torch.autocast(sources[0].device.type, enabled=False):
         v_SxD = _stack(sources)
         alpha_Sx = _weights(v_SxD, pseudo_query, key_gain, eps)

@@ -1,4 +1,6 @@
-"""Attention Residuals, Full and Block (arXiv 2603.15031, section 3: h_l = sum_i alpha_{i->l} v_i); the options of a read are in reads.py."""
+"""Attention Residuals, Full and Block (arXiv 2603.15031, section 3: h_l = sum_i alpha_{i->l} v_i);
+the options of a read are in reads.py.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from attnres_lab.residual.reads import ReadConfig, Reads
 
 
 class Sources(NamedTuple):
-    """Completed sources (the embedding first), the open partial sum of the current block, and the parameters of each read."""
+    """Completed sources (the embedding first), the open partial sum of the current block, and the
+    parameters of each read.
+    """
 
     done: tuple[Tensor, ...]
     partial: Tensor | None
@@ -31,7 +35,9 @@ State = Sources | TwoPhase | Decoding
 
 @dataclass(frozen=True)
 class FullConfig(ReadConfig):
-    """Every sublayer output is a source, or with ``window`` the embedding and the latest ``window`` outputs (for the output read too)."""
+    """Every sublayer output is a source, or with ``window`` the embedding and the latest ``window``
+    outputs (for the output read too).
+    """
 
     name: str = "full"
     window: int | None = None
@@ -47,9 +53,15 @@ class FullConfig(ReadConfig):
     def check(self, num_sublayers: int, dim: int) -> None:
         super().check(num_sublayers, dim)
         if self.window is not None and not 1 <= self.window < num_sublayers:
-            raise ValueError(f"model.residual.window: {self.window} is not within 1 and {num_sublayers - 1}; leave it out to see all sublayers")
+            raise ValueError(
+                f"model.residual.window: {self.window} is not within 1 and {num_sublayers - 1}; "
+                "leave it out to see all sublayers"
+            )
         if self.window is not None and not self.output_read:
-            raise ValueError("model.residual.output_read: the sum of all outputs would see past the window; leave one of the two out")
+            raise ValueError(
+                "model.residual.output_read: the sum of all outputs would see past the window; "
+                "leave one of the two out"
+            )
 
     def ends(self, num_sublayers: int) -> tuple[int, ...]:
         """How many sublayers have run when each block closes."""
@@ -58,7 +70,9 @@ class FullConfig(ReadConfig):
 
 @dataclass(frozen=True)
 class BlockConfig(ReadConfig):
-    """Exactly one of ``block_size`` (sublayers in a block; the last block may be shorter) and ``num_blocks`` (sizes differ by one at most)."""
+    """Exactly one of ``block_size`` (sublayers in a block; the last block may be shorter) and
+    ``num_blocks`` (sizes differ by one at most).
+    """
 
     name: str = "block"
     num_blocks: int | None = None  # with neither: 8, the paper's recommendation
@@ -70,15 +84,24 @@ class BlockConfig(ReadConfig):
 
     @property
     def label(self) -> str:
-        return (f"block{self.num_blocks}" if self.num_blocks else f"block-s{self.block_size}") + self.suffix
+        return (
+            f"block{self.num_blocks}" if self.num_blocks else f"block-s{self.block_size}"
+        ) + self.suffix
 
     def check(self, num_sublayers: int, dim: int) -> None:
         super().check(num_sublayers, dim)
         if self.num_blocks is not None and self.block_size is not None:
             raise ValueError("model.residual: block takes num_blocks or block_size, not both")
-        key, value = ("num_blocks", self.num_blocks) if self.block_size is None else ("block_size", self.block_size)
+        key, value = (
+            ("num_blocks", self.num_blocks)
+            if self.block_size is None
+            else ("block_size", self.block_size)
+        )
         if value is None or not 1 <= value <= num_sublayers:
-            raise ValueError(f"model.residual.{key}: {value} is not within 1 and the {num_sublayers} sublayers (two per layer)")
+            raise ValueError(
+                f"model.residual.{key}: {value} is not within 1 and the {num_sublayers} sublayers "
+                "(two per layer)"
+            )
 
     def ends(self, num_sublayers: int) -> tuple[int, ...]:
         """How many sublayers have run when each block closes."""
@@ -91,39 +114,52 @@ class BlockConfig(ReadConfig):
 class AttnRes(Residual):
     """Depth attention over block sums; Full is blocks of one sublayer.
 
-    Read l has ``1 + closed blocks + (1 if the block is open)`` sources. The first read has one source, hence no choice and no parameters:
-    a query there would never get a gradient.
+    Read l has ``1 + closed blocks + (1 if the block is open)`` sources. The first read has one
+    source, hence no choice and no parameters: a query there would never get a gradient.
     """
 
     Config: ClassVar[type[ResidualConfig]] = FullConfig
 
-    def __init__(self, config: FullConfig | BlockConfig, num_sublayers: int, dim: int, norm_eps: float) -> None:
+    def __init__(
+        self, config: FullConfig | BlockConfig, num_sublayers: int, dim: int, norm_eps: float
+    ) -> None:
         super().__init__(config, num_sublayers, dim, norm_eps)
         self.ends = config.ends(num_sublayers)
         self.phases = twophase.phases(self.ends)
         self.window = config.window if isinstance(config, FullConfig) else None
-        self.starts_as_baseline = self.window is None  # what has left the window is missing from the sum
+        # what has left the window is missing from the sum
+        self.starts_as_baseline = self.window is None
         self.reads: Reads | None = None
         if config.plain:
-            self.pseudo_query = nn.Parameter(torch.zeros(num_sublayers, dim))  # reads 1 .. L-1, then the output read
+            # reads 1 .. L-1, then the output read
+            self.pseudo_query = nn.Parameter(torch.zeros(num_sublayers, dim))
             self.key_gain = nn.Parameter(torch.ones(num_sublayers, dim))
         else:
-            counts = [self.num_sources(index) for index in range(1, num_sublayers + config.output_read)]
+            counts = [
+                self.num_sources(index) for index in range(1, num_sublayers + config.output_read)
+            ]
             self.reads = Reads(config, counts, dim, norm_eps)
 
     def start(self, x_BTD: Tensor) -> State:
         if self.reads is not None:
             return Sources((x_BTD,), None, self.reads.start())
         if decoding.serves(x_BTD):
-            return Decoding(x_BTD, wide(self.pseudo_query) * wide(self.key_gain), self.ends, self.norm_eps)
+            return Decoding(
+                x_BTD, wide(self.pseudo_query) * wide(self.key_gain), self.ends, self.norm_eps
+            )
         if twophase.serves(x_BTD, self.pseudo_query):
-            return TwoPhase.start(x_BTD, self.pseudo_query * self.key_gain, self.ends, self.phases, self.norm_eps)
+            return TwoPhase.start(
+                x_BTD, self.pseudo_query * self.key_gain, self.ends, self.phases, self.norm_eps
+            )
         pairs = zip(self.pseudo_query.unbind(), self.key_gain.unbind(), strict=True)
-        return Sources((x_BTD,), None, tuple({"query": query, "gain": gain} for query, gain in pairs))
+        return Sources(
+            (x_BTD,), None, tuple({"query": query, "gain": gain} for query, gain in pairs)
+        )
 
     def step(self, state: State, sublayer: Sublayer, index: int) -> State:
         h_BTD = self._read(state, index)
-        out_BTD = sublayer(h_BTD).to(h_BTD.dtype)  # under autocast a sublayer ends in bf16; the stream stays fp32, as the baseline's sum does
+        # under autocast a sublayer ends in bf16; the stream stays fp32, as the baseline's sum does
+        out_BTD = sublayer(h_BTD).to(h_BTD.dtype)
         if isinstance(state, TwoPhase | Decoding):
             return state.push(out_BTD)
         open_sum = out_BTD if state.partial is None else state.partial + out_BTD
@@ -167,7 +203,11 @@ class AttnRes(Residual):
         """Names of the sources of the read before sublayer ``index``."""
         unit = "f" if len(self.ends) == self.num_sublayers else "b"
         closed = [f"{unit}{n}" for n, end in enumerate(self.ends, 1) if end <= index]
-        return ("embedding", *closed[-(self.window or len(closed)) :], *(() if index in self.ends else ("partial",)))
+        return (
+            "embedding",
+            *closed[-(self.window or len(closed)) :],
+            *(() if index in self.ends else ("partial",)),
+        )
 
     def num_sources(self, index: int) -> int:
         """Sources of the read before sublayer ``index``; ``num_sublayers`` is the output read."""
@@ -178,7 +218,9 @@ class AttnRes(Residual):
         if self.reads is not None:
             return self.reads.flops_per_token()
         # a logit and a weighted value per source: 2 D each
-        return sum(4 * self.dim * self.num_sources(index) for index in range(1, self.num_sublayers + 1))
+        return sum(
+            4 * self.dim * self.num_sources(index) for index in range(1, self.num_sublayers + 1)
+        )
 
 
 class Block(AttnRes):

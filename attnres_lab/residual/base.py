@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 Sublayer = Callable[[Tensor], Tensor]
-#: Called with (index of the read, names of its sources, weights [S, B, T]); the index of the output read is ``num_sublayers``.
+#: Called with (index of the read, names of its sources, weights [S, B, T]); the index of the output
+#: read is ``num_sublayers``.
 Observer = Callable[[int, tuple[str, ...], Tensor], None]
 
 
@@ -27,23 +28,35 @@ class ResidualConfig:
         return self.name
 
     def check(self, num_sublayers: int, dim: int) -> None:
-        """Raise ValueError, with the key and the remedy, for options that make no sense together or on this depth and width."""
+        """Raise ValueError, with the key and the remedy, for options that make no sense together or
+        on this depth and width.
+        """
 
 
 class Residual(nn.Module, ABC):
     """How sublayer outputs are combined over depth. Shapes: B batch, T time, D width.
 
-    Draws no random numbers at construction (variants of one seed share the trunk's weights) and, unless ``starts_as_baseline`` is False, computes the
-    PreNorm baseline before training. ``state`` is the variant's own business.
+    Draws no random numbers at construction (variants of one seed share the trunk's weights) and,
+    unless ``starts_as_baseline`` is False, computes the PreNorm baseline before training. ``state``
+    is the variant's own business.
     """
 
     Config: ClassVar[type[ResidualConfig]]
-    starts_as_baseline: bool = True  # False, with the reason beside it, for methods or options that cannot
+    starts_as_baseline: bool = (
+        True  # False, with the reason beside it, for methods or options that cannot
+    )
 
     def __init__(self, config: Any, num_sublayers: int, dim: int, norm_eps: float) -> None:
         super().__init__()
-        self.config, self.num_sublayers, self.dim, self.norm_eps = config, num_sublayers, dim, norm_eps
-        self.observer: Observer | None = None  # set by probes; reads report their depth weights to it
+        self.config, self.num_sublayers, self.dim, self.norm_eps = (
+            config,
+            num_sublayers,
+            dim,
+            norm_eps,
+        )
+        self.observer: Observer | None = (
+            None  # set by probes; reads report their depth weights to it
+        )
 
     @abstractmethod
     def start(self, x_BTD: Tensor) -> Any:
@@ -51,17 +64,23 @@ class Residual(nn.Module, ABC):
 
     @abstractmethod
     def step(self, state: Any, sublayer: Sublayer, index: int) -> Any:
-        """State after sublayer ``index`` (from 0), which maps its input [B, T, D] to its output [B, T, D]."""
+        """State after sublayer ``index`` (from 0), which maps its input [B, T, D] to its output [B,
+        T, D].
+        """
 
     @abstractmethod
     def finish(self, state: Any) -> Tensor:
         """Final hidden state [B, T, D], before the final norm."""
 
     def flops_per_token(self) -> int:
-        """Forward FLOPs of this variant's matrix products, per token (a multiply and an add are two)."""
+        """Forward FLOPs of this variant's matrix products, per token (a multiply and an add are
+        two).
+        """
         return 0
 
 
 def exact(x: Tensor) -> torch.autocast:
-    """A context without autocast: mixing over depth stays in the streams' own precision, while the sublayers run in bf16."""
+    """A context without autocast: mixing over depth stays in the streams' own precision, while the
+    sublayers run in bf16.
+    """
     return torch.autocast(x.device.type, enabled=False)

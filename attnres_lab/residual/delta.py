@@ -1,4 +1,6 @@
-"""Delta Attention Residuals (arXiv 2605.18855): the residual stream plus what depth attention selects from the sublayer outputs."""
+"""Delta Attention Residuals (arXiv 2605.18855): the residual stream plus what depth attention
+selects from the sublayer outputs.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ class DeltaConfig(ResidualConfig):
 
 
 class DeltaState(NamedTuple):
-    """The stream, its summands so far (the embedding first), and one query and key gain per read."""
+    """The stream, its summands so far (the embedding first), and one query and key gain per
+    read.
+    """
 
     stream: Tensor
     sources: tuple[Tensor, ...]
@@ -29,11 +33,13 @@ class DeltaState(NamedTuple):
 
 
 class Delta(Residual):
-    """h_l = stream_l + sum_i alpha_{i->l} v_i, with stream_l the plain sum and alpha as in Full AttnRes.
+    """h_l = stream_l + sum_i alpha_{i->l} v_i, with stream_l the plain sum and alpha as in Full
+    AttnRes.
 
-    Choices: the embedding is a source, as in the authors' code; the first sublayer reads the stream alone; the output is the stream, without a read.
-    Queries start at zero, unlike the paper's: then the selected mean is stream / l, parallel to the stream, and the start is the baseline.
-    The form per sublayer; the paper's block form is not here.
+    Choices: the embedding is a source, as in the authors' code; the first sublayer reads the stream
+    alone; the output is the stream, without a read. Queries start at zero, unlike the paper's: then
+    the selected mean is stream / l, parallel to the stream, and the start is the baseline. The form
+    per sublayer; the paper's block form is not here.
     """
 
     Config = DeltaConfig
@@ -47,7 +53,8 @@ class Delta(Residual):
         return DeltaState(x_BTD, (x_BTD,), self.pseudo_query.unbind(), self.key_gain.unbind())
 
     def step(self, state: DeltaState, sublayer: Sublayer, index: int) -> DeltaState:
-        out_BTD = sublayer(self._hidden(state, index)).to(state.stream.dtype)  # sources of a read share their dtype
+        # sources of a read share their dtype
+        out_BTD = sublayer(self._hidden(state, index)).to(state.stream.dtype)
         return state._replace(stream=state.stream + out_BTD, sources=(*state.sources, out_BTD))
 
     def finish(self, state: DeltaState) -> Tensor:
@@ -59,7 +66,11 @@ class Delta(Residual):
         read = (state.sources, state.query[index - 1], state.gain[index - 1], self.norm_eps)
         if self.observer is not None:
             with torch.no_grad():
-                self.observer(index, ("embedding", *(f"f{n}" for n in range(1, index + 1))), ops.depth_weights(*read))
+                self.observer(
+                    index,
+                    ("embedding", *(f"f{n}" for n in range(1, index + 1))),
+                    ops.depth_weights(*read),
+                )
         return state.stream + ops.depth_attention(*read)
 
     def flops_per_token(self) -> int:

@@ -12,7 +12,9 @@ from attnres_lab.residual.base import Residual, ResidualConfig, Sublayer, exact
 
 @dataclass(frozen=True)
 class DenseFormerConfig(ResidualConfig):
-    """Counted in layers (attention and MLP together), as in the paper: its 4x5 is dilation 4, period 5."""
+    """Counted in layers (attention and MLP together), as in the paper: its 4x5 is dilation 4,
+    period 5.
+    """
 
     name: str = "denseformer"
     dilation: int = 1
@@ -20,24 +22,35 @@ class DenseFormerConfig(ResidualConfig):
 
     @property
     def label(self) -> str:
-        return "denseformer" if (self.dilation, self.period) == (1, 1) else f"denseformer-{self.dilation}x{self.period}"
+        return (
+            "denseformer"
+            if (self.dilation, self.period) == (1, 1)
+            else f"denseformer-{self.dilation}x{self.period}"
+        )
 
     def check(self, num_sublayers: int, dim: int) -> None:
         for key in ("dilation", "period"):
             if not 1 <= getattr(self, key) <= num_sublayers // 2:
-                raise ValueError(f"model.residual.{key}: {getattr(self, key)} is not within 1 and the {num_sublayers // 2} layers")
+                raise ValueError(
+                    f"model.residual.{key}: {getattr(self, key)} is not within 1 and the "
+                    f"{num_sublayers // 2} layers"
+                )
 
 
 class DenseFormer(Residual):
-    """X_i = sum_j a_ij Y_j after every ``period``-th layer i (from 1): Y_0 the embedding, Y_j the output of layer j before its own averaging.
+    """X_i = sum_j a_ij Y_j after every ``period``-th layer i (from 1): Y_0 the embedding, Y_j the
+    output of layer j before its own averaging.
 
-    j runs over i, i - dilation, i - 2 dilation, ... down to 0 at the least, as in the authors' code. a is one-hot on j = i at the start, free in
-    sign and not normalised. Between averages the stream is the PreNorm residual.
+    j runs over i, i - dilation, i - 2 dilation, ... down to 0 at the least, as in the authors'
+    code. a is one-hot on j = i at the start, free in sign and not normalised. Between averages the
+    stream is the PreNorm residual.
     """
 
     Config = DenseFormerConfig
 
-    def __init__(self, config: DenseFormerConfig, num_sublayers: int, dim: int, norm_eps: float) -> None:
+    def __init__(
+        self, config: DenseFormerConfig, num_sublayers: int, dim: int, norm_eps: float
+    ) -> None:
         super().__init__(config, num_sublayers, dim, norm_eps)
         self.averages = nn.ParameterDict()
         for layer in range(config.period, num_sublayers // 2 + 1, config.period):
@@ -58,11 +71,17 @@ class DenseFormer(Residual):
         layer = (index + 1) // 2
         if layer % self.config.period == 0:
             with exact(stream):
-                stream = torch.einsum("s,s...->...", self.averages[str(layer)], torch.stack(outputs[:: -self.config.dilation]))
+                stream = torch.einsum(
+                    "s,s...->...",
+                    self.averages[str(layer)],
+                    torch.stack(outputs[:: -self.config.dilation]),
+                )
         return (stream, *outputs)
 
     def finish(self, state: tuple[Tensor, ...]) -> Tensor:
         return state[0]
 
     def flops_per_token(self) -> int:
-        return sum(2 * self.dim * len(weights) for weights in self.averages.values() if len(weights) > 1)
+        return sum(
+            2 * self.dim * len(weights) for weights in self.averages.values() if len(weights) > 1
+        )

@@ -1,6 +1,8 @@
-"""Manifold-constrained hyper-connections (mHC, arXiv 2512.24880, equations 7 to 9) and mHC-lite (arXiv 2601.05732).
+"""Manifold-constrained hyper-connections (mHC, arXiv 2512.24880, equations 7 to 9) and mHC-lite
+(arXiv 2601.05732).
 
-Shapes: B batch, T time, N streams, D width, C coefficients of one site. Matrices over streams are [target, source].
+Shapes: B batch, T time, N streams, D width, C coefficients of one site. Matrices over streams are
+[target, source].
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ OFF = -8.0  # initial logit of what is off at the start: the mixing starts near 
 
 @dataclass(frozen=True)
 class MHCConfig(ResidualConfig):
-    """``mixing``: ``sinkhorn`` is mHC; ``permutations`` is mHC-lite, a convex combination of all N! permutation matrices."""
+    """``mixing``: ``sinkhorn`` is mHC; ``permutations`` is mHC-lite, a convex combination of all N!
+    permutation matrices.
+    """
 
     name: str = "mhc"
     streams: int = 4
@@ -30,19 +34,29 @@ class MHCConfig(ResidualConfig):
 
     @property
     def label(self) -> str:
-        return "mhc" + ("-lite" if self.mixing == "permutations" else "") + (f"-n{self.streams}" if self.streams != 4 else "")
+        return (
+            "mhc"
+            + ("-lite" if self.mixing == "permutations" else "")
+            + (f"-n{self.streams}" if self.streams != 4 else "")
+        )
 
     def check(self, num_sublayers: int, dim: int) -> None:
         if self.streams < 2:
-            raise ValueError(f"model.residual.streams: {self.streams} is fewer than 2; one stream is the baseline")
+            raise ValueError(
+                f"model.residual.streams: {self.streams} is fewer than 2; one stream is the "
+                "baseline"
+            )
         if self.mixing == "permutations" and self.streams > 5:
             raise ValueError(
-                f"model.residual.streams: {self.streams} streams have {math.factorial(self.streams)} permutations; take 5 or fewer, or sinkhorn"
+                f"model.residual.streams: {self.streams} streams have "
+                f"{math.factorial(self.streams)} permutations; take 5 or fewer, or sinkhorn"
             )
 
 
 def sinkhorn(logits: Tensor) -> Tensor:
-    """A doubly stochastic matrix [..., N, N] from exp(logits): columns, then rows, ``ROUNDS`` times; the rows sum to 1 exactly."""
+    """A doubly stochastic matrix [..., N, N] from exp(logits): columns, then rows, ``ROUNDS``
+    times; the rows sum to 1 exactly.
+    """
     m = (logits - logits.amax((-2, -1), keepdim=True)).exp()
     for _ in range(ROUNDS):
         m = m / m.sum(-2, keepdim=True)
@@ -51,34 +65,55 @@ def sinkhorn(logits: Tensor) -> Tensor:
 
 
 class MHCSite(nn.Module):
-    """The connections of one sublayer: read = sigmoid(c), write = 2 sigmoid(c), mix doubly stochastic, with c = gate * (RMSNorm(vec H) W) + bias.
+    """The connections of one sublayer: read = sigmoid(c), write = 2 sigmoid(c), mix doubly
+    stochastic, with c = gate * (RMSNorm(vec H) W) + bias.
 
-    Choices: W starts at zero, the three gates at 0.01; RMSNorm has no gain (W would absorb it). The bias of write is 0 (writes of 1), that of mix
-    makes it near the identity. That of read is +1 on stream l mod N and -1 elsewhere: with equal streams, equal reads and no random numbers all
-    streams would get equal gradients and stay one stream for ever. Any read starts as the baseline: the streams are equal, and PreNorm ignores scale.
-    Without ``mixes`` there is no mix: the first sublayer's streams are equal and the last one's are summed, so it could have no gradient.
+    Choices: W starts at zero, the three gates at 0.01; RMSNorm has no gain (W would absorb it). The
+    bias of write is 0 (writes of 1), that of mix makes it near the identity. That of read is +1 on
+    stream l mod N and -1 elsewhere: with equal streams, equal reads and no random numbers all
+    streams would get equal gradients and stay one stream for ever. Any read starts as the baseline:
+    the streams are equal, and PreNorm ignores scale. Without ``mixes`` there is no mix: the first
+    sublayer's streams are equal and the last one's are summed, so it could have no gradient.
     """
 
     permutations: Tensor
 
-    def __init__(self, config: MHCConfig, index: int, dim: int, norm_eps: float, mixes: bool) -> None:
+    def __init__(
+        self, config: MHCConfig, index: int, dim: int, norm_eps: float, mixes: bool
+    ) -> None:
         super().__init__()
         n = config.streams
-        self.n, self.norm_eps, self.mixes, self.lite = n, norm_eps, mixes, config.mixing == "permutations"
+        self.n, self.norm_eps, self.mixes, self.lite = (
+            n,
+            norm_eps,
+            mixes,
+            config.mixing == "permutations",
+        )
         orders = list(permutations(range(n)))  # the identity first
-        mix = (torch.arange(len(orders)) > 0) * OFF if self.lite else ((1 - torch.eye(n)) * OFF).flatten()
+        mix = (
+            (torch.arange(len(orders)) > 0) * OFF
+            if self.lite
+            else ((1 - torch.eye(n)) * OFF).flatten()
+        )
         biases = [2 * torch.eye(n)[index % n] - 1, torch.zeros(n)] + ([mix] if mixes else [])
         self.bias = nn.Parameter(torch.cat(biases))
         self.gate = nn.Parameter(torch.full((len(biases),), 0.01))
         self.projection = nn.Parameter(torch.zeros(n * dim, len(self.bias)))
         self.sizes = [len(bias) for bias in biases]
         if self.lite and mixes:
-            self.register_buffer("permutations", torch.stack([torch.eye(n)[list(order)] for order in orders]), persistent=False)
+            self.register_buffer(
+                "permutations",
+                torch.stack([torch.eye(n)[list(order)] for order in orders]),
+                persistent=False,
+            )
 
     def forward(self, h_BTND: Tensor) -> Connections:
         flat = h_BTND.flatten(-2)
-        moves_BTC = nn.functional.rms_norm(flat, flat.shape[-1:], eps=self.norm_eps) @ self.projection
-        gated = [gate * part for gate, part in zip(self.gate, moves_BTC.split(self.sizes, -1), strict=True)]  # type: ignore[no-untyped-call]
+        moves_BTC = (
+            nn.functional.rms_norm(flat, flat.shape[-1:], eps=self.norm_eps) @ self.projection
+        )
+        moves = moves_BTC.split(self.sizes, -1)  # type: ignore[no-untyped-call]
+        gated = [gate * part for gate, part in zip(self.gate, moves, strict=True)]
         read, write, *mix = (torch.cat(gated, -1) + self.bias).split(self.sizes, -1)  # type: ignore[no-untyped-call]
         return Connections(read.sigmoid(), self._mix(mix[0]) if mix else None, 2 * write.sigmoid())
 
@@ -88,7 +123,9 @@ class MHCSite(nn.Module):
         return sinkhorn(logits.unflatten(-1, (self.n, self.n)))  # type: ignore[no-untyped-call]
 
     def flops_per_token(self, dim: int) -> int:
-        """The projection, the read, and where there is one the mix (for mHC-lite, also its sum over the permutations)."""
+        """The projection, the read, and where there is one the mix (for mHC-lite, also its sum over
+        the permutations).
+        """
         total = 2 * self.projection.numel() + 2 * self.n * dim
         if self.mixes:
             total += 2 * self.n**2 * dim + (2 * self.sizes[2] * self.n**2 if self.lite else 0)
@@ -102,7 +139,10 @@ class ManifoldHyperConnections(Streams):
 
     def __init__(self, config: MHCConfig, num_sublayers: int, dim: int, norm_eps: float) -> None:
         last = num_sublayers - 1
-        sites = [MHCSite(config, index, dim, norm_eps, mixes=0 < index < last) for index in range(num_sublayers)]
+        sites = [
+            MHCSite(config, index, dim, norm_eps, mixes=0 < index < last)
+            for index in range(num_sublayers)
+        ]
         super().__init__(config, sites, config.streams, dim, norm_eps)
 
     def flops_per_token(self) -> int:

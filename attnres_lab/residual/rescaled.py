@@ -18,10 +18,12 @@ class RescaledConfig(ResidualConfig):
 
 
 class Rescaled(Residual):
-    """h_{l+1} = (sqrt(l) h_l + f_l(h_l)) / sqrt(l + 1), l from 1: h_l is the baseline's divided by sqrt(l).
+    """h_{l+1} = (sqrt(l) h_l + f_l(h_l)) / sqrt(l + 1), l from 1: h_l is the baseline's divided by
+    sqrt(l).
 
-    PreNorm ignores the scale, so it stays the baseline in function and in every weight's gradient, through training too; only what the norm's eps
-    sees and the gradients of h differ. It separates what bounded magnitudes bring from what selection brings. Ours, from no paper.
+    PreNorm ignores the scale, so it stays the baseline in function and in every weight's gradient,
+    through training too; only what the norm's eps sees and the gradients of h differ. It separates
+    what bounded magnitudes bring from what selection brings. Ours, from no paper.
     """
 
     Config = RescaledConfig

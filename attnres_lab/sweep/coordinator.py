@@ -1,4 +1,6 @@
-"""One coordinator for each sweep: it starts what is owed, records what ended, and asks the study what to do next."""
+"""One coordinator for each sweep: it starts what is owed, records what ended, and asks the study
+what to do next.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,8 @@ import time
 from dataclasses import replace
 
 from attnres_lab.config import to_yaml
-from attnres_lab.runfiles import DONE, Status, read_json, write_atomic
-from attnres_lab.sweep.folder import Entry, SweepFolder, last_row
+from attnres_lab.runs.folder import DONE, Status, read_json, write_atomic
+from attnres_lab.runs.sweep import Entry, SweepFolder, last_row
 from attnres_lab.sweep.launchers import Ended, Job, Launcher
 from attnres_lab.sweep.ledger import Ledger, Outcome
 from attnres_lab.sweep.plan import Planner
@@ -24,11 +26,27 @@ PATIENCE = 600.0  # seconds that a trial may take to write its last checkpoint
 class Coordinator:
     """Runs the owed trials of a sweep whose folder the caller holds."""
 
-    def __init__(self, planner: Planner, folder: SweepFolder, launcher: Launcher, study: Study, view: Screen) -> None:
-        self.planner, self.folder, self.launcher, self.study, self.view = planner, folder, launcher, study, view
+    def __init__(
+        self, planner: Planner, folder: SweepFolder, launcher: Launcher, study: Study, view: Screen
+    ) -> None:
+        self.planner, self.folder, self.launcher, self.study, self.view = (
+            planner,
+            folder,
+            launcher,
+            study,
+            view,
+        )
         self.spec = planner.spec
-        self.ledger, self.pruning = Ledger(self.spec, folder, study, view), Pruning(self.spec, study, folder)
-        self.rules, self.trials, self.points, self.done = self.ledger.rules, self.ledger.trials, self.ledger.points, self.ledger.done
+        self.ledger, self.pruning = (
+            Ledger(self.spec, folder, study, view),
+            Pruning(self.spec, study, folder),
+        )
+        self.rules, self.trials, self.points, self.done = (
+            self.ledger.rules,
+            self.ledger.trials,
+            self.ledger.points,
+            self.ledger.done,
+        )
         self.only: set[str] | None = None  # hashes, where not everything owed shall run
         self.running: dict[str, float] = {}  # start time
         self.queue: list[tuple[float, int, str]] = []  # (-FLOPs, order, hash): the largest first
@@ -40,18 +58,27 @@ class Coordinator:
         self.asked: dict[str, float] = {}  # when a trial was asked to end
 
     def run(self) -> Outcome:
-        """Until nothing is owed, a stop rule holds, or somebody asks to stop: Ctrl-C, SIGTERM, a closed terminal, ``attnres sweep stop``."""
+        """Until nothing is owed, a stop rule holds, or somebody asks to stop: Ctrl-C, SIGTERM, a
+        closed terminal, ``attnres sweep stop``.
+        """
         self.study.reconcile(self.points)
         for hash in self.only or ():
             self.study.told.pop(self.trials[hash].entry.point, None)
-        self.running = dict.fromkeys(set(self.launcher.adopt()) & (set(self.trials) - self.done), time.time())
+        self.running = dict.fromkeys(
+            set(self.launcher.adopt()) & (set(self.trials) - self.done), time.time()
+        )
         self.queued.update(self.running)
         for point in self.points:
             self._advance(point)
-        old = {number: signal.signal(number, self.interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        old = {
+            number: signal.signal(number, self.interrupt)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        }
         try:
             self._fill()
-            while self.running or not (self.signals or self.rules.held or not (self.queue or self.later)):
+            while self.running or not (
+                self.signals or self.rules.held or not (self.queue or self.later)
+            ):
                 for ended in self.launcher.wait(0.05 if self.later and not self.running else 0.2):
                     self._ended(ended)
                 self._obey()
@@ -63,10 +90,14 @@ class Coordinator:
             for number, handler in old.items():
                 signal.signal(number, handler)
         owed = len((self.only or set(self.trials)) - self.done - set(self.ledger.failed))
-        return Outcome(len(self.done), len(self.ledger.failed), owed, bool(self.signals), self.rules.held)
+        return Outcome(
+            len(self.done), len(self.ledger.failed), owed, bool(self.signals), self.rules.held
+        )
 
     def _advance(self, point: str) -> None:
-        """Queue what a point still owes (one seed after the other, if it may be pruned); record it when it owes nothing."""
+        """Queue what a point still owes (one seed after the other, if it may be pruned); record it
+        when it owes nothing.
+        """
         owed = self.ledger.owed(point)
         for hash in self.pruning.ready(owed, len(self.points[point])):
             if hash not in self.queued and (self.only is None or hash in self.only):
@@ -75,22 +106,33 @@ class Coordinator:
             self.ledger.tell(point)
 
     def _push(self, hash: str) -> None:
-        """The largest first; where points may be pruned, begun points before new ones: a pruner compares with complete ones."""
+        """The largest first; where points may be pruned, begun points before new ones: a pruner
+        compares with complete ones.
+        """
         entry = self.trials[hash].entry
         begun = self.pruning.on and any(h in self.done for h in self.points[entry.point])
         self.queued.add(hash)
-        heapq.heappush(self.queue, (float("-inf") if begun else -(entry.flops or 0.0), len(self.queued), hash))
+        heapq.heappush(
+            self.queue, (float("-inf") if begun else -(entry.flops or 0.0), len(self.queued), hash)
+        )
 
     def _fill(self) -> None:
         """Start trials while there are slots."""
         for ready, hash in [item for item in self.later if item[0] <= time.time()]:
             self.later.remove((ready, hash))
             self._push(hash)
-        while not self.signals and not self.rules.held and len(self.running) < self.launcher.slots and (self.queue or self._propose()):
+        while (
+            not self.signals
+            and not self.rules.held
+            and len(self.running) < self.launcher.slots
+            and (self.queue or self._propose())
+        ):
             self._start(heapq.heappop(self.queue)[2])
 
     def _propose(self) -> bool:
-        """Ask for new points until one of them owes a trial; False where none is left to propose."""
+        """Ask for new points until one of them owes a trial; False where none is left to
+        propose.
+        """
         while self.spec.adaptive and self.only is None and not self.queue:
             unknown = set(self.points) - set(self.study.told) - set(self.study.open)
             if self.study.proposed() + len(unknown) >= (self.spec.trials or 0):
@@ -115,9 +157,12 @@ class Coordinator:
             self._ended(Ended(hash, 0))
             return
         if not run.config.exists():
-            write_atomic(run.config, to_yaml(replace(trial.config, name=trial.entry.run_name[:100])).encode())
+            write_atomic(
+                run.config, to_yaml(replace(trial.config, name=trial.entry.run_name[:100])).encode()
+            )
         run.stop.unlink(missing_ok=True)
-        run.set_status("scheduled", step=run.status().step)  # an old end must not be read as the new one
+        # an old end must not be read as the new one
+        run.set_status("scheduled", step=run.status().step)
         if self.pruning.on:
             self.study.begin(trial.entry.point, trial.entry.params)
         self.launcher.start(Job(hash, run.path))
@@ -133,7 +178,10 @@ class Coordinator:
         if status.state in DONE:
             self.done.add(hash)
             if self.rules.add(result):
-                self.view.say(f"stop.{self.rules.held}: reached; running trials end by themselves, no more are started")
+                self.view.say(
+                    f"stop.{self.rules.held}: reached; running trials end by themselves, no more "
+                    "are started"
+                )
             self._judge(entry, status)
             self._advance(entry.point)
         elif (status.state == "failed" or not self.signals) and not self._again(hash, status):
@@ -141,16 +189,27 @@ class Coordinator:
 
     def _judge(self, entry: Entry, status: Status) -> None:
         """A point that is given up spares its other seeds."""
-        values = self.ledger.values(entry.hash) if status.state != "pruned" and self.pruning.over_seeds else None
-        if status.state == "pruned" or (values and self.pruning.seed_done(entry, self.points[entry.point].index(entry.hash), values[0])):
+        values = (
+            self.ledger.values(entry.hash)
+            if status.state != "pruned" and self.pruning.over_seeds
+            else None
+        )
+        if status.state == "pruned" or (
+            values
+            and self.pruning.seed_done(entry, self.points[entry.point].index(entry.hash), values[0])
+        ):
             for hash in self.ledger.owed(entry.point):
                 self.folder.trial(hash).set_status("pruned", message="its point was given up")
                 self.done.add(hash)
 
     def _watch(self) -> None:
-        """Ask hopeless trials, and those out of time, to end; end those that were asked long ago."""
+        """Ask hopeless trials, and those out of time, to end; end those that were asked long
+        ago.
+        """
         entries = [self.trials[hash].entry for hash in self.running if hash not in self.asked]
-        for entry in self.pruning.hopeless([e for e in entries if self.points[e.point][0] == e.hash]):
+        for entry in self.pruning.hopeless(
+            [e for e in entries if self.points[e.point][0] == e.hash]
+        ):
             self._ask(entry.hash, "prune")
         limit = None if self.launcher.limits_time else self.spec.resources.time_limit
         for hash, started in self.running.items():
@@ -167,11 +226,15 @@ class Coordinator:
             self.launcher.end(hash, kill=False)
 
     def _again(self, hash: str, status: Status) -> bool:
-        """What was preempted or ran out of time goes on at once, as long as it gets on; what failed later, if the policy allows."""
+        """What was preempted or ran out of time goes on at once, as long as it gets on; what failed
+        later, if the policy allows.
+        """
         policy, step = self.spec.retry, last_row(self.folder.trial(hash)).get("step", 0)
         attempt, pause = self.attempts.get(hash, 0), 0.0
         if status.state == "failed" or step <= self.steps.get(hash, -1):
-            allowed = {"out_of_memory": policy.out_of_memory, "config": 0, "bug": 0}.get(str(status.failure), policy.infrastructure)
+            allowed = {"out_of_memory": policy.out_of_memory, "config": 0, "bug": 0}.get(
+                str(status.failure), policy.infrastructure
+            )
             if attempt >= allowed or self.signals:
                 return False
             self.attempts[hash], pause = attempt + 1, policy.backoff * 2**attempt
@@ -180,13 +243,19 @@ class Coordinator:
         return True
 
     def _obey(self) -> None:
-        """The first request to stop: trials write a checkpoint and end. The second: they are ended at once."""
+        """The first request to stop: trials write a checkpoint and end. The second: they are ended
+        at once.
+        """
         if self.folder.stop.exists():
             self.folder.stop.unlink(missing_ok=True)
             self.signals += 1
         if self.signals > self.obeyed:
             self.obeyed = self.signals
-            self.view.say("ending at once" if self.signals > 1 else "stopping: trials write a checkpoint and end; once more to end them at once")
+            self.view.say(
+                "ending at once"
+                if self.signals > 1
+                else "stopping: trials write a checkpoint and end; once more to end them at once"
+            )
             self.later.clear()
             for hash in self.running:
                 self._ask(hash, "stop")

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 
 from attnres_lab.errors import UserError
-from attnres_lab.runfiles import DONE
+from attnres_lab.runs.folder import DONE
+from attnres_lab.runs.sweep import SweepFolder
 from attnres_lab.sweep.coordinator import Coordinator
-from attnres_lab.sweep.folder import SweepFolder
 from attnres_lab.sweep.launchers import make_launcher
 from attnres_lab.sweep.ledger import Outcome
 from attnres_lab.sweep.plan import Planner, Trial
@@ -26,25 +26,42 @@ def planned(planner: Planner, folder: SweepFolder, *, large: bool) -> list[Trial
         return planner.grid(large=large)
     trials: list[Trial] = []
     for params in {e.point: e.params for e in folder.plan()}.values():
-        with suppress(KeyError):  # a point that the space no longer holds keeps its folder, but is not part of the plan
-            trials += planner.resolve(planner.space.propose(lambda axis, params=params: params[axis.key]))  # type: ignore[misc]
+        # a point that the space no longer holds keeps its folder, but is not part of the plan
+        with suppress(KeyError):
+            known = dict(params)
+            trials += planner.resolve(planner.space.propose(lambda axis: known[axis.key]))  # noqa: B023
     return trials
 
 
-def run_sweep(source: SpecFile, folder: SweepFolder, *, large: bool = False, again: Sequence[str] | None = None) -> Outcome:
-    """Run what is owed; or only ``again``, hashes of trials or their beginnings, from scratch; none: what failed. Raises UserError."""
+def run_sweep(
+    source: SpecFile,
+    folder: SweepFolder,
+    *,
+    large: bool = False,
+    again: Sequence[str] | None = None,
+) -> Outcome:
+    """Run what is owed; or only ``again``, hashes of trials or their beginnings, from scratch;
+    none: what failed. Raises UserError.
+    """
     planner, spec = Planner(source), source.spec
     with _writing(folder), folder.coordinate(), ExitStack() as stack:
         trials = planned(planner, folder, large=large or again is not None)
         folder.describe(spec.name, str(planner.base.path), source.file.path.read_text())
         folder.write_plan([trial.entry for trial in trials])
-        owed = planner.spec.adaptive or any(folder.trial(t.entry.hash).status().state not in DONE for t in trials)
+        owed = planner.spec.adaptive or any(
+            folder.trial(t.entry.hash).status().state not in DONE for t in trials
+        )
         launcher = stack.enter_context(closing(make_launcher(spec, folder.path)))
         screen = stack.enter_context(Screen(folder, spec.objectives[0].metric, launcher.slots))
         device = device_of(spec, trials, launcher.slots)
         check_memory(trials, device, spec)
         goals = ", ".join(f"{o.direction} {o.metric}" for o in spec.objectives)
-        about = {"Objective": goals, "Sampler": spec.sampler.name, "Space": ", ".join(spec.space), "Base": spec.base}
+        about = {
+            "Objective": goals,
+            "Sampler": spec.sampler.name,
+            "Space": ", ".join(spec.space),
+            "Base": spec.base,
+        }
         stack.enter_context(SweepMirror(spec.name, folder.path, about))
         study = Study(spec, planner.space, folder.journal, screen.say)
         coordinator = Coordinator(planner, folder, launcher, study, screen)
@@ -52,7 +69,10 @@ def run_sweep(source: SpecFile, folder: SweepFolder, *, large: bool = False, aga
             coordinator.only = _clear(trials, folder, again)
         coordinator.ledger.adopt(trials)
         if owed:
-            screen.say(f"{spec.name}: {len(coordinator.done)} of {len(trials)} trials done; {launcher.slots} at a time; {folder.path}")
+            screen.say(
+                f"{spec.name}: {len(coordinator.done)} of {len(trials)} trials done; "
+                f"{launcher.slots} at a time; {folder.path}"
+            )
         outcome = coordinator.run()
         screen.final()
         Speeds(device).learn((t, folder.trial(t.entry.hash)) for t in coordinator.trials.values())
@@ -66,15 +86,25 @@ def _writing(folder: SweepFolder) -> Iterator[None]:
         yield
     except OSError as error:
         where = f"{error.filename or folder.path}: {error.strerror or error}"
-        raise UserError(f"{where}; the trials were ended, their checkpoints and results are intact: mend this, then run the sweep again") from error
+        raise UserError(
+            f"{where}; the trials were ended, their checkpoints and results are intact: mend "
+            "this, then run the sweep again"
+        ) from error
 
 
 def _clear(trials: list[Trial], folder: SweepFolder, again: Sequence[str]) -> set[str]:
-    """What to run; named trials lose their results to ``discarded/``, where they stay. Raises UserError for a name that is no trial."""
-    chosen = {prefix: [t.entry.hash for t in trials if t.entry.hash.startswith(prefix)] for prefix in again}
+    """What to run; named trials lose their results to ``discarded/``, where they stay. Raises
+    UserError for a name that is no trial.
+    """
+    chosen = {
+        prefix: [t.entry.hash for t in trials if t.entry.hash.startswith(prefix)]
+        for prefix in again
+    }
     for prefix, found in chosen.items():
         if len(found) != 1:
-            raise UserError(f"{prefix}: {len(found)} planned trials begin so; see attnres sweep status")
+            raise UserError(
+                f"{prefix}: {len(found)} planned trials begin so; see attnres sweep status"
+            )
     for run in (folder.trial(hash) for found in chosen.values() for hash in found):
         if run.path.exists():
             target = folder.path / "discarded" / f"{run.path.name}-{time.time_ns()}"

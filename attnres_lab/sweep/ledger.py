@@ -1,4 +1,6 @@
-"""What a sweep knows of its trials: which are done, what they came to, and what the study is told of them."""
+"""What a sweep knows of its trials: which are done, what they came to, and what the study is told
+of them.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +9,8 @@ import signal
 from dataclasses import dataclass
 
 from attnres_lab.errors import nearest
-from attnres_lab.runfiles import DONE, Failure, Status, read_json
-from attnres_lab.sweep.folder import SweepFolder
+from attnres_lab.runs.folder import DONE, Failure, Status, read_json
+from attnres_lab.runs.sweep import SweepFolder
 from attnres_lab.sweep.launchers import Ended
 from attnres_lab.sweep.plan import Trial, misspent
 from attnres_lab.sweep.rules import Rules
@@ -31,7 +33,9 @@ class Outcome:
     @property
     def exit_code(self) -> int:
         """0 all done or a stop rule held, 1 some failed or owed, 130 interrupted."""
-        return 130 if self.interrupted else 1 if self.failed or (self.owed and not self.halted) else 0
+        return (
+            130 if self.interrupted else 1 if self.failed or (self.owed and not self.halted) else 0
+        )
 
 
 class Ledger:
@@ -66,21 +70,34 @@ class Ledger:
             return
         pruned = any(self.folder.trial(hash).status().state == "pruned" for hash in runs)
         values = [] if pruned else [v for hash in runs if (v := self.values(hash)) is not None]
-        mean = [sum(column) / len(runs) for column in zip(*values, strict=True)] if len(values) == len(runs) else None
+        mean = (
+            [sum(column) / len(runs) for column in zip(*values, strict=True)]
+            if len(values) == len(runs)
+            else None
+        )
         self.study.tell(point, self.trials[runs[0]].entry.params, runs, mean, pruned=pruned)
         if mean:
             self.rules.point(mean[0])
 
     def values(self, hash: str) -> list[float] | None:
-        """The objectives of a trial: the worst there is where it diverged, None where its result lacks them."""
+        """The objectives of a trial: the worst there is where it diverged, None where its result
+        lacks them.
+        """
         run, values = self.folder.trial(hash), []
         diverged, result = run.status().state == "diverged", read_json(run.result) or {}
         for o in self.spec.objectives:
             if not diverged and o.metric not in result:
-                self.view.say(f"objective.metric: {hash} has no '{o.metric}' in its result{nearest(o.metric, result)}")
+                self.view.say(
+                    f"objective.metric: {hash} has no '{o.metric}' in its "
+                    f"result{nearest(o.metric, result)}"
+                )
                 return None
             value = math.nan if diverged else float(result[o.metric])
-            values.append((math.inf if o.direction == "minimize" else -math.inf) if math.isnan(value) else value)
+            values.append(
+                (math.inf if o.direction == "minimize" else -math.inf)
+                if math.isnan(value)
+                else value
+            )
         return values
 
     def settle(self, ended: Ended, *, asked: bool) -> Status:
@@ -89,23 +106,36 @@ class Ledger:
         status = run.status()
         failure: Failure = "bug"
         message = f"exit code {ended.code}"
-        if status.state == "finished" and (wrong := misspent(self.trials[ended.hash].config, read_json(run.result) or {})):
+        if status.state == "finished" and (
+            wrong := misspent(self.trials[ended.hash].config, read_json(run.result) or {})
+        ):
             failure, message = "bug", wrong
         elif status.state in DONE or status.state in ("failed", "stopped"):
             return status
         elif asked or ended.fate == "stopped":
-            run.set_status("stopped", message="ended on request" if asked else "ended by the cluster", step=status.step)
+            run.set_status(
+                "stopped",
+                message="ended on request" if asked else "ended by the cluster",
+                step=status.step,
+            )
             return run.status()
         elif ended.code == BUSY:
             failure, message = "infrastructure", "another process still holds the trial's folder"
         elif ended.fate == "out_of_memory":
             failure, message = "out_of_memory", f"the node's memory was not enough; {REMEDY}"
         elif ended.code is None or ended.code < 0:
-            failure, message = "killed", f"killed by {signal.Signals(-ended.code).name}" if ended.code else "the process is gone"
+            failure, message = (
+                "killed",
+                f"killed by {signal.Signals(-ended.code).name}"
+                if ended.code
+                else "the process is gone",
+            )
         run.set_status("failed", failure=failure, message=message, step=status.step)
         return run.status()
 
     def close_failed(self) -> None:
-        """No point stays running in the record: one with a failed trial failed, and is owed to the next run."""
+        """No point stays running in the record: one with a failed trial failed, and is owed to the
+        next run.
+        """
         for point in {self.trials[hash].entry.point for hash in self.failed} & set(self.study.open):
             self.study.tell(point, {}, [], None)

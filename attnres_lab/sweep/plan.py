@@ -1,4 +1,6 @@
-"""From a space to trials: every point and seed resolved to a config, with its content hash and its cost."""
+"""From a space to trials: every point and seed resolved to a config, with its content hash and its
+cost.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,8 @@ from typing import Any
 
 from attnres_lab.config import RunConfig, content_hash, load
 from attnres_lab.errors import UserError
-from attnres_lab.flops import num_params
-from attnres_lab.sweep.folder import Entry
+from attnres_lab.model.flops import num_params
+from attnres_lab.runs.sweep import Entry
 from attnres_lab.sweep.space import Point, Space, parse_space
 from attnres_lab.sweep.spec import SpecFile
 from attnres_lab.yamlfile import YamlFile
@@ -26,7 +28,9 @@ class Trial:
 
 
 class Planner:
-    """Resolves points of one sweep file. Raises UserError for a base, an override or a space that makes no run."""
+    """Resolves points of one sweep file. Raises UserError for a base, an override or a space that
+    makes no run.
+    """
 
     def __init__(self, source: SpecFile) -> None:
         self.source = source
@@ -37,18 +41,29 @@ class Planner:
         self.base = YamlFile(path)
         self.space: Space = parse_space(self.spec.space, source.file, adaptive=self.spec.adaptive)
         if self.spec.adaptive or self.spec.pruner:
-            from attnres_lab.sweep.study import make_pruner, make_sampler  # Optuna, which a plain grid has no need of here
+            # Optuna, which a plain grid has no need of here
+            from attnres_lab.sweep.study import (
+                make_pruner,
+                make_sampler,
+            )
 
             try:
                 make_sampler(self.spec, 0), make_pruner(self.spec)
             except UserError as error:
-                raise UserError(f"{source.file.where(str(error).split(': ')[0])}: {error}") from None
+                raise UserError(
+                    f"{source.file.where(str(error).split(': ')[0])}: {error}"
+                ) from None
 
     def grid(self, *, large: bool = False) -> list[Trial]:
-        """Every trial of a grid; the same resolved config is one trial. Raises UserError for more than ``LIMIT``, unless ``large``."""
+        """Every trial of a grid; the same resolved config is one trial. Raises UserError for more
+        than ``LIMIT``, unless ``large``.
+        """
         size = self.space.size() * max(1, len(self.space.seeds))
         if size > LIMIT and not large:
-            raise UserError(f"{self.source.file.where('space')}: space: {size} trials, more than {LIMIT}; make it smaller, or say --large")
+            raise UserError(
+                f"{self.source.file.where('space')}: space: {size} trials, more than {LIMIT}; "
+                "make it smaller, or say --large"
+            )
         trials: dict[str, Trial] = {}
         for point in self.space.points():
             for trial in self.resolve(point):
@@ -63,10 +78,18 @@ class Planner:
         except UserError as error:
             raise UserError(self._place(str(error))) from None
         if first.train.devices * first.train.nodes > max(1, self.spec.resources.devices):
-            raise UserError(f"{self.source.file.where('resources')}: resources.devices: the run wants train.devices = {first.train.devices}")
+            raise UserError(
+                f"{self.source.file.where('resources')}: resources.devices: the run wants "
+                f"train.devices = {first.train.devices}"
+            )
         if wrong := misspent(first, {"flops": _entry(first, "", point).flops}):
-            where = self.source.file.where("space.budget.flops" if "budget.flops" in self.spec.space else "space")
-            raise UserError(f"{where}: budget.flops: {first.run_name}: {wrong}; set train.batch_size lower, or the budget higher")
+            where = self.source.file.where(
+                "space.budget.flops" if "budget.flops" in self.spec.space else "space"
+            )
+            raise UserError(
+                f"{where}: budget.flops: {first.run_name}: {wrong}; set train.batch_size lower, "
+                "or the budget higher"
+            )
         identity = content_hash(replace(first, seed=0))
         for seed in self.space.seeds or (first.seed,):
             config = replace(first, seed=seed)
@@ -79,14 +102,20 @@ class Planner:
         for section in ("space", "overrides"):
             for given in self.spec.space if section == "space" else self.spec.overrides:
                 points = self.spec.space.get(given) if section == "space" else None
-                sets = [given, *(k for p in points.values() if isinstance(p, dict) for k in p)] if isinstance(points, dict) else [given]
+                sets = (
+                    [given, *(k for p in points.values() if isinstance(p, dict) for k in p)]
+                    if isinstance(points, dict)
+                    else [given]
+                )
                 if any(f"{key}.".startswith(f"{k}.") for k in sets):
                     return f"{own.where(f'{section}.{given}')}: {key}: {rest}"
         return message
 
 
 def misspent(config: RunConfig, result: Mapping[str, Any]) -> str:
-    """Why a run of a FLOP budget is no IsoFLOP run: it spends more than 1 % more or less. Empty where all is well."""
+    """Why a run of a FLOP budget is no IsoFLOP run: it spends more than 1 % more or less. Empty
+    where all is well.
+    """
     budget, spent = config.budget.flops, result.get("flops")
     if budget is None or spent is None or abs(spent / budget - 1) <= 0.01:
         return ""

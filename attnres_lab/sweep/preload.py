@@ -14,4 +14,5 @@ with tempfile.TemporaryDirectory() as _folder:
     _path.write_text(to_yaml(RunConfig(budget=BudgetConfig(steps=1))))
     load(_path)  # builds the schemas of the config tree
 atexit.register(gc.unfreeze)  # else extension modules complain at exit of leaks that are none
-gc.freeze()  # what is imported is never garbage: forked trials need not look at it, nor copy its pages
+# what is imported is never garbage: forked trials need not look at it, nor copy its pages
+gc.freeze()

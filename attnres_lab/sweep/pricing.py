@@ -15,17 +15,17 @@ from typing import Any
 import psutil
 
 from attnres_lab.config import BudgetConfig, RunConfig, content_hash, to_yaml
-from attnres_lab.environment import cpu_name
 from attnres_lab.errors import UserError
-from attnres_lab.flops import num_params
-from attnres_lab.paths import cache_folder
-from attnres_lab.runfiles import RunFolder, read_json, write_atomic, write_json
-from attnres_lab.sweep.folder import SweepFolder
+from attnres_lab.model.flops import num_params
+from attnres_lab.runs.folder import RunFolder, read_json, write_atomic, write_json
+from attnres_lab.runs.paths import cache_folder
+from attnres_lab.runs.sweep import SweepFolder
 from attnres_lab.sweep.launchers import Job, make_launcher
 from attnres_lab.sweep.launchers.local import nvidia_smi
 from attnres_lab.sweep.plan import Trial
 from attnres_lab.sweep.spec import Local, SweepSpec
 from attnres_lab.sweep.trial import REMEDY
+from attnres_lab.training.environment import cpu_name
 
 #: FLOP/s assumed where nothing was measured: a guess, and shown as one.
 GUESS = {"cpu": 1e10, "gpu": 2e13}
@@ -33,7 +33,9 @@ GUESS = {"cpu": 1e10, "gpu": 2e13}
 
 @dataclass(frozen=True)
 class Device:
-    """What trials run on: its name (empty: nobody knows yet), its memory in bytes, and how many trials at a time."""
+    """What trials run on: its name (empty: nobody knows yet), its memory in bytes, and how many
+    trials at a time.
+    """
 
     kind: str
     name: str
@@ -43,7 +45,9 @@ class Device:
 
 @dataclass(frozen=True)
 class Price:
-    """Seconds of one trial, and what they rest on: ``measured``, ``nearest`` (another size or variant was measured) or ``guess``."""
+    """Seconds of one trial, and what they rest on: ``measured``, ``nearest`` (another size or
+    variant was measured) or ``guess``.
+    """
 
     seconds: float
     basis: str
@@ -63,20 +67,34 @@ class Speeds:
         return self.all.get(self.name, {})
 
     def learn(self, runs: Iterable[tuple[Trial, RunFolder]]) -> None:
-        """Add what finished runs measured, each to the device that it says it ran on; the first of them names an unknown one."""
+        """Add what finished runs measured, each to the device that it says it ran on; the first of
+        them names an unknown one.
+        """
         before = json.dumps(self.all)
         for trial, run in runs:
-            speed, where = ((read_json(path) or {}).get(key) for path, key in ((run.result, "perf/flops_per_second"), (run.environment, "device")))
+            speed, where = (
+                (read_json(path) or {}).get(key)
+                for path, key in (
+                    (run.result, "perf/flops_per_second"),
+                    (run.environment, "device"),
+                )
+            )
             if speed and where:
                 self.name = self.name or where
-                facts = {"variant": trial.entry.variant, "params": trial.entry.num_params, "speed": speed}
+                facts = {
+                    "variant": trial.entry.variant,
+                    "params": trial.entry.num_params,
+                    "speed": speed,
+                }
                 self.all.setdefault(where, {})[_key(trial.config)] = facts
         if json.dumps(self.all) != before:
             with suppress(OSError):  # a cache that cannot be written is no reason to fail
                 write_json(self.path, self.all)
 
     def price(self, trial: Trial) -> Price:
-        """The time of a trial by the speed of an equal one, else of the one nearest in size, its own variant first."""
+        """The time of a trial by the speed of an equal one, else of the one nearest in size, its
+        own variant first.
+        """
         if trial.config.budget.seconds is not None:
             return Price(trial.config.budget.seconds, "measured")
         flops = trial.entry.flops or 0.0
@@ -86,19 +104,35 @@ class Speeds:
             return Price(flops / GUESS[self.kind], "guess")
 
         def distance(known: dict[str, Any]) -> tuple[bool, float]:
-            return known["variant"] != trial.entry.variant, abs(math.log(known["params"] / trial.entry.num_params))
+            return known["variant"] != trial.entry.variant, abs(
+                math.log(known["params"] / trial.entry.num_params)
+            )
 
         return Price(flops / min(self.known.values(), key=distance)["speed"], "nearest")
 
     def measure(self, trials: list[Trial], spec: SweepSpec, folder: SweepFolder) -> None:
-        """Train a few steps of each size and variant that was never measured, by the launcher and with the resources of the sweep."""
+        """Train a few steps of each size and variant that was never measured, by the launcher and
+        with the resources of the sweep.
+        """
         budget, probes = BudgetConfig(steps=6), {}
-        for trial in {_key(t.config): t for t in trials if _key(t.config) not in self.known}.values():
-            config = replace(trial.config, name="probe", budget=budget, data=replace(trial.config.data, val_tokens=trial.config.data.seq_len))
+        for trial in {
+            _key(t.config): t for t in trials if _key(t.config) not in self.known
+        }.values():
+            config = replace(
+                trial.config,
+                name="probe",
+                budget=budget,
+                data=replace(trial.config.data, val_tokens=trial.config.data.seq_len),
+            )
             run = folder.trial(content_hash(config))
             write_atomic(run.config, to_yaml(config).encode())
             probes[run.path.name] = (trial, run)
-        with folder.coordinate(), closing(make_launcher(replace(spec, function="attnres_lab.train:run"), folder.path)) as launcher:
+        with (
+            folder.coordinate(),
+            closing(
+                make_launcher(replace(spec, function="attnres_lab.training.run:run"), folder.path)
+            ) as launcher,
+        ):
             waiting, running = list(probes), 0
             while waiting or running:
                 while waiting and running < launcher.slots:
@@ -108,21 +142,38 @@ class Speeds:
         self.learn(probes.values())
         for trial, run in probes.values():
             if run.status().state == "failed":
-                raise UserError(f"{trial.entry.run_name}: --measure: ({run.status().failure}) {run.status().message}; see {run.log}")
+                raise UserError(
+                    f"{trial.entry.run_name}: --measure: ({run.status().failure}) "
+                    f"{run.status().message}; see {run.log}"
+                )
             shutil.rmtree(run.path)
 
 
 def _key(c: RunConfig) -> str:
     """What decides a run's speed."""
     t = c.train
-    parts = (c.variant, c.model.size, c.data.seq_len, t.micro, t.precision, t.compile, t.world, t.threads, c.model.activation_checkpointing)
+    parts = (
+        c.variant,
+        c.model.size,
+        c.data.seq_len,
+        t.micro,
+        t.precision,
+        t.compile,
+        t.world,
+        t.threads,
+        c.model.activation_checkpointing,
+    )
     return " ".join(map(str, parts))
 
 
 def device_of(spec: SweepSpec, trials: list[Trial], slots: int) -> Device:
-    """The first GPU where trials use one, else this machine; on a cluster the device that the sweep names, of unknown memory."""
+    """The first GPU where trials use one, else this machine; on a cluster the device that the sweep
+    names, of unknown memory.
+    """
     if not isinstance(spec.launcher, Local):
-        return Device("gpu" if spec.resources.devices else "cpu", spec.resources.device or "", math.inf, slots)
+        return Device(
+            "gpu" if spec.resources.devices else "cpu", spec.resources.device or "", math.inf, slots
+        )
     gpus = spec.resources.devices > 0 and any(t.config.train.device != "cpu" for t in trials)
     for name, megabytes in nvidia_smi("name", "memory.total") if gpus else ():
         return Device("gpu", name, float(megabytes) * 2**20, slots)
@@ -134,7 +185,9 @@ def device_of(spec: SweepSpec, trials: list[Trial], slots: int) -> Device:
 
 
 def memory_needed(c: RunConfig) -> float:
-    """Bytes that training cannot do without: weights, gradients, two moments, fp32 logits with their gradient, and the sublayers' outputs."""
+    """Bytes that training cannot do without: weights, gradients, two moments, fp32 logits with
+    their gradient, and the sublayers' outputs.
+    """
     tokens = c.train.micro * c.data.seq_len
     share = 1 if c.train.strategy != "fsdp" else c.train.world
     logits = 2 * 4 * tokens * c.model.vocab_size
@@ -143,16 +196,24 @@ def memory_needed(c: RunConfig) -> float:
 
 
 def check_memory(trials: list[Trial], device: Device, spec: SweepSpec) -> None:
-    """Refuse what cannot fit into ``device`` or into ``resources.memory_gb``. Raises UserError that names the trial and the remedy."""
+    """Refuse what cannot fit into ``device`` or into ``resources.memory_gb``. Raises UserError that
+    names the trial and the remedy.
+    """
     own = spec.resources.memory_gb
     limit, where = (own * 1e9, "resources.memory_gb") if own else (device.memory, device.name)
     together = device.slots if device.kind == "cpu" else 1
     for trial in trials:
         need = memory_needed(trial.config)
         if need > limit:
-            raise UserError(f"{trial.entry.run_name}: needs at least {need / 1e9:.1f} GB, {where} has {limit / 1e9:.1f}; {REMEDY}")
+            raise UserError(
+                f"{trial.entry.run_name}: needs at least {need / 1e9:.1f} GB, {where} has "
+                f"{limit / 1e9:.1f}; {REMEDY}"
+            )
         if need * together > device.memory:
-            raise UserError(f"{trial.entry.run_name}: {together} at a time need at least {need * together / 1e9:.1f} GB; set launcher.workers lower")
+            raise UserError(
+                f"{trial.entry.run_name}: {together} at a time need at least "
+                f"{need * together / 1e9:.1f} GB; set launcher.workers lower"
+            )
 
 
 def checkpoint_bytes(c: RunConfig) -> float:

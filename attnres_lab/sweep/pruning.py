@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from attnres_lab.sweep.folder import Entry, SweepFolder
+from attnres_lab.runs.sweep import Entry, SweepFolder
 from attnres_lab.sweep.spec import SweepSpec
 from attnres_lab.sweep.study import Study
 
 
 class Pruning:
-    """Feeds the study's pruner. With one, the seeds of a point run one after the other: the later ones only if the point has not been given up."""
+    """Feeds the study's pruner. With one, the seeds of a point run one after the other: the later
+    ones only if the point has not been given up.
+    """
 
     def __init__(self, spec: SweepSpec, study: Study, folder: SweepFolder) -> None:
         self.study, self.folder = study, folder
@@ -26,10 +28,16 @@ class Pruning:
         return owed[:1] if waits else owed
 
     def hopeless(self, scouts: Iterable[Entry]) -> list[Entry]:
-        """The running first seeds that the pruner gives up, by the rows they logged since the last look."""
+        """The running first seeds that the pruner gives up, by the rows they logged since the last
+        look.
+        """
         if not self.on or self.over_seeds:
             return []
-        return [entry for entry in scouts if any(self.study.report(entry.point, *row) for row in self._new_rows(entry))]
+        return [
+            entry
+            for entry in scouts
+            if any(self.study.report(entry.point, *row) for row in self._new_rows(entry))
+        ]
 
     def seed_done(self, entry: Entry, index: int, value: float) -> bool:
         """Report a finished seed; True if the point's other seeds need not run."""
@@ -41,7 +49,8 @@ class Pruning:
             return []
         with open(run.metrics, "rb") as file:
             start = self.read.get(entry.hash, 0)
-            file.seek(start if start <= run.metrics.stat().st_size else 0)  # a resumed run cuts the file
+            # a resumed run cuts the file
+            file.seek(start if start <= run.metrics.stat().st_size else 0)
             data = file.read()
             whole = data[: data.rfind(b"\n") + 1]
             self.read[entry.hash] = file.tell() - len(data) + len(whole)

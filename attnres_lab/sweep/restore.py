@@ -1,4 +1,6 @@
-"""The Optuna study of a sweep again, from the sweep's own files: a mirror that was lost costs nothing."""
+"""The Optuna study of a sweep again, from the sweep's own files: a mirror that was lost costs
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +9,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from attnres_lab.runfiles import read_json
-from attnres_lab.sweep.folder import SweepFolder
+from attnres_lab.runs.folder import read_json
+from attnres_lab.runs.sweep import SweepFolder
 from attnres_lab.sweep.ledger import Ledger
 from attnres_lab.sweep.plan import Trial
 from attnres_lab.sweep.pruning import Pruning
@@ -18,7 +20,8 @@ from attnres_lab.sweep.study import Study
 
 
 def restore_study(folder: SweepFolder) -> int:
-    """Tell the study every point that owes nothing and that it does not know, intermediate values included; returns their number.
+    """Tell the study every point that owes nothing and that it does not know, intermediate values
+    included; returns their number.
 
     Raises UserError while the sweep runs, and for a sweep file that is no longer valid.
     """
@@ -28,11 +31,21 @@ def restore_study(folder: SweepFolder) -> int:
         source = load_spec(file)
         view: Any = SimpleNamespace(say=print)
         config: Any = None  # only a trial that runs needs its own
-        study = Study(source.spec, parse_space(source.spec.space, source.file, adaptive=source.spec.adaptive), folder.journal, view.say)
-        ledger, pruning = Ledger(source.spec, folder, study, view), Pruning(source.spec, study, folder)
+        study = Study(
+            source.spec,
+            parse_space(source.spec.space, source.file, adaptive=source.spec.adaptive),
+            folder.journal,
+            view.say,
+        )
+        ledger, pruning = (
+            Ledger(source.spec, folder, study, view),
+            Pruning(source.spec, study, folder),
+        )
         ledger.adopt([Trial(entry, config) for entry in folder.plan()])
         study.reconcile(ledger.points)
-        lost = [point for point in ledger.points if not ledger.owed(point) and point not in study.told]
+        lost = [
+            point for point in ledger.points if not ledger.owed(point) and point not in study.told
+        ]
         for point in lost:
             entries = [ledger.trials[hash].entry for hash in ledger.points[point]]
             if pruning.on:

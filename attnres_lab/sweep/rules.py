@@ -12,7 +12,10 @@ class Rules:
     """Counts what finished; ``held`` names the first rule that is reached."""
 
     def __init__(self, spec: SweepSpec) -> None:
-        self.stop, self.sign = spec.stop, 1.0 if spec.objectives[0].direction == "minimize" else -1.0
+        self.stop, self.sign = (
+            spec.stop,
+            1.0 if spec.objectives[0].direction == "minimize" else -1.0,
+        )
         self.trials, self.hours, self.flops = 0, 0.0, 0.0
         self.best, self.idle = float("inf"), 0
         self.held = ""
@@ -32,6 +35,18 @@ class Rules:
 
     def _check(self) -> bool:
         before = self.held
-        counted = {"trials": self.trials, "device_hours": self.hours, "flops": self.flops, "no_improvement": self.idle}
-        self.held = before or next((name for name, value in counted.items() if (limit := getattr(self.stop, name)) and value >= limit), "")
+        counted = {
+            "trials": self.trials,
+            "device_hours": self.hours,
+            "flops": self.flops,
+            "no_improvement": self.idle,
+        }
+        self.held = before or next(
+            (
+                name
+                for name, value in counted.items()
+                if (limit := getattr(self.stop, name)) and value >= limit
+            ),
+            "",
+        )
         return self.held != before

@@ -1,4 +1,6 @@
-"""The space of a sweep: lists, ranges, conditional mappings and bundles, as axes that can be enumerated or proposed from."""
+"""The space of a sweep: lists, ranges, conditional mappings and bundles, as axes that can be
+enumerated or proposed from.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ Scalar = bool | int | float | str | None
 
 @dataclass(frozen=True)
 class Choice:
-    """One value of an axis: its label, the config keys it sets, and the axes that exist only with it."""
+    """One value of an axis: its label, the config keys it sets, and the axes that exist only with
+    it.
+    """
 
     label: Scalar
     overrides: dict[str, Any]
@@ -50,7 +54,9 @@ class Axis:
         return () if isinstance(self.values, Interval) else self.values
 
     def choice(self, label: Scalar) -> Choice:
-        """The value of that label. Raises KeyError for a label that is not, or no longer, in the space."""
+        """The value of that label. Raises KeyError for a label that is not, or no longer, in the
+        space.
+        """
         if isinstance(self.values, Interval):
             return Choice(label, {self.key: label})
         return {choice.label: choice for choice in self.values}[label]
@@ -58,7 +64,9 @@ class Axis:
 
 @dataclass(frozen=True)
 class Point:
-    """A place in the space: labels by axis, and the config keys they set. Seeds are not part of it."""
+    """A place in the space: labels by axis, and the config keys they set. Seeds are not part of
+    it.
+    """
 
     params: dict[str, Scalar]
     overrides: dict[str, Any]
@@ -66,7 +74,9 @@ class Point:
 
 @dataclass(frozen=True)
 class Space:
-    """All axes but ``seed``, and the seeds: replicates of every point (none: the base run's seed)."""
+    """All axes but ``seed``, and the seeds: replicates of every point (none: the base run's
+    seed).
+    """
 
     axes: tuple[Axis, ...]
     seeds: tuple[int, ...]
@@ -80,7 +90,9 @@ class Space:
         return _walk(self.axes, Point({}, {}), lambda axis: axis.choices)
 
     def propose(self, suggest: Callable[[Axis], Scalar]) -> Point:
-        """The point that ``suggest`` chooses, one axis at a time; conditional axes are asked for only where they exist. Raises KeyError."""
+        """The point that ``suggest`` chooses, one axis at a time; conditional axes are asked for
+        only where they exist. Raises KeyError.
+        """
         return next(_walk(self.axes, Point({}, {}), lambda axis: (axis.choice(suggest(axis)),)))
 
 
@@ -102,14 +114,33 @@ def parse_space(raw: Mapping[str, Any], file: YamlFile, *, adaptive: bool) -> Sp
     owner: dict[str, str] = {}
     for axis in axes:
         for key in sets(axis):
-            if clash := next((other for k, other in owner.items() if other != axis.key and f"{k}.".startswith(f"{key}.")), None):
-                raise UserError(f"{file.where(f'space.{axis.key}')}: space.{axis.key}: sets {key}, and so does '{clash}'")
+            if clash := next(
+                (
+                    other
+                    for k, other in owner.items()
+                    if other != axis.key and f"{k}.".startswith(f"{key}.")
+                ),
+                None,
+            ):
+                raise UserError(
+                    f"{file.where(f'space.{axis.key}')}: space.{axis.key}: sets {key}, and so "
+                    f"does '{clash}'"
+                )
             owner[key] = axis.key
-    options = [(axis.key, [_keys(choice) for choice in axis.choices] or [[axis.key]]) for axis in axes]
-    budgets = [(key, name) for name, keys in options for key in max(([k for k in some if k.startswith("budget.")] for some in keys), key=len)]
+    options = [
+        (axis.key, [_keys(choice) for choice in axis.choices] or [[axis.key]]) for axis in axes
+    ]
+    budgets = [
+        (key, name)
+        for name, keys in options
+        for key in max(([k for k in some if k.startswith("budget.")] for some in keys), key=len)
+    ]
     if len(budgets) > 1:
         keys = " and ".join(key for key, _ in budgets)
-        raise UserError(f"{file.where(f'space.{budgets[-1][1]}')}: space: {keys} are set together, but a run has one budget; leave one out")
+        raise UserError(
+            f"{file.where(f'space.{budgets[-1][1]}')}: space: {keys} are set together, but a run "
+            "has one budget; leave one out"
+        )
     return Space(tuple(axes), seeds)
 
 
@@ -121,7 +152,11 @@ def sets(axis: Axis) -> set[str]:
 def _keys(choice: Choice) -> list[str]:
     """What the value sets; a budget by its kind too."""
     kinds = section if isinstance(section := choice.overrides.get("budget"), dict) else ()
-    return [*choice.overrides, *(f"budget.{kind}" for kind in kinds), *(key for axis in choice.axes for key in sets(axis))]
+    return [
+        *choice.overrides,
+        *(f"budget.{kind}" for kind in kinds),
+        *(key for axis in choice.axes for key in sets(axis)),
+    ]
 
 
 def _seeds(axis: Axis) -> tuple[int, ...]:
@@ -143,14 +178,33 @@ def _axis(key: str, value: Any, adaptive: bool) -> Axis:
         if isinstance(numbers, Interval):
             return Axis(key, numbers)
         choices = tuple(Choice(number, {key: number}) for number in numbers)
-    elif isinstance(value, dict) and "." not in key and (nested := [k for k, v in value.items() if isinstance(v, list) or _numeric(v)]):
-        raise ValueError(f"sections are not nested here; write {key}.{nested[0]}: {json.dumps(value[nested[0]])}")
-    elif isinstance(value, dict) and value and "." not in key and all(isinstance(point, dict) and point for point in value.values()):
-        choices = tuple(Choice(str(label), {str(k): v for k, v in point.items()}) for label, point in value.items())
+    elif (
+        isinstance(value, dict)
+        and "." not in key
+        and (nested := [k for k, v in value.items() if isinstance(v, list) or _numeric(v)])
+    ):
+        raise ValueError(
+            f"sections are not nested here; write {key}.{nested[0]}: {json.dumps(value[nested[0]])}"
+        )
+    elif (
+        isinstance(value, dict)
+        and value
+        and "." not in key
+        and all(isinstance(point, dict) and point for point in value.values())
+    ):
+        choices = tuple(
+            Choice(str(label), {str(k): v for k, v in point.items()})
+            for label, point in value.items()
+        )
     elif isinstance(value, dict):
-        raise ValueError("give a list, {range: [low, high, step]}, {log: [low, high, count]}, or a bundle (an undotted name with named points)")
+        raise ValueError(
+            "give a list, {range: [low, high, step]}, {log: [low, high, count]}, or a bundle (an "
+            "undotted name with named points)"
+        )
     else:
-        raise ValueError(f"a single value is not an axis; write [{value}], or put it under overrides")
+        raise ValueError(
+            f"a single value is not an axis; write [{value}], or put it under overrides"
+        )
     if len({json.dumps(choice.label) for choice in choices}) < len(choices):
         raise ValueError("the same value is given twice")
     return Axis(key, choices)
@@ -162,7 +216,9 @@ def _numeric(value: Any) -> bool:
 
 
 def _choice(key: str, item: Any, adaptive: bool) -> Choice:
-    """A plain value; or a mapping that replaces the whole section ``key``, in which lists and ranges are axes of their own."""
+    """A plain value; or a mapping that replaces the whole section ``key``, in which lists and
+    ranges are axes of their own.
+    """
     if not isinstance(item, dict):
         return Choice(item if isinstance(item, Scalar) else json.dumps(item), {key: item})
     fixed = {k: v for k, v in item.items() if not isinstance(v, list | dict)}
@@ -173,15 +229,24 @@ def _choice(key: str, item: Any, adaptive: bool) -> Choice:
 
 
 def _numbers(kind: str, bounds: Any, *, adaptive: bool) -> Interval | list[int] | list[float]:
-    if not isinstance(bounds, list) or len(bounds) not in (2, 3) or not all(isinstance(b, int | float) and math.isfinite(b) for b in bounds):
+    if (
+        not isinstance(bounds, list)
+        or len(bounds) not in (2, 3)
+        or not all(isinstance(b, int | float) and math.isfinite(b) for b in bounds)
+    ):
         raise ValueError(f"{kind} takes [low, high, {'step' if kind == 'range' else 'count'}]")
     low, high, *rest = bounds
     if not low < high or (kind == "log" and low <= 0) or (rest and rest[0] <= 0):
-        raise ValueError(f"{kind} takes low < high{' and low > 0' if kind == 'log' else ''}, got {bounds}")
+        raise ValueError(
+            f"{kind} takes low < high{' and low > 0' if kind == 'log' else ''}, got {bounds}"
+        )
     whole = isinstance(low, int) and isinstance(high, int)
     if not rest and (adaptive or not (whole and kind == "range")):
         if not adaptive:
-            raise ValueError(f"a grid needs an end: {kind}: [{low}, {high}, {'step' if kind == 'range' else 'count'}]")
+            raise ValueError(
+                f"a grid needs an end: {kind}: [{low}, {high}, "
+                f"{'step' if kind == 'range' else 'count'}]"
+            )
         return Interval(low, high, kind == "log")
     third = rest[0] if rest else 1
     if kind == "range":
@@ -197,8 +262,12 @@ def _size(axes: Iterable[Axis]) -> int:
     return math.prod(sum(_size(choice.axes) for choice in axis.choices) for axis in axes)
 
 
-def _walk(axes: tuple[Axis, ...], point: Point, options: Callable[[Axis], Iterable[Choice]]) -> Iterator[Point]:
-    """``point`` with every combination of the ``options`` of ``axes``, and of the axes that those bring."""
+def _walk(
+    axes: tuple[Axis, ...], point: Point, options: Callable[[Axis], Iterable[Choice]]
+) -> Iterator[Point]:
+    """``point`` with every combination of the ``options`` of ``axes``, and of the axes that those
+    bring.
+    """
     if not axes:
         yield point
         return
@@ -206,7 +275,12 @@ def _walk(axes: tuple[Axis, ...], point: Point, options: Callable[[Axis], Iterab
     for choice in options(first):
         overrides = dict(point.overrides)
         for key, value in choice.overrides.items():
-            if key.startswith("budget."):  # only one kind can hold, so another one replaces the whole section
+            # only one kind can hold, so another one replaces the whole section
+            if key.startswith("budget."):
                 key, value = "budget", {key.removeprefix("budget."): value}
             overrides[key] = value
-        yield from _walk((*choice.axes, *rest), Point({**point.params, first.key: choice.label}, overrides), options)
+        yield from _walk(
+            (*choice.axes, *rest),
+            Point({**point.params, first.key: choice.label}, overrides),
+            options,
+        )

@@ -1,4 +1,6 @@
-"""The sweep YAML as frozen dataclasses; its JSON Schema comes from them too. Imports neither torch nor Optuna."""
+"""The sweep YAML as frozen dataclasses; its JSON Schema comes from them too. Imports neither torch
+nor Optuna.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,20 @@ from attnres_lab.yamlfile import YamlFile
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
-TRAIN = "attnres_lab.train:run"
+TRAIN = "attnres_lab.training.run:run"
 #: What ``result.json`` of a training run holds, beside ``depth/...`` and ``perf/...``.
 RESULT = (
-    *("val/loss", "val/bpb", "train/loss", "step", "tokens", "flops", "flops_6nd", "seconds", "device_seconds"),
+    *(
+        "val/loss",
+        "val/bpb",
+        "train/loss",
+        "step",
+        "tokens",
+        "flops",
+        "flops_6nd",
+        "seconds",
+        "device_seconds",
+    ),
     *("peak_memory_bytes", "params", "params_total", "optim/lr", "optim/grad_norm"),
 )
 #: Goes into a batch script: no character that a shell or Slurm could read as anything but itself.
@@ -27,7 +39,9 @@ Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:,@%+=/-]*$")]
 
 @dataclass(frozen=True)
 class _Strict:
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(
+        extra="forbid", use_attribute_docstrings=True
+    )
 
 
 @dataclass(frozen=True)
@@ -40,7 +54,9 @@ class Objective(_Strict):
 
 @dataclass(frozen=True)
 class Sampler(_Strict):
-    """Who proposes points: ``grid`` runs them all; else an Optuna sampler (random, tpe, gp, qmc, cmaes, nsgaii, ...) with its keyword options."""
+    """Who proposes points: ``grid`` runs them all; else an Optuna sampler (random, tpe, gp, qmc,
+    cmaes, nsgaii, ...) with its keyword options.
+    """
 
     name: str = "grid"
     seed: int = 0
@@ -49,7 +65,9 @@ class Sampler(_Strict):
 
 @dataclass(frozen=True)
 class Pruner(_Strict):
-    """Who ends hopeless trials early: an Optuna pruner with its options, on training steps (median, hyperband, ...) or over seeds (wilcoxon)."""
+    """Who ends hopeless trials early: an Optuna pruner with its options, on training steps (median,
+    hyperband, ...) or over seeds (wilcoxon).
+    """
 
     name: str
     metric: str = "val/loss"
@@ -100,7 +118,9 @@ class Resources(_Strict):
     devices: Annotated[int, Field(ge=0)] = 1
     """Accelerators, where the machine has any; 0: CPU only."""
     device: str | None = None
-    """What a cluster's trials run on, as the environment.json of a run there says; the plan takes the speeds measured on it."""
+    """What a cluster's trials run on, as the environment.json of a run there says; the plan takes
+    the speeds measured on it.
+    """
     threads: Count = 1
     memory_gb: Positive | None = None
     """Refuse trials that need more; by default the device's memory."""
@@ -110,7 +130,9 @@ class Resources(_Strict):
 
 @dataclass(frozen=True)
 class Retry(_Strict):
-    """How often a trial is tried again within one ``sweep run``; a later run tries failed trials anyway."""
+    """How often a trial is tried again within one ``sweep run``; a later run tries failed trials
+    anyway.
+    """
 
     infrastructure: Annotated[int, Field(ge=0)] = 3
     """Also trials that were killed."""
@@ -193,26 +215,45 @@ def load_spec(path: Path | str) -> SpecFile:
     except (TypeError, ValueError) as error:
         raise UserError(f"{file.path}: {error}") from None
     if spec.adaptive != (spec.trials is not None):
-        remedy = "give the number of points to propose" if spec.adaptive else "a grid has its own number of trials; leave it out"
+        remedy = (
+            "give the number of points to propose"
+            if spec.adaptive
+            else "a grid has its own number of trials; leave it out"
+        )
         raise UserError(f"{file.where('trials')}: trials: {remedy}")
     for metric in (o.metric for o in spec.objectives if spec.function == TRAIN):
         if metric not in RESULT and not metric.startswith(("depth/", "perf/")):
-            raise UserError(f"{file.where('objective')}: objective.metric: no result of a run is called '{metric}'{nearest(metric, RESULT)}")
+            raise UserError(
+                f"{file.where('objective')}: objective.metric: no result of a run is called "
+                f"'{metric}'{nearest(metric, RESULT)}"
+            )
     return SpecFile(spec, file)
 
 
 def json_schema() -> dict[str, Any]:
     """JSON Schema of the sweep YAML, for editors."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "attnres-lab sweep", **_ADAPTER.json_schema()}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "attnres-lab sweep",
+        **_ADAPTER.json_schema(),
+    }
 
 
 def _line(file: YamlFile, error: ValidationError) -> str:
     """The first problem as one line: unknown keys first, for they explain the rest."""
-    problem = min(error.errors(include_url=False), key=lambda e: (e["type"] != "unexpected_keyword_argument", -len(e["loc"])))
-    kind, given, message = problem["type"], problem["input"], problem["msg"].replace("Input should", "should")
+    problem = min(
+        error.errors(include_url=False),
+        key=lambda e: (e["type"] != "unexpected_keyword_argument", -len(e["loc"])),
+    )
+    kind, given, message = (
+        problem["type"],
+        problem["input"],
+        problem["msg"].replace("Input should", "should"),
+    )
     keys = [str(part) for part in problem["loc"] if part not in HIDDEN]
     if kind == "unexpected_keyword_argument":
-        message = f"unknown key{nearest(keys[-1], {f.name for part in _Strict.__subclasses__() for f in fields(part)})}"
+        names = {f.name for part in _Strict.__subclasses__() for f in fields(part)}
+        message = f"unknown key{nearest(keys[-1], names)}"
     elif not isinstance(given, dict):
         message += f", got {given!r}"
     dotted = ".".join(keys)

@@ -16,7 +16,9 @@ from attnres_lab.errors import UserError
 
 
 class Database:
-    """An Optuna storage whose server may restart: every call is tried again for five minutes; trials go on meanwhile."""
+    """An Optuna storage whose server may restart: every call is tried again for five minutes;
+    trials go on meanwhile.
+    """
 
     def __init__(self, url: str, say: Callable[[str], None]) -> None:
         self._say = say
@@ -34,21 +36,32 @@ class Database:
                 return call()
             except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
                 if attempt == 0:
-                    self._say(f"storage: {str(error).splitlines()[0]}; trying again for five minutes")
+                    self._say(
+                        f"storage: {str(error).splitlines()[0]}; trying again for five minutes"
+                    )
                 time.sleep(0.2 if attempt < 5 else 5.0)
-        raise UserError("storage: the database did not come back within five minutes; the trials' folders are complete, run the sweep again later")
+        raise UserError(
+            "storage: the database did not come back within five minutes; the trials' folders are "
+            "complete, run the sweep again later"
+        )
 
 
 def _open(url: str) -> Any:
-    url = url.replace("postgresql://", "postgresql+psycopg2://")  # the driver that the extra installs
+    # the driver that the extra installs
+    url = url.replace("postgresql://", "postgresql+psycopg2://")
     try:
         return optuna.storages.get_storage(RDBStorage(url, engine_kwargs={"pool_pre_ping": True}))
     except ImportError as error:
-        raise UserError(f"storage: {url.split(':')[0]} needs a driver ({error}); for PostgreSQL: pip install attnres-lab[postgres]") from None
+        raise UserError(
+            f"storage: {url.split(':')[0]} needs a driver ({error}); for PostgreSQL: pip install "
+            "attnres-lab[postgres]"
+        ) from None
 
 
 def open_journal(path: Path) -> JournalStorage:
-    """The journal file of one sweep; after a crash without a half-written last line and without the lock of the dead. The caller holds the sweep."""
+    """The journal file of one sweep; after a crash without a half-written last line and without the
+    lock of the dead. The caller holds the sweep.
+    """
     Path(f"{path}.lock").unlink(missing_ok=True)
     if path.exists():
         with open(path, "r+b") as file:

@@ -1,6 +1,8 @@
-"""Optuna behind one door: it proposes points, judges hopeless ones, and holds a complete record of every point.
+"""Optuna behind one door: it proposes points, judges hopeless ones, and holds a complete record of
+every point.
 
-The record is a mirror of the run folders. A point is one Optuna trial whatever its number of seeds: its value is the mean over them.
+The record is a mirror of the run folders. A point is one Optuna trial whatever its number of seeds:
+its value is the mean over them.
 """
 
 from __future__ import annotations
@@ -16,7 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from optuna.trial import TrialState
 
 from attnres_lab.errors import UserError, nearest
@@ -26,9 +33,13 @@ from attnres_lab.sweep.storage import Database, open_journal
 
 
 class Study:
-    """Ask, report and tell by point. One process uses it at a time where the storage is the journal."""
+    """Ask, report and tell by point. One process uses it at a time where the storage is the
+    journal.
+    """
 
-    def __init__(self, spec: SweepSpec, space: Space, journal: Path, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, spec: SweepSpec, space: Space, journal: Path, say: Callable[[str], None]
+    ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.spec, self.space = spec, space
         self.distributions = {axis.key: _distribution(axis) for axis in _all(space.axes)}
@@ -39,19 +50,25 @@ class Study:
         self.reported: dict[str, set[int]] = {}  # steps, by point
 
     def reconcile(self, points: Mapping[str, object]) -> None:
-        """Take up the trials a dead coordinator left running, where ``points`` holds them; end the others."""
+        """Take up the trials a dead coordinator left running, where ``points`` holds them; end the
+        others.
+        """
         for trial in self.study.get_trials(deepcopy=False):
             point = trial.user_attrs.get("point")
             if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and point:
                 self.told[point] = trial.user_attrs.get("runs", [])
             elif trial.state == TrialState.RUNNING and point in points:
-                self.open.setdefault(str(point), []).append(optuna.Trial(self.study, trial._trial_id))
+                self.open.setdefault(str(point), []).append(
+                    optuna.Trial(self.study, trial._trial_id)
+                )
                 self.reported[str(point)] = set(trial.intermediate_values)
             elif trial.state == TrialState.RUNNING and point is None and self._orphan(trial):
                 self.study.tell(trial.number, state=TrialState.FAIL)
 
     def _orphan(self, trial: optuna.trial.FrozenTrial) -> bool:
-        """Asked for, but never written to a plan; in a shared database that is only sure after a while."""
+        """Asked for, but never written to a plan; in a shared database that is only sure after a
+        while.
+        """
         started = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
         return self.spec.storage is None or time.time() - started > 600
 
@@ -84,7 +101,9 @@ class Study:
             self.open[point] = [self.study.ask({key: self.distributions[key] for key in params})]
 
     def report(self, point: str, step: int, value: float) -> bool:
-        """Report an intermediate value; True if the point is hopeless. What was reported before a restart is not reported again."""
+        """Report an intermediate value; True if the point is hopeless. What was reported before a
+        restart is not reported again.
+        """
         trial, known = self.open[point][0], self.reported.setdefault(point, set())
         if step in known:
             return False
@@ -92,11 +111,27 @@ class Study:
         trial.report(value, step)
         return bool(trial.should_prune())
 
-    def tell(self, point: str, params: Mapping[str, Scalar], runs: list[str], values: list[float] | None, *, pruned: bool = False) -> None:
-        """Record a finished point: its objectives, or None where a run left none. A point told before with the same runs is left alone."""
+    def tell(
+        self,
+        point: str,
+        params: Mapping[str, Scalar],
+        runs: list[str],
+        values: list[float] | None,
+        *,
+        pruned: bool = False,
+    ) -> None:
+        """Record a finished point: its objectives, or None where a run left none. A point told
+        before with the same runs is left alone.
+        """
         if self.told.get(point) == runs:
             return
-        state = TrialState.PRUNED if pruned else TrialState.FAIL if values is None else TrialState.COMPLETE
+        state = (
+            TrialState.PRUNED
+            if pruned
+            else TrialState.FAIL
+            if values is None
+            else TrialState.COMPLETE
+        )
         trials = self.open.pop(point, [])
         for trial in trials:
             trial.set_user_attr("runs", runs)
@@ -105,24 +140,39 @@ class Study:
             distributions = {key: self.distributions[key] for key in params}
             values = values if state == TrialState.COMPLETE else None
             attributes = {"point": point, "runs": runs}
-            record = optuna.create_trial(state=state, values=values, params=dict(params), distributions=distributions, user_attrs=attributes)
+            record = optuna.create_trial(
+                state=state,
+                values=values,
+                params=dict(params),
+                distributions=distributions,
+                user_attrs=attributes,
+            )
             self.study.add_trial(record)
         self.told[point] = runs
 
     def _create(self) -> optuna.Study:
-        """The study of this sweep. Optuna cannot grow a list of choices, so another space is another study.
+        """The study of this sweep. Optuna cannot grow a list of choices, so another space is
+        another study.
 
-        In a database, where other machines may still write the old one, both stay, each named with the hash of its space;
-        the journal, which is this sweep's own, is made anew from the folders.
+        In a database, where other machines may still write the old one, both stay, each named with
+        the hash of its space; the journal, which is this sweep's own, is made anew from the
+        folders.
         """
-        shape = {"distributions": {k: repr(d) for k, d in self.distributions.items()}, "objectives": [asdict(o) for o in self.spec.objectives]}
+        shape = {
+            "distributions": {k: repr(d) for k, d in self.distributions.items()},
+            "objectives": [asdict(o) for o in self.spec.objectives],
+        }
         signature = hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:12]
         name = f"{self.spec.name}-{signature}" if self.spec.storage else self.spec.name
         directions = [o.direction for o in self.spec.objectives]
-        study = optuna.create_study(storage=self.storage, study_name=name, directions=directions, load_if_exists=True)
+        study = optuna.create_study(
+            storage=self.storage, study_name=name, directions=directions, load_if_exists=True
+        )
         if not self.spec.storage and study.user_attrs.get("signature", signature) != signature:
             optuna.delete_study(study_name=name, storage=self.storage)
-            study = optuna.create_study(storage=self.storage, study_name=name, directions=directions)
+            study = optuna.create_study(
+                storage=self.storage, study_name=name, directions=directions
+            )
         if "signature" not in study.user_attrs:
             study.set_user_attr("objectives", [o.metric for o in self.spec.objectives])
             study.set_user_attr("signature", signature)
@@ -141,11 +191,15 @@ def _all(axes: Iterable[Axis]) -> Iterable[Axis]:
 def _distribution(axis: Axis) -> BaseDistribution:
     if not isinstance(axis.values, Interval):
         return CategoricalDistribution([choice.label for choice in axis.values])
-    return (IntDistribution if axis.values.whole else FloatDistribution)(axis.values.low, axis.values.high, log=axis.values.log)
+    return (IntDistribution if axis.values.whole else FloatDistribution)(
+        axis.values.low, axis.values.high, log=axis.values.log
+    )
 
 
 def make_sampler(spec: SweepSpec, known: int) -> optuna.samplers.BaseSampler:
-    """A resumed sampler draws new numbers; only QMC keeps its place in a sequence, and so its seed. Raises UserError."""
+    """A resumed sampler draws new numbers; only QMC keeps its place in a sequence, and so its seed.
+    Raises UserError.
+    """
     if not spec.adaptive:
         return optuna.samplers.RandomSampler(seed=0)
     seed = spec.sampler.seed if spec.sampler.name == "qmc" else spec.sampler.seed + known
@@ -165,7 +219,11 @@ def _construct(kind: str, name: str, options: dict[str, Any]) -> Any:
     """An Optuna sampler or pruner by its class name without the ending, in lower case."""
     module = optuna.samplers if kind == "sampler" else optuna.pruners
     ending = kind.capitalize()
-    classes = {n.removesuffix(ending).lower(): getattr(module, n) for n in module.__all__ if n.endswith(ending) and not n.startswith("Base")}
+    classes = {
+        n.removesuffix(ending).lower(): getattr(module, n)
+        for n in module.__all__
+        if n.endswith(ending) and not n.startswith("Base")
+    }
     if name.lower() not in classes:
         raise UserError(f"{kind}.name: unknown {kind} '{name}'{nearest(name, classes)}")
     cls = classes[name.lower()]

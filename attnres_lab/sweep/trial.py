@@ -1,4 +1,6 @@
-"""One trial in its own process: holds the folder, runs the function, leaves a status that says how it ended."""
+"""One trial in its own process: holds the folder, runs the function, leaves a status that says how
+it ended.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from attnres_lab.errors import UserError
-from attnres_lab.runfiles import DONE, Failure, RunFolder, write_json
+from attnres_lab.runs.folder import DONE, Failure, RunFolder, write_json
 
 #: Exit code of a trial whose folder another process still holds.
 BUSY = 75
@@ -27,9 +29,11 @@ PATIENCE = 20.0
 
 
 def execute(path: Path, function: str) -> int:
-    """Run ``function`` ("module:name", called with the config and the folder) on the trial in ``path``; returns an exit code.
+    """Run ``function`` ("module:name", called with the config and the folder) on the trial in
+    ``path``; returns an exit code.
 
-    The folder is locked for as long as the process lives: nothing runs twice at the same time, whoever started it.
+    The folder is locked for as long as the process lives: nothing runs twice at the same time,
+    whoever started it.
     """
     folder = RunFolder(path)
     lock = FileLock(path / "trial.lock", timeout=PATIENCE)
@@ -46,7 +50,7 @@ def execute(path: Path, function: str) -> int:
         config = load(folder.config)
         module, _, name = function.partition(":")
         run = getattr(importlib.import_module(module), name)
-        if function != "attnres_lab.train:run":
+        if function != "attnres_lab.training.run:run":
             folder.set_status("running", step=folder.status().step)
         value = run(config, path)
         status = folder.status()
@@ -73,14 +77,29 @@ def classify(error: BaseException) -> Failure:
         return "out_of_memory"
     if isinstance(error, UserError):
         return "config"
-    disk = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO, errno.ENETDOWN, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.EPERM, errno.EACCES)
-    if isinstance(error, ConnectionError | TimeoutError) or (isinstance(error, OSError) and error.errno in disk):
+    disk = (
+        errno.ENOSPC,
+        errno.EROFS,
+        errno.EDQUOT,
+        errno.EIO,
+        errno.ENETDOWN,
+        errno.ESTALE,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.EPERM,
+        errno.EACCES,
+    )
+    if isinstance(error, ConnectionError | TimeoutError) or (
+        isinstance(error, OSError) and error.errno in disk
+    ):
         return "infrastructure"
     return "bug"
 
 
 def main() -> None:
-    """``python -m attnres_lab.sweep.trial FOLDER FUNCTION [--follow]``: for launchers that start a fresh interpreter."""
+    """``python -m attnres_lab.sweep.trial FOLDER FUNCTION [--follow]``: for launchers that start a
+    fresh interpreter.
+    """
     if "--follow" in sys.argv:
         os.setsid()
         threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()

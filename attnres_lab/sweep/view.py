@@ -9,18 +9,24 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from attnres_lab.runfiles import Status
-from attnres_lab.sweep.folder import Entry, SweepFolder
+from attnres_lab.runs.folder import Status
+from attnres_lab.runs.sweep import Entry, SweepFolder
 from attnres_lab.sweep.survey import duration, headline, show, summary, survey, table
 
 
 class Screen:
-    """A line for each trial that ended; on a terminal also a table of what is running, renewed each second."""
+    """A line for each trial that ended; on a terminal also a table of what is running, renewed each
+    second.
+    """
 
     def __init__(self, folder: SweepFolder, metric: str, slots: int) -> None:
         self.folder, self.metric, self.slots = folder, metric, slots
         self.console = Console(soft_wrap=True, highlight=False)
-        self.live = Live(console=self.console, refresh_per_second=2, transient=True) if self.console.is_terminal else None
+        self.live = (
+            Live(console=self.console, refresh_per_second=2, transient=True)
+            if self.console.is_terminal
+            else None
+        )
         self.due = 0.0
 
     def __enter__(self) -> Screen:
@@ -40,16 +46,23 @@ class Screen:
         facts = [f"{self.metric} {value:.4f}"] if isinstance(value, float) else []
         facts += [duration(result["seconds"])] if "seconds" in result else []
         facts += [f"({status.failure}) {status.message}"] if status.state == "failed" else []
-        self.say(" ".join([f"{status.state:9}", entry.hash, entry.run_name, f"[{show(entry.params)}]", *facts]))
+        self.say(
+            " ".join(
+                [f"{status.state:9}", entry.hash, entry.run_name, f"[{show(entry.params)}]", *facts]
+            )
+        )
 
     def tick(self) -> None:
-        """Renew the table each second, elsewhere say a line a minute; a survey of many trials takes at most a hundredth of our time."""
+        """Renew the table each second, elsewhere say a line a minute; a survey of many trials takes
+        at most a hundredth of our time.
+        """
         if (started := time.time()) < self.due:
             return
         seen = survey(self.folder)
         line = headline(summary(seen, slots=self.slots))
         if self.live:
-            self.live.update(Text(f"{line}\n{table([s for s in seen if s.status.state == 'running'], 'train/loss')}"))
+            running = [s for s in seen if s.status.state == "running"]
+            self.live.update(Text(f"{line}\n{table(running, 'train/loss')}"))
         elif self.due:
             self.say(line)
         self.due = time.time() + max(1.0 if self.live else 60.0, 100 * (time.time() - started))
@@ -60,6 +73,9 @@ class Screen:
         self.say(headline(summary(seen, slots=self.slots)))
         failed = [s for s in seen if s.status.state == "failed"]
         for s in failed[:10]:
-            self.say(f"failed    {s.entry.hash} {s.entry.run_name}: ({s.status.failure}) {s.status.message}")
+            self.say(
+                f"failed    {s.entry.hash} {s.entry.run_name}: ({s.status.failure}) "
+                f"{s.status.message}"
+            )
         if failed:
             self.say("what they printed: attnres sweep logs TRIAL; a later run tries them again")

@@ -1,6 +1,18 @@
-"""Mirrors run folders into MLflow (docs/tracking.md). Training writes files; a process of its own reads them and writes to the store."""
+"""Mirrors run folders into MLflow (docs/tracking.md). Training writes files; a process of its own
+reads them and writes to the store.
+"""
 
 from attnres_lab.tracking.mirror import RunMirror, SweepMirror, log_report, rebuild
 from attnres_lab.tracking.store import connect, experiment_name, is_server, redact, tracking_uri
 
-__all__ = ["RunMirror", "SweepMirror", "connect", "experiment_name", "is_server", "log_report", "rebuild", "redact", "tracking_uri"]
+__all__ = [
+    "RunMirror",
+    "SweepMirror",
+    "connect",
+    "experiment_name",
+    "is_server",
+    "log_report",
+    "rebuild",
+    "redact",
+    "tracking_uri",
+]

@@ -1,4 +1,6 @@
-"""``python -m attnres_lab.tracking`` is the mirroring process; RunMirror and SweepMirror start it."""
+"""``python -m attnres_lab.tracking`` is the mirroring process; RunMirror and SweepMirror start
+it.
+"""
 
 from attnres_lab.tracking.worker import main
 

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from attnres_lab.runfiles import RunFolder, read_json, write_json
+from attnres_lab.runs.folder import RunFolder, read_json, write_json
 from attnres_lab.tracking.figures import heat_map
 from attnres_lab.tracking.store import Store, redact
 
 FILES = ("config.yaml", "environment.json", "log.txt")
-EXTERNAL = {"mlflow.model.isExternal": "true"}  # what mlflow.create_external_model says of weights that lie elsewhere
+# what mlflow.create_external_model says of weights that lie elsewhere
+EXTERNAL = {"mlflow.model.isExternal": "true"}
 
 
 class Memory:
@@ -21,7 +22,8 @@ class Memory:
     def __init__(self, folder: Path, store: Store, run_id: str | None) -> None:
         self._path, self._label = folder / "tracking.json", store.label
         self.values: dict[str, Any] = (read_json(self._path) or {}).get(store.label, {})
-        if self.values.get("run_id") != run_id:  # another run, or none: the store was lost or replaced
+        # another run, or none: the store was lost or replaced
+        if self.values.get("run_id") != run_id:
             self.values = {}
 
     def save(self, **values: Any) -> None:
@@ -40,9 +42,15 @@ def stamp(path: Path) -> list[int] | None:
 
 
 def send_files(store: Store, run_id: str, files: RunFolder, memory: Memory, *, ended: bool) -> None:
-    """Files that are new or have changed; the log and the checkpoint once the run has ended. Raises what MLflow raises."""
+    """Files that are new or have changed; the log and the checkpoint once the run has ended. Raises
+    what MLflow raises.
+    """
     sent = memory.values.setdefault("artifacts", {})
-    tree = sorted(path for path in files.artifacts.rglob("*") if path.is_file() and not path.name.startswith("."))
+    tree = sorted(
+        path
+        for path in files.artifacts.rglob("*")
+        if path.is_file() and not path.name.startswith(".")
+    )
     last = [files.log, files.checkpoint] if ended else []
     for path in [files.config, files.environment, *tree, *last]:
         mark, key = stamp(path), path.relative_to(files.path).as_posix()
@@ -62,21 +70,45 @@ def send_files(store: Store, run_id: str, files: RunFolder, memory: Memory, *, e
 
 
 def send_model(store: Store, run_id: str, files: RunFolder) -> None:
-    """The checkpoint as a logged model: where it lies, how far it was trained and what came out; the weights stay where they are."""
+    """The checkpoint as a logged model: where it lies, how far it was trained and what came out;
+    the weights stay where they are.
+    """
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 
     client, status = store.client, files.status()
     run = client.get_run(run_id)
-    labels = {key: run.data.tags[key] for key in ("variant", "size", "seed", "config_hash", "data_fingerprint") if key in run.data.tags}
-    facts = {"checkpoint": str(files.checkpoint.absolute()), "step": str(status.step), "bytes": str(files.checkpoint.stat().st_size)}
-    facts |= {key: str(value) for key, value in (read_json(files.result) or {}).items() if key in ("val/loss", "tokens", "flops")}
-    facts["mlflow.note.content"] = "  \n".join(f"{key}: `{value}`" for key, value in facts.items())  # a model's page shows its note, not its tags
-    found = client.search_logged_models([store.experiment_id], f"source_run_id = '{run_id}'", max_results=1)
+    labels = {
+        key: run.data.tags[key]
+        for key in ("variant", "size", "seed", "config_hash", "data_fingerprint")
+        if key in run.data.tags
+    }
+    facts = {
+        "checkpoint": str(files.checkpoint.absolute()),
+        "step": str(status.step),
+        "bytes": str(files.checkpoint.stat().st_size),
+    }
+    facts |= {
+        key: str(value)
+        for key, value in (read_json(files.result) or {}).items()
+        if key in ("val/loss", "tokens", "flops")
+    }
+    # a model's page shows its note, not its tags
+    facts["mlflow.note.content"] = "  \n".join(f"{key}: `{value}`" for key, value in facts.items())
+    found = client.search_logged_models(
+        [store.experiment_id], f"source_run_id = '{run_id}'", max_results=1
+    )
     if found:
         model = found[0]
         client.set_logged_model_tags(model.model_id, facts)
     else:
-        model = client.create_logged_model(store.experiment_id, f"{run.info.run_name}-checkpoint", run_id, EXTERNAL | facts, labels, "checkpoint")
+        model = client.create_logged_model(
+            store.experiment_id,
+            f"{run.info.run_name}-checkpoint",
+            run_id,
+            EXTERNAL | facts,
+            labels,
+            "checkpoint",
+        )
     if not run.outputs.model_outputs:
         client.log_outputs(run_id, [LoggedModelOutput(model.model_id, status.step)])
     if model.status != LoggedModelStatus.READY:
@@ -84,9 +116,13 @@ def send_model(store: Store, run_id: str, files: RunFolder) -> None:
 
 
 def _send_image(store: Store, run_id: str, record: Mapping[str, Any], when: int) -> None:
-    """A picture of a depth record, unless the store has it: its name is new each time, so a lost answer would double it."""
+    """A picture of a depth record, unless the store has it: its name is new each time, so a lost
+    answer would double it.
+    """
     if (image := heat_map(record)) is None:
         return
     step = re.compile(rf"[+%]step[+%]{record['step']}[+%]")
     if not any(step.search(item.path) for item in store.client.list_artifacts(run_id, "images")):
-        store.client.log_image(run_id, image, key="depth attention", step=record["step"], timestamp=when)
+        store.client.log_image(
+            run_id, image, key="depth attention", step=record["step"], timestamp=when
+        )

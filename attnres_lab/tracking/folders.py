@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from attnres_lab.errors import UserError
-from attnres_lab.paths import runs_folder
-from attnres_lab.runfiles import RunFolder, read_json
+from attnres_lab.runs.folder import RunFolder, read_json
+from attnres_lab.runs.paths import runs_folder
 from attnres_lab.tracking.names import flatten
 from attnres_lab.yamlfile import YamlFile
 
 
 def find(folder: Path | None = None) -> list[Path]:
-    """Run folders below ``folder`` (default: all runs), the last changed first. Raises UserError when there are none."""
+    """Run folders below ``folder`` (default: all runs), the last changed first. Raises UserError
+    when there are none.
+    """
     root = folder or runs_folder()
     found = []
     for path, folders, files in os.walk(Path(root).absolute()):
@@ -35,25 +37,52 @@ def locate(name: str) -> Path:
     for path in (Path(name), runs_folder() / name):
         if (path / "status.json").exists():
             return path
-    raise UserError(f"{name}: no run folder (it has no status.json); 'attnres runs list' prints the names")
+    raise UserError(
+        f"{name}: no run folder (it has no status.json); 'attnres runs list' prints the names"
+    )
 
 
 def records(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """Per run: its name, state, labels, final numbers and, as ``config/<dotted key>``, its config."""
+    """Per run: its name, state, labels, final numbers and, as ``config/<dotted key>``, its
+    config.
+    """
     root = runs_folder()
     for path in paths:
         files = RunFolder(path)
         status = files.status()
         environment = read_json(files.environment) or {}
-        labels = {key: environment.get(key) for key in ("variant", "size", "seed", "revision", "dirty", "device", "data_fingerprint")}
+        labels = {
+            key: environment.get(key)
+            for key in (
+                "variant",
+                "size",
+                "seed",
+                "revision",
+                "dirty",
+                "device",
+                "data_fingerprint",
+            )
+        }
         config = flatten(YamlFile(files.config).data) if files.config.exists() else {}
         name = path.relative_to(root) if path.is_relative_to(root) else path
-        head = {"run": str(name), "state": status.state, "failure": status.failure, **labels, "step": status.step}
-        yield head | (read_json(files.result) or {}) | {f"config/{key}": value for key, value in config.items()}
+        head = {
+            "run": str(name),
+            "state": status.state,
+            "failure": status.failure,
+            **labels,
+            "step": status.step,
+        }
+        yield (
+            head
+            | (read_json(files.result) or {})
+            | {f"config/{key}": value for key, value in config.items()}
+        )
 
 
 def write_table(file: Path, paths: Sequence[Path], *, rows: bool = False) -> int:
-    """Write ``records``, or every metric row with the run's labels, as Parquet or CSV by the file's ending; the number of lines. Raises UserError."""
+    """Write ``records``, or every metric row with the run's labels, as Parquet or CSV by the file's
+    ending; the number of lines. Raises UserError.
+    """
     import pandas as pd
 
     if file.suffix not in (".parquet", ".csv"):
@@ -63,11 +92,22 @@ def write_table(file: Path, paths: Sequence[Path], *, rows: bool = False) -> int
         labels = {key: record.get(key) for key in ("run", "state", "variant", "size", "seed")}
         table += [labels | row for row in RunFolder(path).rows()] if rows else [record]
     frame = pd.DataFrame(table).map(
-        lambda value: float(value) if value in ("nan", "inf", "-inf") else str(value) if isinstance(value, list) else value
+        lambda value: (
+            float(value)
+            if value in ("nan", "inf", "-inf")
+            else str(value)
+            if isinstance(value, list)
+            else value
+        )
     )
     if file.suffix == ".csv":
         frame.to_csv(file, index=False)
     else:
-        mixed = [column for column in frame if frame[column].map(type).nunique() > 1 and frame[column].map(lambda v: isinstance(v, str)).any()]
+        mixed = [
+            column
+            for column in frame
+            if frame[column].map(type).nunique() > 1
+            and frame[column].map(lambda v: isinstance(v, str)).any()
+        ]
         frame.astype(dict.fromkeys(mixed, "string")).to_parquet(file)
     return len(frame)

@@ -13,14 +13,16 @@ from typing import Self
 
 from filelock import FileLock
 
-from attnres_lab.paths import runs_folder
+from attnres_lab.runs.paths import runs_folder
 from attnres_lab.tracking.store import connect, redact, tracking_uri
 
 GRACE = 30.0  # seconds that the last rows get once the training is over
 
 
 class _Mirror:
-    """A process that mirrors until its standard input ends: at the end of the block, or when this process dies."""
+    """A process that mirrors until its standard input ends: at the end of the block, or when this
+    process dies.
+    """
 
     def __init__(self, folder: Path, task: Mapping[str, object]) -> None:
         self.folder, self._task = Path(folder).absolute(), task
@@ -28,12 +30,20 @@ class _Mirror:
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
         root = str(Path(__file__).parents[2])
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
+        }
         command = [sys.executable, "-m", "attnres_lab.tracking"]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, start_new_session=True, text=True)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, env=environment, start_new_session=True, text=True
+        )
         assert self._process.stdin
-        with contextlib.suppress(BrokenPipeError):  # the mirror died and said why; the folder still holds everything
-            self._process.stdin.write(json.dumps({"folder": str(self.folder), "grace": GRACE, **self._task}) + "\n")
+        # the mirror died and said why; the folder still holds everything
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(
+                json.dumps({"folder": str(self.folder), "grace": GRACE, **self._task}) + "\n"
+            )
             self._process.stdin.flush()
         return self
 
@@ -49,17 +59,23 @@ class _Mirror:
 
 
 class RunMirror(_Mirror):
-    """Mirror the folder of one training run while the block runs. Never raises for a store that is slow, down or wrong."""
+    """Mirror the folder of one training run while the block runs. Never raises for a store that is
+    slow, down or wrong.
+    """
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, {"kind": "run"})
 
 
 class SweepMirror(_Mirror):
-    """Mirror a sweep (``plan.json``, ``trials/<hash>/``) while the block runs; ``summary`` is what the parent's note says of the plan, by title."""
+    """Mirror a sweep (``plan.json``, ``trials/<hash>/``) while the block runs; ``summary`` is what
+    the parent's note says of the plan, by title.
+    """
 
     def __init__(self, sweep_name: str, sweep_folder: Path, summary: Mapping[str, str]) -> None:
-        super().__init__(sweep_folder, {"kind": "sweep", "name": sweep_name, "summary": dict(summary)})
+        super().__init__(
+            sweep_folder, {"kind": "sweep", "name": sweep_name, "summary": dict(summary)}
+        )
 
 
 def log_report(sweep_name: str, folder: Path) -> None:
@@ -72,7 +88,8 @@ def log_report(sweep_name: str, folder: Path) -> None:
 
 
 def rebuild(folder: Path) -> Iterator[Path]:
-    """Write every run and sweep below ``folder`` to the store again, each as it is yielded; what the store already holds is not doubled.
+    """Write every run and sweep below ``folder`` to the store again, each as it is yielded; what
+    the store already holds is not doubled.
 
     Raises UserError when there are no runs, and what MLflow raises.
     """
@@ -81,7 +98,9 @@ def rebuild(folder: Path) -> Iterator[Path]:
     from attnres_lab.tracking.worker import single
 
     found = sorted(find(folder))
-    sweeps = dict.fromkeys(path.parents[1] for path in found if (path.parents[1] / "plan.json").exists())
+    sweeps = dict.fromkeys(
+        path.parents[1] for path in found if (path.parents[1] / "plan.json").exists()
+    )
     store = connect()
     for home in sweeps:
         yield home
@@ -102,7 +121,8 @@ def rebuild(folder: Path) -> Iterator[Path]:
 def left_behind(folder: Path) -> None:
     """Say where the rest is."""
     print(
-        f"tracking: {redact(tracking_uri())} did not take everything in time; nothing is lost: it is in {folder} and is sent by the next run there "
+        f"tracking: {redact(tracking_uri())} did not take everything in time; nothing is lost: it "
+        f"is in {folder} and is sent by the next run there "
         f"or by: attnres track rebuild {folder}",
         file=sys.stderr,
     )

@@ -1,7 +1,7 @@
 """Names and values that MLflow takes, and the way back (docs/tracking.md).
 
-MLflow refuses names with other characters than letters, digits, ``/ _ . -`` and space, names that are no normal path,
-and values over 6000 characters.
+MLflow refuses names with other characters than letters, digits, ``/ _ . -`` and space, names that
+are no normal path, and values over 6000 characters.
 """
 
 from __future__ import annotations
@@ -14,13 +14,16 @@ from collections.abc import Mapping
 from typing import Any
 
 VALUE_LIMIT = 6000
-_REFUSED = re.compile(r"[^/\w.\- ]|_(?=x)")  # an "_x" of its own is escaped too, so that every "_x" starts an escape
+# an "_x" of its own is escaped too, so that every "_x" starts an escape
+_REFUSED = re.compile(r"[^/\w.\- ]|_(?=x)")
 _FACTORS = ("data.seq_len", "train.batch_size")
 _ESCAPE = re.compile(r"_x([0-9a-f]+)_")
 
 
 def encode(name: str) -> str:
-    """``name`` as MLflow takes it: a refused character becomes ``_x<hex>_``; a name that needs nothing stays as it is."""
+    """``name`` as MLflow takes it: a refused character becomes ``_x<hex>_``; a name that needs
+    nothing stays as it is.
+    """
     safe = _REFUSED.sub(_escape, name)
     if posixpath.normpath(safe) != safe or safe.startswith(("/", ".")):
         safe = re.sub(r"[./]", _escape, safe)
@@ -38,10 +41,16 @@ def to_params(values: Mapping[str, Any]) -> dict[str, str]:
     params = {}
     for key, value in values.items():
         whole = isinstance(value, float) and value.is_integer() and abs(value) < 1e15
-        text = value if isinstance(value, str) else json.dumps(int(value) if whole else value, ensure_ascii=False)
+        text = (
+            value
+            if isinstance(value, str)
+            else json.dumps(int(value) if whole else value, ensure_ascii=False)
+        )
         name = encode(key)
         for index in range(0, max(len(text), 1), VALUE_LIMIT):
-            params[f"{name}/{index // VALUE_LIMIT + 1}" if index else name] = text[index : index + VALUE_LIMIT]
+            params[f"{name}/{index // VALUE_LIMIT + 1}" if index else name] = text[
+                index : index + VALUE_LIMIT
+            ]
     return params
 
 
@@ -60,13 +69,27 @@ def from_params(params: Mapping[str, str]) -> dict[str, str]:
 
 
 def factors(values: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers among the config values, as metrics ``factor/<dotted key>``: MLflow compares parameters as text only.
+    """The numbers among the config values, as metrics ``factor/<dotted key>``: MLflow compares
+    parameters as text only.
 
-    Of the sections ``data`` and ``train`` only the sequence length and the batch size: the rest is no factor of an experiment.
+    Of the sections ``data`` and ``train`` only the sequence length and the batch size: the rest is
+    no factor of an experiment.
     """
-    numbers = {key: value for key, value in values.items() if isinstance(value, int | float) and not isinstance(value, bool)}
-    numbers = {key: value for key, value in numbers.items() if not key.startswith(("data.", "train.")) or key in _FACTORS}
-    return {f"factor/{encode(key)}": float(value) for key, value in numbers.items() if math.isfinite(value)}
+    numbers = {
+        key: value
+        for key, value in values.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    numbers = {
+        key: value
+        for key, value in numbers.items()
+        if not key.startswith(("data.", "train.")) or key in _FACTORS
+    }
+    return {
+        f"factor/{encode(key)}": float(value)
+        for key, value in numbers.items()
+        if math.isfinite(value)
+    }
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""The note of a sweep's parent run: a Markdown page of what was planned, how far it is, and what came out."""
+"""The note of a sweep's parent run: a Markdown page of what was planned, how far it is, and what
+came out.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ LIMIT = 7900  # characters; MLflow cuts a tag at 8000
 
 
 def markdown(name: str, summary: Mapping[str, str], trials: Sequence[Mapping[str, Any]]) -> str:
-    """The page. A trial has ``variant``, ``size``, ``seed``, ``state`` and ``result`` (None until it ended)."""
+    """The page. A trial has ``variant``, ``size``, ``seed``, ``state`` and ``result`` (None until
+    it ended).
+    """
     counts = Counter(trial["state"] for trial in trials)
     done = sum(trial["result"] is not None for trial in trials)
     progress = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
@@ -25,7 +29,9 @@ def markdown(name: str, summary: Mapping[str, str], trials: Sequence[Mapping[str
 
 
 def ablation(trials: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Mean validation loss over seeds per size and variant, with the difference to the baseline of that size, as table lines."""
+    """Mean validation loss over seeds per size and variant, with the difference to the baseline of
+    that size, as table lines.
+    """
     losses: dict[tuple[str, str], list[float]] = defaultdict(list)
     for trial in trials:
         loss = (trial["result"] or {}).get("val/loss")
@@ -33,11 +39,22 @@ def ablation(trials: Sequence[Mapping[str, Any]]) -> list[str]:
             losses[trial["size"], trial["variant"]].append(loss)
     if not losses:
         return []
-    lines = ["", "| size | variant | runs | val/loss, mean | to baseline |", "|---|---|---|---|---|"]
+    lines = [
+        "",
+        "| size | variant | runs | val/loss, mean | to baseline |",
+        "|---|---|---|---|---|",
+    ]
     order = list(dict.fromkeys((trial["size"], trial["variant"]) for trial in trials))
     for size, variant in order:
         if values := losses.get((size, variant)):
             base = losses.get((size, "baseline"))
-            change = f"{statistics.fmean(values) - statistics.fmean(base):+.4f}" if base and variant != "baseline" else ""
-            lines.append(f"| {size} | {variant} | {len(values)} | {statistics.fmean(values):.4f} | {change} |")
+            change = (
+                f"{statistics.fmean(values) - statistics.fmean(base):+.4f}"
+                if base and variant != "baseline"
+                else ""
+            )
+            lines.append(
+                f"| {size} | {variant} | {len(values)} | {statistics.fmean(values):.4f} | "
+                f"{change} |"
+            )
     return lines

@@ -11,11 +11,14 @@ from typing import Any
 
 
 class RowReader:
-    """Reads on where it stopped; from the start again when the file was replaced, as a resume does to cut it."""
+    """Reads on where it stopped; from the start again when the file was replaced, as a resume does
+    to cut it.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.nonfinite: dict[str, tuple[int, int]] = {}  # metric to (rows without a finite value, first such step)
+        # metric to (rows without a finite value, first such step)
+        self.nonfinite: dict[str, tuple[int, int]] = {}
         self._file: tuple[int, int] | None = None
         self._offset = 0
 
@@ -32,7 +35,12 @@ class RowReader:
                 if not line.endswith(b"\n"):
                     return
                 row = json.loads(line)
-                for key in (key for key, value in row.items() if value in ("nan", "inf", "-inf") or (isinstance(value, float) and not finite(value))):
+                for key in (
+                    key
+                    for key, value in row.items()
+                    if value in ("nan", "inf", "-inf")
+                    or (isinstance(value, float) and not finite(value))
+                ):
                     count, first = self.nonfinite.get(key, (0, row["step"]))
                     self.nonfinite[key] = (count + 1, first)
                 yield row

@@ -9,24 +9,43 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from attnres_lab.runfiles import RunFolder, Status, read_json
+from attnres_lab.runs.folder import RunFolder, Status, read_json
 from attnres_lab.tracking.artifacts import Memory, send_files, stamp
 from attnres_lab.tracking.names import encode, factors, flatten, to_params
 from attnres_lab.tracking.rows import RowReader, finite
 from attnres_lab.tracking.store import Store
 from attnres_lab.yamlfile import YamlFile
 
-MLFLOW_STATUS = {"scheduled": "SCHEDULED", "running": "RUNNING", "finished": "FINISHED", "diverged": "FAILED", "failed": "FAILED"}  # others: KILLED
+# others: KILLED
+MLFLOW_STATUS = {
+    "scheduled": "SCHEDULED",
+    "running": "RUNNING",
+    "finished": "FINISHED",
+    "diverged": "FAILED",
+    "failed": "FAILED",
+}
 METRICS_PER_CALL = 1000  # MLflow's limit
 ENTITIES_PER_CALL = 100  # of parameters, and of tags
-TAG_KEYS = ("variant", "size", "seed", "dirty", "device", "devices", "data_fingerprint", "config_hash")
-#: Per-sublayer values are in the depth records: as metrics they would bury the losses under a hundred charts.
+TAG_KEYS = (
+    "variant",
+    "size",
+    "seed",
+    "dirty",
+    "device",
+    "devices",
+    "data_fingerprint",
+    "config_hash",
+)
+#: Per-sublayer values are in the depth records: as metrics they would bury the losses under a
+#: hundred charts.
 SKIPPED = re.compile(r"step|time|depth/[^/]+/\d+")
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What MLflow knows a run by: ``uid`` never changes and is the tag ``attnres.id``; ``tags`` and ``params`` may come before the folder does."""
+    """What MLflow knows a run by: ``uid`` never changes and is the tag ``attnres.id``; ``tags`` and
+    ``params`` may come before the folder does.
+    """
 
     uid: str
     name: str
@@ -35,14 +54,25 @@ class Identity:
 
 
 class RunSync:
-    """Keeps one MLflow run equal to ``folder``. A call that raises has lost nothing: the next one asks the store how far it got."""
+    """Keeps one MLflow run equal to ``folder``. A call that raises has lost nothing: the next one
+    asks the store how far it got.
+    """
 
-    def __init__(self, store: Store, folder: Path, identity: Identity, run_id: str | None = None) -> None:
-        self.store, self.files, self.identity, self.run_id = store, RunFolder(folder), identity, run_id
+    def __init__(
+        self, store: Store, folder: Path, identity: Identity, run_id: str | None = None
+    ) -> None:
+        self.store, self.files, self.identity, self.run_id = (
+            store,
+            RunFolder(folder),
+            identity,
+            run_id,
+        )
         self._memory = Memory(folder, store, run_id)
         self.status: Status | None = None  # as last written to the store
         self._attached = False
-        self._ended: list[int] | None = None  # the stamp of the final status, once everything but artifacts is written
+        self._ended: list[int] | None = (
+            None  # the stamp of the final status, once everything but artifacts is written
+        )
 
     @property
     def done(self) -> bool:
@@ -62,8 +92,12 @@ class RunSync:
                 self._attach()
             self._describe()
             self._send_rows(self._rows.new())
-            if status.state not in ("scheduled", "running") and (result := read_json(self.files.result)):
-                self._send_rows([{"time": self._last_time, **result, "step": result.get("step", status.step)}])
+            if status.state not in ("scheduled", "running") and (
+                result := read_json(self.files.result)
+            ):
+                self._send_rows(
+                    [{"time": self._last_time, **result, "step": result.get("step", status.step)}]
+                )
             self._send_status(status)
         except BaseException:
             self._attached = False
@@ -71,7 +105,9 @@ class RunSync:
         self._ended = mark if status.state not in ("scheduled", "running") else None
 
     def sync_artifacts(self) -> None:
-        """Files that are new or have changed; after the last ones of a run that ended it is done."""
+        """Files that are new or have changed; after the last ones of a run that ended it is
+        done.
+        """
         if not self.files.path.is_dir() or self.run_id is None:
             return
         send_files(self.store, self.run_id, self.files, self._memory, ended=self._ended is not None)
@@ -98,7 +134,9 @@ class RunSync:
         self._params: dict[str, str] = dict(run.data.params)
         self._tags: dict[str, str] = dict(run.data.tags)
         self._state, self._name = run.info.status, run.info.run_name
-        self._step = max((metric.step for metric in latest if not metric.key.startswith("factor/")), default=-1)
+        self._step = max(
+            (metric.step for metric in latest if not metric.key.startswith("factor/")), default=-1
+        )
         self._at_step = {metric.key for metric in latest if metric.step == self._step}
         self._rows = RowReader(self.files.metrics)
         self._described: Any = None
@@ -109,26 +147,43 @@ class RunSync:
 
     def _create(self) -> str:
         tags = {"attnres.id": self.identity.uid, **self.identity.tags}
-        begun = stamp(self.files.config)  # a run that is mirrored late began when it wrote its config
+        # a run that is mirrored late began when it wrote its config
+        begun = stamp(self.files.config)
         start = begun[0] // 1_000_000 if begun else None
-        run = self.store.client.create_run(self.store.experiment_id, start, tags, self.identity.name)
+        run = self.store.client.create_run(
+            self.store.experiment_id, start, tags, self.identity.name
+        )
         return str(run.info.run_id)
 
     def _stamp(self) -> list[int] | None:
         return stamp(self.files.path / "status.json")
 
     def _describe(self) -> None:
-        """Parameters and tags; a parameter that changed on the way (MLflow keeps the first) is noted in a tag."""
+        """Parameters and tags; a parameter that changed on the way (MLflow keeps the first) is
+        noted in a tag.
+        """
         mark = (stamp(self.files.config), stamp(self.files.environment))
         if mark == self._described:
             return
         config = flatten(YamlFile(self.files.config).data) if mark[0] else {}
         environment = read_json(self.files.environment) or {}
-        params = to_params({**self.identity.params, **config})  # a plan's own keys are kept: it says how the trial came about
+        # a plan's own keys are kept: it says how the trial came about
+        params = to_params({**self.identity.params, **config})
         told = {key: environment[key] for key in TAG_KEYS if environment.get(key) is not None}
-        tags = {key: value if isinstance(value, str) else json.dumps(value) for key, value in told.items()}
-        tags |= {f"changed.{key}": value for key, value in params.items() if self._params.get(key, value) != value}
-        budget = {key.removeprefix("budget."): value for key, value in config.items() if key.startswith("budget.") and value is not None}
+        tags = {
+            key: value if isinstance(value, str) else json.dumps(value)
+            for key, value in told.items()
+        }
+        tags |= {
+            f"changed.{key}": value
+            for key, value in params.items()
+            if self._params.get(key, value) != value
+        }
+        budget = {
+            key.removeprefix("budget."): value
+            for key, value in config.items()
+            if key.startswith("budget.") and value is not None
+        }
         if budget:
             tags["budget"] = ", ".join(f"{key}={value:g}" for key, value in budget.items())
         if revision := environment.get("revision"):
@@ -147,7 +202,9 @@ class RunSync:
         from mlflow.entities import Param, RunTag
 
         new_params = [Param(key, value) for key, value in params.items() if key not in self._params]
-        new_tags = [RunTag(key, value) for key, value in tags.items() if self._tags.get(key) != value]
+        new_tags = [
+            RunTag(key, value) for key, value in tags.items() if self._tags.get(key) != value
+        ]
         for first in range(0, max(len(new_params), len(new_tags)), ENTITIES_PER_CALL):
             part = slice(first, first + ENTITIES_PER_CALL)
             self.store.client.log_batch(self.run_id, params=new_params[part], tags=new_tags[part])
@@ -155,7 +212,9 @@ class RunSync:
         self._tags |= {item.key: item.value for item in new_tags}
 
     def _send_rows(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Log what the store does not hold: later steps, and at the last step the keys that are new (a step may have several rows)."""
+        """Log what the store does not hold: later steps, and at the last step the keys that are new
+        (a step may have several rows).
+        """
         batch: list[Any] = []
         for row in rows:
             step = int(row["step"])
@@ -164,8 +223,14 @@ class RunSync:
                 continue
             if step > self._step:
                 self._step, self._at_step = step, set()
-            values = {encode(key): value for key, value in row.items() if not SKIPPED.fullmatch(key)}
-            numbers = {key: value for key, value in values.items() if finite(value) and key not in self._at_step}
+            values = {
+                encode(key): value for key, value in row.items() if not SKIPPED.fullmatch(key)
+            }
+            numbers = {
+                key: value
+                for key, value in values.items()
+                if finite(value) and key not in self._at_step
+            }
             self._at_step |= set(numbers)
             if len(batch) + len(numbers) > METRICS_PER_CALL:
                 self._log(batch)
@@ -179,7 +244,10 @@ class RunSync:
 
     def _send_status(self, status: Status) -> None:
         tags = {"status": status.state, "failure": status.failure or "", "message": status.message}
-        tags |= {f"nonfinite.{key}": f"{count} rows, first at step {step}" for key, (count, step) in self._rows.nonfinite.items()}
+        tags |= {
+            f"nonfinite.{key}": f"{count} rows, first at step {step}"
+            for key, (count, step) in self._rows.nonfinite.items()
+        }
         self._set({}, {key: value for key, value in tags.items() if value or key in self._tags})
         state = MLFLOW_STATUS.get(status.state, "KILLED")
         if state != self._state:

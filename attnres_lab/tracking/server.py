@@ -1,4 +1,6 @@
-"""MLflow's user interface: one server on the loopback address, on the right store, gone without a trace when it is stopped."""
+"""MLflow's user interface: one server on the loopback address, on the right store, gone without a
+trace when it is stopped.
+"""
 
 from __future__ import annotations
 
@@ -18,23 +20,38 @@ from urllib.parse import urlsplit
 import psutil
 
 from attnres_lab.errors import UserError
-from attnres_lab.paths import runs_folder
-from attnres_lab.tracking.store import connect, experiment_name, is_server, lock, redact, tracking_uri
+from attnres_lab.runs.paths import runs_folder
+from attnres_lab.tracking.store import (
+    connect,
+    experiment_name,
+    is_server,
+    lock,
+    redact,
+    tracking_uri,
+)
 
 READY_SECONDS = 60.0
-GUIDE = """  Runs table    a sweep is one row; open it for its trials, its note (plan, progress, results) and its report (Artifacts, report/)
-  Filter        tags.variant = 'full' and tags.size = 'd64-L12'; group by a tag with the Group button
+GUIDE = """  Runs table    a sweep is one row; open it for trials, note and report (Artifacts)
+  Filter        tags.variant = 'full' and tags.size = 'd64-L12'; or group by a tag
   Charts        choose tokens, flops or seconds as x axis of train/loss and val/loss"""
 
 
 def serve(port: int) -> None:
-    """Run the server until Ctrl-C or SIGTERM. Raises UserError when there is no store, the port is taken or the store is of another MLflow."""
+    """Run the server until Ctrl-C or SIGTERM. Raises UserError when there is no store, the port is
+    taken or the store is of another MLflow.
+    """
     uri = tracking_uri()
     if is_server(uri):
-        print(f"{redact(uri)} is a tracking server with its own pages: open {redact(uri)} (MLFLOW_TRACKING_URI)")
+        print(
+            f"{redact(uri)} is a tracking server with its own pages: open {redact(uri)} "
+            "(MLFLOW_TRACKING_URI)"
+        )
         return
     if uri.startswith("sqlite:///") and not Path(urlsplit(uri).path[1:]).exists():
-        raise UserError(f"{redact(uri)}: there is no store yet; train or sweep first, or set ATTNRES_RUNS to the folder of the runs")
+        raise UserError(
+            f"{redact(uri)}: there is no store yet; train or sweep first, or set ATTNRES_RUNS to "
+            "the folder of the runs"
+        )
     if uri.startswith("sqlite"):
         with lock(uri):  # a run that is just creating the store finishes first
             pass
@@ -49,7 +66,9 @@ def serve(port: int) -> None:
         try:
             if _ready(process, candidate):
                 print(f"{_address(candidate)}\n{GUIDE}\nCtrl-C ends it.", flush=True)
-                raise UserError(f"the MLflow server ended with code {process.wait()}; its messages are above")
+                raise UserError(
+                    f"the MLflow server ended with code {process.wait()}; its messages are above"
+                )
         except KeyboardInterrupt:
             return
         finally:
@@ -58,7 +77,9 @@ def serve(port: int) -> None:
 
 
 def _start(uri: str, port: int) -> subprocess.Popen[bytes]:
-    """The server, in a process group of its own. The store's address goes by the environment: a command line is visible to everybody."""
+    """The server, in a process group of its own. The store's address goes by the environment: a
+    command line is visible to everybody.
+    """
     environment = os.environ | {
         "MLFLOW_BACKEND_STORE_URI": uri,
         "MLFLOW_REGISTRY_STORE_URI": uri,
@@ -68,15 +89,33 @@ def _start(uri: str, port: int) -> subprocess.Popen[bytes]:
         "MLFLOW_LOGGING_LEVEL": "WARNING",
         "PYTHONWARNINGS": "ignore",
     }
-    options = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--uvicorn-opts", "--log-level warning --no-access-log"]
-    return subprocess.Popen([sys.executable, "-m", "mlflow", "server", *options], env=environment, start_new_session=True)
+    options = [
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+        "--uvicorn-opts",
+        "--log-level warning --no-access-log",
+    ]
+    return subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "server", *options],
+        env=environment,
+        start_new_session=True,
+    )
 
 
 def _ready(process: subprocess.Popen[bytes], port: int) -> bool:
-    """Wait until the server answers; False when another program got the port first. Raises UserError when it does not start."""
+    """Wait until the server answers; False when another program got the port first. Raises
+    UserError when it does not start.
+    """
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
+        with (
+            contextlib.suppress(OSError),
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2),
+        ):
             if _listens(process.pid, port):
                 return True
         time.sleep(0.1)
@@ -90,14 +129,23 @@ def _listens(pid: int, port: int) -> bool:
     """Whether it is our server that answers, and not another program's."""
     with contextlib.suppress(psutil.Error):
         family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-        return any(c.laddr.port == port and c.status == psutil.CONN_LISTEN for p in family for c in p.net_connections("inet"))
+        return any(
+            c.laddr.port == port and c.status == psutil.CONN_LISTEN
+            for p in family
+            for c in p.net_connections("inet")
+        )
     return False
 
 
 def _address(port: int) -> str:
     """The page of the experiment. The server is asked: importing MLflow here would take seconds."""
     query = urllib.parse.urlencode({"experiment_name": experiment_name()})
-    with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/get-by-name?{query}") as answer:
+    with (
+        contextlib.suppress(OSError),
+        urllib.request.urlopen(
+            f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/get-by-name?{query}"
+        ) as answer,
+    ):
         found = json.load(answer)["experiment"]["experiment_id"]
         return f"http://127.0.0.1:{port}/#/experiments/{found}/runs?workflowType=machine_learning"
     return f"http://127.0.0.1:{port}/#/experiments"

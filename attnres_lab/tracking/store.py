@@ -1,4 +1,6 @@
-"""Which MLflow store, and how it is opened: once created, under a lock, with errors that say what to do."""
+"""Which MLflow store, and how it is opened: once created, under a lock, with errors that say what
+to do.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +18,23 @@ from urllib.parse import urlsplit
 from filelock import FileLock
 
 from attnres_lab.errors import UserError
-from attnres_lab.paths import runs_folder
+from attnres_lab.runs.paths import runs_folder
 
-_SECRETS = ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD", "PGPASSWORD", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+_SECRETS = (
+    "MLFLOW_TRACKING_TOKEN",
+    "MLFLOW_TRACKING_PASSWORD",
+    "PGPASSWORD",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+)
 _LOCK_KEY = 7_142_853  # of the advisory lock in PostgreSQL: any fixed number
 
 
 @dataclass(frozen=True)
 class Store:
-    """An open store: ``client`` is an ``mlflow.MlflowClient``, ``label`` the address without secrets."""
+    """An open store: ``client`` is an ``mlflow.MlflowClient``, ``label`` the address without
+    secrets.
+    """
 
     client: Any
     experiment_id: str
@@ -42,20 +52,28 @@ def experiment_name() -> str:
 
 
 def redact(text: str) -> str:
-    """``text`` without passwords and tokens: user parts and secret query values of addresses, and values of the secret variables."""
+    """``text`` without passwords and tokens: user parts and secret query values of addresses, and
+    values of the secret variables.
+    """
     for secret in filter(None, map(os.environ.get, _SECRETS)):
         text = text.replace(secret, "***")
     text = re.sub(r"(?<=://)[^/\s]*@", "***@", text)
-    return re.sub(r"(?i)([?&][^=&\s]*(?:password|token|secret|key)[^=&\s]*=)[^&\s'\"]+", r"\1***", text)
+    return re.sub(
+        r"(?i)([?&][^=&\s]*(?:password|token|secret|key)[^=&\s]*=)[^&\s'\"]+", r"\1***", text
+    )
 
 
 def is_server(uri: str) -> bool:
-    """Whether ``uri`` is a tracking server, which has a user interface of its own, and not a database."""
+    """Whether ``uri`` is a tracking server, which has a user interface of its own, and not a
+    database.
+    """
     return urlsplit(uri).scheme in ("http", "https")
 
 
 def connect() -> Store:
-    """Open the store and its experiment, creating both when they are not there. Raises UserError for a store of another MLflow version."""
+    """Open the store and its experiment, creating both when they are not there. Raises UserError
+    for a store of another MLflow version.
+    """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     import mlflow
@@ -65,21 +83,28 @@ def connect() -> Store:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     uri, name = tracking_uri(), experiment_name()
     if urlsplit(uri).scheme in ("", "file"):
-        raise UserError(f"MLFLOW_TRACKING_URI: {redact(uri)}: MLflow no longer writes to folders; use sqlite:////path/mlflow.db or a server")
+        raise UserError(
+            f"MLFLOW_TRACKING_URI: {redact(uri)}: MLflow no longer writes to folders; use "
+            "sqlite:////path/mlflow.db or a server"
+        )
     with lock(uri):
         try:
             client = mlflow.MlflowClient(uri)
             found = client.get_experiment_by_name(name)
             if found is None:
                 location = None if is_server(uri) else (runs_folder() / "artifacts").as_uri()
-                with contextlib.suppress(MlflowException):  # another process on another machine was first
-                    client.create_experiment(name, location, {"mlflow.experimentKind": "custom_model_development"})
+                # another process on another machine was first
+                with contextlib.suppress(MlflowException):
+                    client.create_experiment(
+                        name, location, {"mlflow.experimentKind": "custom_model_development"}
+                    )
                 found = client.get_experiment_by_name(name)
         except MlflowException as error:
             if "database schema" not in str(error):
                 raise
             raise UserError(
-                f"{redact(uri)}: the store was made by another version of MLflow ({mlflow.__version__} is installed); "
+                f"{redact(uri)}: the store was made by another version of MLflow "
+                f"({mlflow.__version__} is installed); "
                 f"make a backup, then run: mlflow db upgrade '{redact(uri)}'"
             ) from None
         if found.lifecycle_stage == "deleted":
@@ -89,7 +114,9 @@ def connect() -> Store:
 
 @contextlib.contextmanager
 def lock(uri: str) -> Iterator[None]:
-    """One process at a time creates the schema: a file lock, in PostgreSQL an advisory lock, which holds between machines as well."""
+    """One process at a time creates the schema: a file lock, in PostgreSQL an advisory lock, which
+    holds between machines as well.
+    """
     parts = urlsplit(uri)
     if is_server(uri):
         yield
@@ -101,7 +128,11 @@ def lock(uri: str) -> Iterator[None]:
             connection.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({_LOCK_KEY})"))
             yield
     else:
-        path = Path(parts.path[1:]) if parts.scheme.startswith("sqlite") else Path(tempfile.gettempdir()) / "attnres-lab-store"
+        path = (
+            Path(parts.path[1:])
+            if parts.scheme.startswith("sqlite")
+            else Path(tempfile.gettempdir()) / "attnres-lab-store"
+        )
         path.absolute().parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
             yield

@@ -12,7 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 from attnres_lab.errors import UserError
-from attnres_lab.runfiles import DONE, read_json, write_json
+from attnres_lab.runs.folder import DONE, read_json, write_json
 from attnres_lab.tracking import figures
 from attnres_lab.tracking.folders import records, write_table
 from attnres_lab.tracking.names import flatten
@@ -20,7 +20,9 @@ from attnres_lab.tracking.note import markdown
 from attnres_lab.tracking.run import Identity, RunSync
 from attnres_lab.tracking.store import Store, redact
 
-SCHEDULED_PER_TURN = 20  # planned trials written per turn, so that the running ones do not wait for them
+SCHEDULED_PER_TURN = (
+    20  # planned trials written per turn, so that the running ones do not wait for them
+)
 NOTE_SECONDS = 5.0
 
 
@@ -29,7 +31,9 @@ class SweepSync:
 
     def __init__(self, store: Store, folder: Path, name: str, summary: Mapping[str, str]) -> None:
         self.store, self.folder, self.name = store, folder, name
-        self.summary = (read_json(folder / "tracking.json") or {}).get("summary", {}) | dict(summary)
+        self.summary = (read_json(folder / "tracking.json") or {}).get("summary", {}) | dict(
+            summary
+        )
         self.id = sweep_id(folder)
         self._parent: str | None = None
         self._trials: dict[str, RunSync] = {}
@@ -47,8 +51,16 @@ class SweepSync:
                 self._set_state("running", "RUNNING")
             self._read_plan()
             started = {key for key, trial in self._trials.items() if trial.started}
-            waiting = [trial for key, trial in self._trials.items() if key not in started and trial.status is None]
-            current = [self._trials[key] for key in started if key not in self._unreadable and not self._trials[key].done]
+            waiting = [
+                trial
+                for key, trial in self._trials.items()
+                if key not in started and trial.status is None
+            ]
+            current = [
+                self._trials[key]
+                for key in started
+                if key not in self._unreadable and not self._trials[key].done
+            ]
             for trial in [*current, *waiting[:SCHEDULED_PER_TURN]]:
                 self._sync_one(trial)
             for trial in current:
@@ -61,20 +73,28 @@ class SweepSync:
         return len(waiting) <= SCHEDULED_PER_TURN
 
     def close(self) -> None:
-        """The tables and figures, and the parent's last state: finished when every trial has a result."""
+        """The tables and figures, and the parent's last state: finished when every trial has a
+        result.
+        """
         self._write_note(at_once=True)
         self._find_runs()
         self._send_tables()
         complete = all(trial.files.status().state in DONE for trial in self._trials.values())
-        self._set_state("finished" if complete else "incomplete", "FINISHED" if complete else "KILLED")
+        self._set_state(
+            "finished" if complete else "incomplete", "FINISHED" if complete else "KILLED"
+        )
 
     def upload(self, folder: Path) -> None:
-        """A report folder as ``report`` of the parent run; what its page opens with goes into the note."""
+        """A report folder as ``report`` of the parent run; what its page opens with goes into the
+        note.
+        """
         self._attach()
         self.store.client.log_artifacts(self._parent, str(folder), "report")
         for page in sorted(folder.glob("*.md"))[:1]:
             paragraphs = [part.strip() for part in page.read_text().split("\n\n")]
-            self.summary["Verdict"] = next((part for part in paragraphs if part and not part.startswith(("#", "!", "|"))), "")
+            self.summary["Verdict"] = next(
+                (part for part in paragraphs if part and not part.startswith(("#", "!", "|"))), ""
+            )
         self._read_plan()
         self._write_note(at_once=True)
 
@@ -91,25 +111,51 @@ class SweepSync:
             trial.sync()
         except (ValueError, KeyError, TypeError, UserError) as error:
             self._unreadable.add(trial.files.path.name)
-            print(f"tracking: {trial.files.path} is left out: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            print(
+                f"tracking: {trial.files.path} is left out: {type(error).__name__}: {error}",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def _attach(self) -> None:
-        """Find or create the parent and learn which children exist: a creation whose answer was lost is not repeated."""
-        tags = {"attnres.id": self.id, "kind": "sweep", "sweep": self.name, "sweep_id": self.id, "status": "running"}
+        """Find or create the parent and learn which children exist: a creation whose answer was
+        lost is not repeated.
+        """
+        tags = {
+            "attnres.id": self.id,
+            "kind": "sweep",
+            "sweep": self.name,
+            "sweep_id": self.id,
+            "status": "running",
+        }
         self._known, self._trials, self._plan_stamp = self._find_runs(), {}, 0
         if (parent := self._known.get(self.id)) is None:
-            parent = self.store.client.create_run(self.store.experiment_id, tags=tags, run_name=self.name).info.run_id
+            parent = self.store.client.create_run(
+                self.store.experiment_id, tags=tags, run_name=self.name
+            ).info.run_id
         self._parent = parent
 
     def _find_runs(self) -> dict[str, str]:
-        """The sweep's runs in the store, by id. One whose creation was answered too late is there twice: the emptier one is deleted."""
+        """The sweep's runs in the store, by id. One whose creation was answered too late is there
+        twice: the emptier one is deleted.
+        """
         found: dict[str, Any] = {}
         token: str | None = ""
         while token is not None:
-            page = self.store.client.search_runs([self.store.experiment_id], f"tags.sweep_id = '{self.id}'", 3, 1000, page_token=token or None)
+            page = self.store.client.search_runs(
+                [self.store.experiment_id],
+                f"tags.sweep_id = '{self.id}'",
+                3,
+                1000,
+                page_token=token or None,
+            )
             for run in page:
                 uid = run.data.tags["attnres.id"]
-                found[uid], *double = sorted({id(r): r for r in (run, found.get(uid, run))}.values(), key=_filled, reverse=True)
+                found[uid], *double = sorted(
+                    {id(r): r for r in (run, found.get(uid, run))}.values(),
+                    key=_filled,
+                    reverse=True,
+                )
                 for other in double:
                     if other.info.lifecycle_stage == "active":
                         self.store.client.delete_run(other.info.run_id)
@@ -118,12 +164,18 @@ class SweepSync:
 
     def _send_tables(self) -> None:
         """A line per trial as CSV, and the figures to explore."""
-        paths = [trial.files.path for key, trial in self._trials.items() if trial.started and key not in self._unreadable]
+        paths = [
+            trial.files.path
+            for key, trial in self._trials.items()
+            if trial.started and key not in self._unreadable
+        ]
         if not paths:
             return
         with tempfile.TemporaryDirectory() as place:
             write_table(Path(place) / "trials.csv", paths)
-            (Path(place) / "figures.html").write_text(figures.page(self.name, list(records(paths)), paths))
+            (Path(place) / "figures.html").write_text(
+                figures.page(self.name, list(records(paths)), paths)
+            )
             self.store.client.log_artifacts(self._parent, place)
 
     def _read_plan(self) -> None:
@@ -135,17 +187,37 @@ class SweepSync:
             if (key := entry["hash"]) not in self._trials:
                 identity = self._identity(entry)
                 self._entries[key] = entry
-                self._trials[key] = RunSync(self.store, self.folder / "trials" / key, identity, self._known.get(identity.uid))
-        for name in ("plan.json", "sweep.json"):  # the sweep's YAML is in there, and in it perhaps the address of a database
+                self._trials[key] = RunSync(
+                    self.store,
+                    self.folder / "trials" / key,
+                    identity,
+                    self._known.get(identity.uid),
+                )
+        # the sweep's YAML is in there, and in it perhaps the address of a database
+        for name in (
+            "plan.json",
+            "sweep.json",
+        ):
             self.store.client.log_text(self._parent, redact((self.folder / name).read_text()), name)
         self._plan_stamp = stamp
 
     def _identity(self, entry: Mapping[str, Any]) -> Identity:
-        tags = {"sweep": self.name, "sweep_id": self.id, "trial": entry["hash"], "mlflow.parentRunId": str(self._parent)}
+        tags = {
+            "sweep": self.name,
+            "sweep_id": self.id,
+            "trial": entry["hash"],
+            "mlflow.parentRunId": str(self._parent),
+        }
         tags |= {key: str(entry[key]) for key in ("variant", "size", "seed")}
-        tags["mlflow.runColor"] = figures.COLOURS[self._variants.setdefault(entry["variant"], len(self._variants)) % len(figures.COLOURS)]
-        tags["protocol"] = "tuned" if any(key.startswith("optim.") for key in entry["params"]) else "shared"
-        return Identity(f"{self.id}/{entry['hash']}", entry["run_name"], tags, flatten(entry["params"]))
+        tags["mlflow.runColor"] = figures.COLOURS[
+            self._variants.setdefault(entry["variant"], len(self._variants)) % len(figures.COLOURS)
+        ]
+        tags["protocol"] = (
+            "tuned" if any(key.startswith("optim.") for key in entry["params"]) else "shared"
+        )
+        return Identity(
+            f"{self.id}/{entry['hash']}", entry["run_name"], tags, flatten(entry["params"])
+        )
 
     def _write_note(self, at_once: bool = False) -> None:
         if not at_once and time.monotonic() < self._note_due:
@@ -153,7 +225,13 @@ class SweepSync:
         trials = []
         for key, trial in self._trials.items():
             state = trial.files.status().state
-            trials.append({**self._entries[key], "state": state, "result": read_json(trial.files.result) if state in DONE else None})
+            trials.append(
+                {
+                    **self._entries[key],
+                    "state": state,
+                    "result": read_json(trial.files.result) if state in DONE else None,
+                }
+            )
         note = markdown(self.name, self.summary, trials)
         if note != self._note:
             self.store.client.set_tag(self._parent, "mlflow.note.content", note)
@@ -162,7 +240,9 @@ class SweepSync:
 
 
 def sweep_id(folder: Path) -> str:
-    """The id in ``sweep.json``, made and written there the first time: two sweeps of one name stay apart in a shared store."""
+    """The id in ``sweep.json``, made and written there the first time: two sweeps of one name stay
+    apart in a shared store.
+    """
     value = read_json(folder / "sweep.json") or {}
     if "id" not in value:
         value["id"] = uuid4().hex
@@ -172,4 +252,6 @@ def sweep_id(folder: Path) -> str:
 
 def _filled(run: Any) -> tuple[bool, int]:
     """Order of two runs of one id: deleted ones first, then by what was written."""
-    return run.info.lifecycle_stage == "active", len(run.data.metrics) + len(run.data.params) + len(run.data.tags)
+    return run.info.lifecycle_stage == "active", len(run.data.metrics) + len(run.data.params) + len(
+        run.data.tags
+    )

@@ -1,4 +1,6 @@
-"""The mirroring process: a turn a second, patience while the store is away, a last turn when its parent is done."""
+"""The mirroring process: a turn a second, patience while the store is away, a last turn when its
+parent is done.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from uuid import uuid4
 
 from filelock import FileLock
 
-from attnres_lab.runfiles import RunFolder, read_json, write_json
+from attnres_lab.runs.folder import RunFolder, read_json, write_json
 from attnres_lab.tracking.mirror import left_behind
 from attnres_lab.tracking.run import Identity, RunSync
 from attnres_lab.tracking.store import Store, connect, redact, tracking_uri
@@ -31,13 +33,17 @@ def single(store: Store, folder: Path) -> RunSync:
         memory["id"] = uuid4().hex
         write_json(folder / "tracking.json", memory)
     else:
-        found = store.client.search_runs([store.experiment_id], f"tags.`attnres.id` = '{memory['id']}'", 3, 1)
+        found = store.client.search_runs(
+            [store.experiment_id], f"tags.`attnres.id` = '{memory['id']}'", 3, 1
+        )
         known = found[0].info.run_id if found else None
     return RunSync(store, folder, Identity(memory["id"], folder.name), known)
 
 
 class Worker:
-    """Reads its task from standard input: one JSON line; the end of input is the end of the task."""
+    """Reads its task from standard input: one JSON line; the end of input is the end of the
+    task.
+    """
 
     def __init__(self) -> None:
         self.task: dict[str, Any] = json.loads(sys.stdin.readline())
@@ -61,7 +67,9 @@ class Worker:
                 left_behind(self.folder)
                 return
             pause = min(2 * pause, LONGEST_PAUSE) if self._away else TURN
-            self.ended.wait(pause) if not last else time.sleep(min(pause, 1.0) if self._away else 0.0)
+            self.ended.wait(pause) if not last else time.sleep(
+                min(pause, 1.0) if self._away else 0.0
+            )
 
     def _turn(self, last: bool) -> bool:
         try:
@@ -70,7 +78,8 @@ class Worker:
             if not self._away:
                 reason = redact(f"{type(error).__name__}: {error}").splitlines()[0][:300]
                 self._say(
-                    f"{redact(tracking_uri())} cannot be written ({reason}); the run goes on, its rows are kept in {self.folder} and sent later"
+                    f"{redact(tracking_uri())} cannot be written ({reason}); the run goes on, its "
+                    f"rows are kept in {self.folder} and sent later"
                 )
             self._away, self._sync = True, None
             return False
@@ -81,7 +90,10 @@ class Worker:
 
     def _mirror(self, last: bool) -> bool:
         if self._sync is None:
-            if not (self.folder / "plan.json").exists() and not RunFolder(self.folder).config.exists():
+            if (
+                not (self.folder / "plan.json").exists()
+                and not RunFolder(self.folder).config.exists()
+            ):
                 return True  # nothing to tell yet
             store = connect()
             if self.task["kind"] == "sweep":

@@ -1,4 +1,6 @@
-"""A sweep as the lab leaves it behind: an MLflow store and a folder, with a gain that is known because it was put in."""
+"""A sweep as the lab leaves it behind: an MLflow store and a folder, with a gain that is known
+because it was put in.
+"""
 
 import json
 import os
@@ -40,25 +42,41 @@ def depth_record(sublayers: int, full: bool) -> dict:
     """Weights that fall off with distance and sum to 1."""
     reads = []
     for sublayer in range(1, sublayers + 1):
-        names = ["embedding", *(f"f{i}" for i in range(1, sublayer + 1))] if full else ["embedding", *(f"b{i}" for i in range(1, sublayer // 2 + 1))]
+        names = (
+            ["embedding", *(f"f{i}" for i in range(1, sublayer + 1))]
+            if full
+            else ["embedding", *(f"b{i}" for i in range(1, sublayer // 2 + 1))]
+        )
         names += ["partial"] if not full and sublayer % 2 else []
         weights = np.exp(np.arange(len(names)) / 2.0)
         weights /= weights.sum()
         kind = "output" if sublayer == sublayers else ("mlp" if sublayer % 2 else "attention")
         entropy = float(-np.sum(weights * np.log(weights)))
-        reads.append({"sublayer": sublayer, "kind": kind, "sources": names, "weights": weights.tolist(), "entropy": entropy})
+        reads.append(
+            {
+                "sublayer": sublayer,
+                "kind": kind,
+                "sources": names,
+                "weights": weights.tolist(),
+                "entropy": entropy,
+            }
+        )
     rms = [1.0 + 0.2 * i for i in range(sublayers)]
     return {"step": 100, "reads": reads, "output_rms": rms, "gradient_norm": [1 / r for r in rms]}
 
 
 @pytest.fixture(scope="session")
 def store(tmp_path_factory) -> Path:
-    """An empty MLflow store with the experiment ``attnres``; its schema takes seconds, so it is made once and copied."""
+    """An empty MLflow store with the experiment ``attnres``; its schema takes seconds, so it is
+    made once and copied.
+    """
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     from mlflow import MlflowClient
 
     file = tmp_path_factory.mktemp("store") / "mlflow.db"
-    MlflowClient(f"sqlite:///{file}").create_experiment("attnres", artifact_location=(file.parent / "artifacts").as_uri())
+    MlflowClient(f"sqlite:///{file}").create_experiment(
+        "attnres", artifact_location=(file.parent / "artifacts").as_uri()
+    )
     return file
 
 
@@ -76,27 +94,78 @@ def tracked(store, tmp_path_factory) -> Tracked:
     client = MlflowClient(f"sqlite:///{root / 'runs' / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("attnres").experiment_id
     folder = root / "runs" / "sweeps" / "demo"
-    parent = client.create_run(experiment, tags={"sweep": "demo", "kind": "sweep"}, run_name="demo").info.run_id
-    cells = [(v, s, seed) for v in GAINS for s in SIZES for seed in (0, 1)] + [("full", "d96-L12", 2)]
+    parent = client.create_run(
+        experiment, tags={"sweep": "demo", "kind": "sweep"}, run_name="demo"
+    ).info.run_id
+    cells = [(v, s, seed) for v in GAINS for s in SIZES for seed in (0, 1)] + [
+        ("full", "d96-L12", 2)
+    ]
     for variant, size, seed in cells:
-        state, trial = "diverged" if seed == 2 else "finished", f"{variant}{size}{seed}".replace("-", "")
-        tags = {"sweep": "demo", "kind": "run", "mlflow.parentRunId": parent, "variant": variant, "size": size, "seed": str(seed)}
+        state, trial = (
+            "diverged" if seed == 2 else "finished",
+            f"{variant}{size}{seed}".replace("-", ""),
+        )
+        tags = {
+            "sweep": "demo",
+            "kind": "run",
+            "mlflow.parentRunId": parent,
+            "variant": variant,
+            "size": size,
+            "seed": str(seed),
+        }
         tags |= {"status": state, "trial": trial, "data_fingerprint": "0123456789ab"}
-        run = client.create_run(experiment, tags=tags, run_name=f"{variant}-{size}-s{seed}").info.run_id
+        run = client.create_run(
+            experiment, tags=tags, run_name=f"{variant}-{size}-s{seed}"
+        ).info.run_id
         blocks = "8" if variant == "block8" else "null"
-        params = {"seed": seed, "model.dim": size[1:3], "model.residual.num_blocks": blocks, "optim.lr": "0.003", "model.tie": "true", "name": "base"}
+        params = {
+            "seed": seed,
+            "model.dim": size[1:3],
+            "model.residual.num_blocks": blocks,
+            "optim.lr": "0.003",
+            "model.tie": "true",
+            "name": "base",
+        }
         metrics, flops = [], SIZES[size]
         for k in range(1, 5):
-            row = {"train/loss": 10 - k, "tokens": 1e5 * k, "flops": flops * k / 4, "seconds": k * flops / 1e14, "device_seconds": k * flops / 1e14}
+            row = {
+                "train/loss": 10 - k,
+                "tokens": 1e5 * k,
+                "flops": flops * k / 4,
+                "seconds": k * flops / 1e14,
+                "device_seconds": k * flops / 1e14,
+            }
             metrics += [Metric(key, float(value), 1000 * k, 25 * k) for key, value in row.items()]
-        metrics.append(Metric("val/loss", loss(flops, GAINS[variant], seed) if seed < 2 else float("nan"), 5000, 100))
+        metrics.append(
+            Metric(
+                "val/loss",
+                loss(flops, GAINS[variant], seed) if seed < 2 else float("nan"),
+                5000,
+                100,
+            )
+        )
         metrics.append(Metric("factor/optim.lr", 0.003, 5000, 0))
-        client.log_batch(run, metrics, [Param(key, str(value)) for key, value in params.items()], [RunTag("mlflow.note.content", "x")])
+        client.log_batch(
+            run,
+            metrics,
+            [Param(key, str(value)) for key, value in params.items()],
+            [RunTag("mlflow.note.content", "x")],
+        )
         (folder / "trials" / trial / "artifacts" / "depth").mkdir(parents=True)
-        environment = {"revision": "abc1234", "dirty": False, "device": "cpu", "versions": {"torch": "2.13.0"}, "seed": seed}
+        environment = {
+            "revision": "abc1234",
+            "dirty": False,
+            "device": "cpu",
+            "versions": {"torch": "2.13.0"},
+            "seed": seed,
+        }
         (folder / "trials" / trial / "environment.json").write_text(json.dumps(environment))
-        record = depth_record(8, full=variant == "full") | ({"reads": []} if variant == "baseline" else {})
-        (folder / "trials" / trial / "artifacts" / "depth" / "step-000100.json").write_text(json.dumps(record))
+        record = depth_record(8, full=variant == "full") | (
+            {"reads": []} if variant == "baseline" else {}
+        )
+        (folder / "trials" / trial / "artifacts" / "depth" / "step-000100.json").write_text(
+            json.dumps(record)
+        )
     spec = root / "demo.yaml"
     spec.write_text(SPEC)
     return Tracked(f"sqlite:///{root / 'runs' / 'mlflow.db'}", folder, spec, SIZES, GAINS)

@@ -12,10 +12,18 @@ from scipy import stats
 from analysis import ablation_table
 
 
-def runs(effects: dict[str, float], seeds: int = 4, noise: float = 0.001, sizes: tuple[str, ...] = ("d32",), seed: int = 0) -> pd.DataFrame:
+def runs(
+    effects: dict[str, float],
+    seeds: int = 4,
+    noise: float = 0.001,
+    sizes: tuple[str, ...] = ("d32",),
+    seed: int = 0,
+) -> pd.DataFrame:
     """Runs whose seeds and sizes shift all variants alike."""
     rng = np.random.default_rng(seed)
-    common = {(s, k): rng.normal(2 - 0.2 * i, 0.02) for i, s in enumerate(sizes) for k in range(seeds)}
+    common = {
+        (s, k): rng.normal(2 - 0.2 * i, 0.02) for i, s in enumerate(sizes) for k in range(seeds)
+    }
     return pd.DataFrame(
         {"variant": v, "size": s, "seed": k, "val/loss": base + effect + rng.normal(0, noise)}
         for v, effect in effects.items()
@@ -24,7 +32,9 @@ def runs(effects: dict[str, float], seeds: int = 4, noise: float = 0.001, sizes:
 
 
 def test_over_seeds_it_is_the_paired_t_test():
-    """Mean, interval and p of scipy's ttest_rel, though the seeds differ by far more than the variants."""
+    """Mean, interval and p of scipy's ttest_rel, though the seeds differ by far more than the
+    variants.
+    """
     table = runs({"baseline": 0, "full": -0.004, "mhc": 0.001})
     rows = ablation_table(table).rows.set_index("variant")
     losses = table.pivot(index="seed", columns="variant", values="val/loss")
@@ -32,29 +42,44 @@ def test_over_seeds_it_is_the_paired_t_test():
         expected = stats.ttest_rel(losses[variant], losses["baseline"])
         interval = expected.confidence_interval(0.95)
         row = rows.loc[variant]
-        assert (row["p"], row["low"], row["high"], row["df"]) == pytest.approx((expected.pvalue, *interval, 3))
+        assert (row["p"], row["low"], row["high"], row["df"]) == pytest.approx(
+            (expected.pvalue, *interval, 3)
+        )
 
 
 def test_over_sizes_with_one_seed_the_sizes_are_the_pairs():
     table = runs({"baseline": 0, "full": -0.004}, seeds=1, sizes=("a", "b", "c", "d"))
     losses = table.pivot(index="size", columns="variant", values="val/loss")
-    assert ablation_table(table).rows["p"].min() == pytest.approx(stats.ttest_rel(losses["full"], losses["baseline"]).pvalue)
+    assert ablation_table(table).rows["p"].min() == pytest.approx(
+        stats.ttest_rel(losses["full"], losses["baseline"]).pvalue
+    )
 
 
 def test_seeds_within_sizes_give_the_error_of_a_blocked_comparison():
     """Balanced sizes and seeds: the residual of a two-way layout, computed here by hand."""
     table = runs({"baseline": 0, "full": -0.004}, seeds=3, sizes=("a", "b"))
-    d = table.pivot(index=["size", "seed"], columns="variant", values="val/loss").pipe(lambda t: t["full"] - t["baseline"]).unstack().to_numpy()
+    d = (
+        table.pivot(index=["size", "seed"], columns="variant", values="val/loss")
+        .pipe(lambda t: t["full"] - t["baseline"])
+        .unstack()
+        .to_numpy()
+    )
     se = np.sqrt(((d - d.mean(axis=1, keepdims=True)) ** 2).sum() / 4 / 6)
     row = ablation_table(table).rows.set_index("variant").loc["full"]
-    assert (row["df"], row["high"] - row["difference"]) == pytest.approx((4, stats.t.ppf(0.975, 4) * se))
+    assert (row["df"], row["high"] - row["difference"]) == pytest.approx(
+        (4, stats.t.ppf(0.975, 4) * se)
+    )
 
 
 def test_holm_is_the_textbook_procedure():
-    """Holm (1979): 0.01, 0.02, 0.03, 0.04 become 0.04, 0.06, 0.06, 0.06; what has no p is not counted."""
+    """Holm (1979): 0.01, 0.02, 0.03, 0.04 become 0.04, 0.06, 0.06, 0.06; what has no p is not
+    counted.
+    """
     from analysis.ablation import _holm
 
-    assert _holm(np.array([0.03, 0.01, np.nan, 0.04, 0.02])) == pytest.approx([0.06, 0.04, np.nan, 0.06, 0.06], nan_ok=True)
+    assert _holm(np.array([0.03, 0.01, np.nan, 0.04, 0.02])) == pytest.approx(
+        [0.06, 0.04, np.nan, 0.06, 0.06], nan_ok=True
+    )
 
 
 def test_equivalence_is_two_one_sided_tests():
@@ -62,7 +87,10 @@ def test_equivalence_is_two_one_sided_tests():
     table = runs({"baseline": 0, "rescaled": 0.0005}, seeds=6)
     losses = table.pivot(index="seed", columns="variant", values="val/loss")
     shift = losses["rescaled"] - losses["baseline"]
-    expected = max(stats.ttest_1samp(shift, 0.005, alternative="less").pvalue, stats.ttest_1samp(shift, -0.005, alternative="greater").pvalue)
+    expected = max(
+        stats.ttest_1samp(shift, 0.005, alternative="less").pvalue,
+        stats.ttest_1samp(shift, -0.005, alternative="greater").pvalue,
+    )
     result = ablation_table(table, margin=0.005)
     row = result.rows.set_index("variant").loc["rescaled"]
     assert row["p_equivalent"] == pytest.approx(expected)
@@ -71,7 +99,9 @@ def test_equivalence_is_two_one_sided_tests():
 
 
 def test_verdicts_and_order():
-    """Best first; an effect, a small effect within the margin, none, and too little data are told apart."""
+    """Best first; an effect, a small effect within the margin, none, and too little data are told
+    apart.
+    """
     effects = {"baseline": 0.0, "worse": 0.03, "better": -0.03, "slightly": -0.002, "same": 0.0}
     table = runs(effects, seeds=8, noise=0.0004, seed=1)
     lone = pd.DataFrame([{"variant": "lone", "size": "d32", "seed": 0, "val/loss": 1.0}])
@@ -86,7 +116,9 @@ def test_verdicts_and_order():
         "worse": "worse",
     }
     assert result.rows["difference"].is_monotonic_increasing
-    assert any(w.startswith("lone has no run to pair at d32 seed 1, d32 seed 2") for w in result.warnings)
+    assert any(
+        w.startswith("lone has no run to pair at d32 seed 1, d32 seed 2") for w in result.warnings
+    )
 
 
 def test_diverged_runs_are_counted_and_a_variant_without_runs_is_named():
@@ -99,7 +131,9 @@ def test_diverged_runs_are_counted_and_a_variant_without_runs_is_named():
 
 
 def test_a_bad_variant_is_no_change_of_unit():
-    """A learning rate that leaves the loss at 1.44 times the baseline's is a result, not an error."""
+    """A learning rate that leaves the loss at 1.44 times the baseline's is a result, not an
+    error.
+    """
     table = runs({"baseline": 0, "high lr": 0})
     table.loc[table["variant"] == "high lr", "val/loss"] *= 1.44
     assert ablation_table(table).rows["verdict"].tolist() == ["baseline", "worse"]
@@ -109,7 +143,11 @@ def test_it_prints_as_markdown_latex_and_html():
     """Every cell in every form, special characters escaped."""
     table = runs({"base_line": 0, "block_8 & <b>|": -0.004})
     result = ablation_table(table, "base_line")
-    markdown, latex, html = result.to_markdown(), result.to_latex(), re.sub(r">\s+<", "><", result.to_html())
+    markdown, latex, html = (
+        result.to_markdown(),
+        result.to_latex(),
+        re.sub(r">\s+<", "><", result.to_html()),
+    )
     assert r"| block_8 & <b>\| | 4 |" in markdown
     assert r"block\_8 \& <b>| & 4 &" in latex
     assert "<td>block_8 &amp; &lt;b&gt;|</td><td>4</td>" in html

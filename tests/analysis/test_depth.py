@@ -9,13 +9,29 @@ from analysis.depth import load_depth, read_depth
 
 
 def write(path, reads, **more):
-    path.write_text(json.dumps({"step": 7, "reads": reads, "output_rms": [1.0, 2.0], "gradient_norm": [0.5, 0.25], **more}))
+    path.write_text(
+        json.dumps(
+            {
+                "step": 7,
+                "reads": reads,
+                "output_rms": [1.0, 2.0],
+                "gradient_norm": [0.5, 0.25],
+                **more,
+            }
+        )
+    )
     return path
 
 
 def read(sublayer, kind, sources, weights):
     weights = np.asarray(weights, dtype=float)
-    return {"sublayer": sublayer, "kind": kind, "sources": sources, "weights": weights.tolist(), "entropy": float(-np.sum(weights * np.log(weights)))}
+    return {
+        "sublayer": sublayer,
+        "kind": kind,
+        "sources": sources,
+        "weights": weights.tolist(),
+        "entropy": float(-np.sum(weights * np.log(weights))),
+    }
 
 
 BLOCK = [
@@ -62,7 +78,9 @@ def test_uniform_weights_have_evenness_one_and_a_single_source_none(tmp_path) ->
 
 def test_ten_and_more_sources_stay_in_their_order(tmp_path) -> None:
     names = ["embedding", *(f"f{i}" for i in range(1, 131))]
-    record = read_depth(write(tmp_path / "step-1.json", [read(131, "output", names, np.full(131, 1 / 131))]))
+    record = read_depth(
+        write(tmp_path / "step-1.json", [read(131, "output", names, np.full(131, 1 / 131))])
+    )
     assert list(record.attention.columns) == names
 
 
@@ -96,7 +114,8 @@ def test_a_gradient_that_overflowed_is_read_as_it_was(tmp_path) -> None:
         ('{"step": 1}', "step-1.json: not a depth record .*reads"),
         ("[1, 2]", "step-1.json: not a depth record"),
         (
-            '{"step": 1, "reads": [{"sublayer": 3, "kind": "mlp", "sources": ["embedding"], "weights": [0.5, 0.5], "entropy": 0}]}',
+            '{"step": 1, "reads": [{"sublayer": 3, "kind": "mlp", "sources": ["embedding"], '
+            '"weights": [0.5, 0.5], "entropy": 0}]}',
             "sublayer 3 has 2 weights for 1",
         ),
     ],

@@ -35,7 +35,9 @@ def test_equal_seeds_give_equal_resamples() -> None:
 
 
 def test_percentiles_agree_with_scipy_for_a_line() -> None:
-    """Many rows of a log-log line: scipy's case bootstrap of the slope gives the same percentile interval up to simulation noise."""
+    """Many rows of a log-log line: scipy's case bootstrap of the slope gives the same percentile
+    interval up to simulation noise.
+    """
     rng = np.random.default_rng(0)
     log_c = rng.uniform(0, 5, 60)
     log_y = 1 - 0.1 * log_c + 0.02 * rng.normal(size=60)
@@ -45,7 +47,9 @@ def test_percentiles_agree_with_scipy_for_a_line() -> None:
         centred = a - a.mean(axis, keepdims=True)
         return -(centred * b).sum(axis) / (centred**2).sum(axis)
 
-    theirs = stats.bootstrap((log_c, log_y), slope, paired=True, n_resamples=4000, method="percentile", rng=rng).confidence_interval
+    theirs = stats.bootstrap(
+        (log_c, log_y), slope, paired=True, n_resamples=4000, method="percentile", rng=rng
+    ).confidence_interval
     np.testing.assert_allclose(ours, theirs, atol=0.15 * (theirs.high - theirs.low))
 
 
@@ -55,7 +59,8 @@ def test_a_resample_that_cannot_be_fitted_is_counted() -> None:
     many = bootstrap(fit(POWER_LAW, c, [3.0, 2.0, 1.4]), n=500)
     one_size = np.isnan(many.params["alpha"])
     assert many.failed == one_size.sum()
-    assert abs(many.failed / 500 - 3 / 27) < 0.05  # three of the 27 equally likely resamples are of one row only
+    # three of the 27 equally likely resamples are of one row only
+    assert abs(many.failed / 500 - 3 / 27) < 0.05
 
 
 def test_no_resamples_are_refused() -> None:

@@ -1,4 +1,6 @@
-"""The gain against the public figures of the paper's Table 2, and against truths that need no statistics."""
+"""The gain against the public figures of the paper's Table 2, and against truths that need no
+statistics.
+"""
 
 from __future__ import annotations
 
@@ -22,15 +24,23 @@ LOSSES = {
 PFLOPS_DAY = 8.64e19
 
 
-def table(losses: dict[str, list[float]] = LOSSES, compute: np.ndarray = 6 * PARAMS * TOKENS) -> pd.DataFrame:
+def table(
+    losses: dict[str, list[float]] = LOSSES, compute: np.ndarray = 6 * PARAMS * TOKENS
+) -> pd.DataFrame:
     rows = [
-        {"variant": v, "size": f"s{i}", "seed": 0, "flops": compute[i], "val/loss": loss} for v, row in losses.items() for i, loss in enumerate(row)
+        {"variant": v, "size": f"s{i}", "seed": 0, "flops": compute[i], "val/loss": loss}
+        for v, row in losses.items()
+        for i, loss in enumerate(row)
     ]
     return pd.DataFrame(rows)
 
 
-def curves(law, gain: float, extra: float = 1.0, sizes: int = 5, span: float = 1000) -> pd.DataFrame:
-    """Noise-free runs of `law` and of a variant that is worth `gain` times its compute and costs `extra` times as much at a size."""
+def curves(
+    law, gain: float, extra: float = 1.0, sizes: int = 5, span: float = 1000
+) -> pd.DataFrame:
+    """Noise-free runs of `law` and of a variant that is worth `gain` times its compute and costs
+    `extra` times as much at a size.
+    """
     compute = np.geomspace(1, span, sizes)
     rows = [
         {"variant": v, "size": i, "seed": 0, "flops": c * cost, "val/loss": law(c * cost * worth)}
@@ -49,14 +59,19 @@ def curves(law, gain: float, extra: float = 1.0, sizes: int = 5, span: float = 1
     ],
 )
 def test_table_2_gives_the_public_figures(variant, gain, delta, fieller, largest, law):
-    """Gains, both intervals, both laws and the separate slopes at the largest C, to every digit that was published."""
+    """Gains, both intervals, both laws and the separate slopes at the largest C, to every digit
+    that was published.
+    """
     result = compute_equivalent_gain(table(compute=6 * PARAMS * TOKENS / PFLOPS_DAY), variant)
     assert round(result.gain, 4) == gain
     assert tuple(round(v, 4) for v in result.interval) == delta
     assert tuple(round(v, 4) for v in result.fieller) == fieller
     slopes = result.separate_slopes
     assert round(slopes.largest.gain, 3) == largest
-    assert tuple(round(v, d) for v, d in zip(slopes.baseline, (4, 5), strict=True)) == (1.8622, 0.05494)
+    assert tuple(round(v, d) for v, d in zip(slopes.baseline, (4, 5), strict=True)) == (
+        1.8622,
+        0.05494,
+    )
     digits = (3, 4) if variant == "mhc-lite" else (4, 5)
     assert tuple(round(v, d) for v, d in zip(slopes.variant, digits, strict=True)) == law
 
@@ -69,10 +84,15 @@ def test_table_2_does_not_reject_equal_exponents():
 
 def test_the_unit_of_compute_does_not_matter():
     """FLOPs and PFLOP/s-days give the same gain, band and comparison."""
-    flops, days = (compute_equivalent_gain(table(compute=6 * PARAMS * TOKENS / unit), "full") for unit in (1, PFLOPS_DAY))
+    flops, days = (
+        compute_equivalent_gain(table(compute=6 * PARAMS * TOKENS / unit), "full")
+        for unit in (1, PFLOPS_DAY)
+    )
     assert flops.interval == pytest.approx(days.interval)
     assert flops.unpaired.interval == pytest.approx(days.unpaired.interval)
-    assert flops.at(2 * PFLOPS_DAY, "saving").interval == pytest.approx(days.at(2, "saving").interval)
+    assert flops.at(2 * PFLOPS_DAY, "saving").interval == pytest.approx(
+        days.at(2, "saving").interval
+    )
 
 
 @pytest.mark.parametrize("extra", [1.0, 1.04, 0.7])
@@ -88,7 +108,9 @@ def test_a_shifted_power_law_is_recovered_whatever_the_variant_costs(gain, extra
 
 
 def test_definitions_agree_with_the_laws_they_read():
-    """The baseline at C times "extra" has the variant's loss at C; the variant at C over "saving" has the baseline's."""
+    """The baseline at C times "extra" has the variant's loss at C; the variant at C over "saving"
+    has the baseline's.
+    """
     result = compute_equivalent_gain(table(), "block")
     (a, alpha), (b, beta) = result.separate_slopes.baseline, result.separate_slopes.variant
     C = 2e20
@@ -101,7 +123,9 @@ def test_definitions_agree_with_the_laws_they_read():
 @pytest.mark.parametrize("definition", ["extra", "saving"])
 @pytest.mark.parametrize("at", [5e19, 3e20])
 def test_the_band_is_the_delta_method_on_paired_residuals(definition, at):
-    """Against derivatives taken by finite differences of numpy's fits, with the residuals' 2 x 2 covariance, n - 2 degrees of freedom."""
+    """Against derivatives taken by finite differences of numpy's fits, with the residuals' 2 x 2
+    covariance, n - 2 degrees of freedom.
+    """
     runs = table()
     runs.loc[runs["variant"] == "full", "flops"] *= [1.02, 1.05, 1.01, 1.04, 1.03]
     x = [np.log(runs.loc[runs["variant"] == v, "flops"].to_numpy()) for v in ("baseline", "full")]
@@ -113,11 +137,15 @@ def test_the_band_is_the_delta_method_on_paired_residuals(definition, at):
 
     step = 1e-6 * np.eye(10).reshape(10, 2, 5)
     gradient = np.array([log_gain(y + s) - log_gain(y - s) for s in step]).reshape(2, 5) / 2e-6
-    residuals = np.array([b - np.polyval(np.polyfit(a, b, 1), a) for a, b in zip(x, y, strict=True)])
+    residuals = np.array(
+        [b - np.polyval(np.polyfit(a, b, 1), a) for a, b in zip(x, y, strict=True)]
+    )
     se = np.sqrt(np.einsum("ai,ab,bi->", gradient, residuals @ residuals.T / 3, gradient))
     band = compute_equivalent_gain(runs, "full").at(at, definition)
     assert band.gain == pytest.approx(np.exp(log_gain(y)))
-    assert np.log(band.interval[1] / band.gain) == pytest.approx(stats.t.ppf(0.975, 3) * se, rel=1e-5)
+    assert np.log(band.interval[1] / band.gain) == pytest.approx(
+        stats.t.ppf(0.975, 3) * se, rel=1e-5
+    )
 
 
 def test_only_the_extra_reading_extrapolates_at_the_largest_compute():
@@ -133,15 +161,24 @@ def test_only_the_extra_reading_extrapolates_at_the_largest_compute():
 
 
 def test_an_irreducible_loss_is_not_read_as_a_trend():
-    """Truth E + A C^-a and a gain of 1.25 at Table 2's compute: separate slopes feign 1.286 to 1.209, one shape does not."""
+    """Truth E + A C^-a and a gain of 1.25 at Table 2's compute: separate slopes feign 1.286 to
+    1.209, one shape does not.
+    """
     compute = 6 * PARAMS * TOKENS / PFLOPS_DAY
-    losses = {name: list(1.3 + 0.56 * (compute * worth) ** -0.185) for name, worth in (("baseline", 1.0), ("new", 1.25))}
+    losses = {
+        name: list(1.3 + 0.56 * (compute * worth) ** -0.185)
+        for name, worth in (("baseline", 1.0), ("new", 1.25))
+    }
     result = compute_equivalent_gain(table(losses, compute), "new")
     assert [round(result.at(c).gain, 3) for c in compute[[0, -1]]] == [1.286, 1.209]
     assert result.offset is not None
     assert (result.offset.gain, result.offset.E) == pytest.approx((1.25, 1.3), rel=1e-6)
-    assert result.gain == pytest.approx(1.25, abs=0.003)  # a straight line through the curve's mean slope, uneven sizes
-    assert any("irreducible loss 1.3 and the gain 1.250 everywhere fits no worse: do not read a trend" in w for w in result.warnings)
+    # a straight line through the curve's mean slope, uneven sizes
+    assert result.gain == pytest.approx(1.25, abs=0.003)
+    assert any(
+        "irreducible loss 1.3 and the gain 1.250 everywhere fits no worse: do not read a trend" in w
+        for w in result.warnings
+    )
 
 
 def test_a_pure_power_law_puts_the_irreducible_loss_at_its_bound():
@@ -155,7 +192,9 @@ def test_a_pure_power_law_puts_the_irreducible_loss_at_its_bound():
 def test_true_unequal_exponents_are_reported_without_that_excuse():
     """Two pure power laws: the parallelism test rejects, and an offset does not explain it."""
     runs = curves(lambda c: 3 * c**-0.05, 1.0)
-    runs.loc[runs["variant"] == "new", "val/loss"] = 3 * runs.loc[runs["variant"] == "new", "flops"] ** -0.06
+    runs.loc[runs["variant"] == "new", "val/loss"] = (
+        3 * runs.loc[runs["variant"] == "new", "flops"] ** -0.06
+    )
     result = compute_equivalent_gain(runs, "new")
     assert result.parallelism.p < 1e-6
     (warning,) = [w for w in result.warnings if "exponents differ" in w]
@@ -164,9 +203,16 @@ def test_true_unequal_exponents_are_reported_without_that_excuse():
 
 def test_the_summary_opens_with_a_sentence_and_says_when_the_evidence_is_thin():
     """Better, worse, undecided and thin evidence, in words."""
-    opening = "block is better: it behaves like baseline given 1.24 times the compute (95 % interval 1.18 to 1.30, 5 sizes). The evidence is thin"
+    opening = (
+        "block is better: it behaves like baseline given 1.24 times the compute (95 % interval "
+        "1.18 to 1.30, 5 sizes). The evidence is thin"
+    )
     assert compute_equivalent_gain(table(), "block").summary().startswith(opening)
-    assert compute_equivalent_gain(table(), "baseline", "block").summary().startswith("baseline is worse: it behaves like block given 0.81 times")
+    assert (
+        compute_equivalent_gain(table(), "baseline", "block")
+        .summary()
+        .startswith("baseline is worse: it behaves like block given 0.81 times")
+    )
     three = table()[lambda t: t["size"].isin(["s1", "s2", "s4"])]
     text = compute_equivalent_gain(three, "mhc-lite", "block").summary()
     assert text.startswith("No difference is shown: mhc-lite behaves like block given")
@@ -185,7 +231,9 @@ def test_the_paired_bootstrap_is_that_of_a_loop_over_single_gains():
     result = compute_equivalent_gain(table(), "full")
     counts = resamples(5, 200, seed=3)
     drawn = result.bootstrap(200, seed=3)
-    x, base, new = (result.per_size[c].to_numpy() for c in ("x_baseline", "loss_baseline", "loss_variant"))
+    x, base, new = (
+        result.per_size[c].to_numpy() for c in ("x_baseline", "loss_baseline", "loss_variant")
+    )
     for i in np.flatnonzero(np.sum(counts > 0, axis=1) > 1):
         index = np.repeat(np.arange(5), counts[i].astype(int))
         alpha = -np.polyfit(np.log(x[index]), (np.log(base) + np.log(new))[index] / 2, 1)[0]

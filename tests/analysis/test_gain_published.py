@@ -19,7 +19,9 @@ def test_the_block_law_at_the_papers_compute():
     assert round(gain_from_published(BASELINE, BLOCK, 5.6, "saving").gain, 4) == 1.2489
 
 
-@pytest.mark.parametrize(("C", "gain"), [(0.5, 1.202), (1, 1.216), (2, 1.231), (5.6, 1.254), (10, 1.267), (100, 1.319)])
+@pytest.mark.parametrize(
+    ("C", "gain"), [(0.5, 1.202), (1, 1.216), (2, 1.231), (5.6, 1.254), (10, 1.267), (100, 1.319)]
+)
 def test_the_block_curve_over_compute(C, gain):
     assert round(gain_from_published(BASELINE, BLOCK, C).gain, 3) == gain
 
@@ -33,7 +35,9 @@ def test_equal_exponents_give_one_gain(C, definition):
 @given(st.tuples(*[st.floats(-1, 1)] * 4), st.floats(0.01, 1000))
 def test_no_law_that_prints_alike_leaves_the_interval(shift, C):
     """Random points of the rounding box lie within its corners."""
-    a, alpha, b, beta = (v + 0.0005 * s for v, s in zip((1.891, 0.057, 1.870, 0.058), shift, strict=True))
+    a, alpha, b, beta = (
+        v + 0.0005 * s for v, s in zip((1.891, 0.057, 1.870, 0.058), shift, strict=True)
+    )
     low, high = gain_from_published(BASELINE, BLOCK, C).rounding
     assert low - 1e-9 <= math.exp(math.log(a * C**-alpha / (b * C**-beta)) / alpha) <= high + 1e-9
 

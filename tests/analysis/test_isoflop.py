@@ -1,4 +1,6 @@
-"""IsoFLOP optima against closed forms, and the depth / width grid of Attention Residuals, Fig. 7."""
+"""IsoFLOP optima against closed forms, and the depth / width grid of Attention Residuals, Fig.
+7.
+"""
 
 import numpy as np
 import pandas as pd
@@ -7,7 +9,14 @@ from scipy import optimize, stats
 
 from analysis import CHINCHILLA, POWER_LAW_OFFSET, grid_optimum, isoflop
 
-TRUTH = {"E": 1.69, "A": 406.4, "alpha": 0.34, "B": 410.7, "beta": 0.28}  # Hoffmann et al. 2022, equation 10
+# Hoffmann et al. 2022, equation 10
+TRUTH = {
+    "E": 1.69,
+    "A": 406.4,
+    "alpha": 0.34,
+    "B": 410.7,
+    "beta": 0.28,
+}
 BUDGETS = np.geomspace(1e19, 1e22, 5)
 
 
@@ -19,19 +28,27 @@ def best_size(c):
 
 def runs(sigma=0.0, spread=1.5, seed=0, points=7, variant="baseline"):
     rng = np.random.default_rng(seed)
-    rows = [(variant, c, n, c / (6 * n)) for c in BUDGETS for n in best_size(c) * np.geomspace(1 / spread, spread, points)]
+    rows = [
+        (variant, c, n, c / (6 * n))
+        for c in BUDGETS
+        for n in best_size(c) * np.geomspace(1 / spread, spread, points)
+    ]
     table = pd.DataFrame(rows, columns=["variant", "flops", "params", "tokens"])
     losses = CHINCHILLA(table[["params", "tokens"]], **TRUTH)
     return table.assign(**{"val/loss": losses + sigma * rng.normal(size=len(table))})
 
 
 def test_the_optima_of_a_known_law_are_its_closed_form() -> None:
-    """Near the optimum a Chinchilla law is a parabola in log N: best sizes, exponents b = beta / (alpha + beta), and the lowest losses."""
+    """Near the optimum a Chinchilla law is a parabola in log N: best sizes, exponents b = beta /
+    (alpha + beta), and the lowest losses.
+    """
     got = isoflop(runs(spread=1.1), law=POWER_LAW_OFFSET)["baseline"]
     for valley in got.valleys:
         assert valley.best.at == pytest.approx(best_size(valley.budget), rel=1e-3)
         n = best_size(valley.budget)
-        assert valley.loss == pytest.approx(CHINCHILLA([[n, valley.budget / 6 / n]], **TRUTH)[0], rel=1e-7)
+        assert valley.loss == pytest.approx(
+            CHINCHILLA([[n, valley.budget / 6 / n]], **TRUTH)[0], rel=1e-7
+        )
         assert valley.tokens == pytest.approx(valley.budget / 6 / valley.best.at, rel=1e-6)
     assert got.size_law.params["b"] == pytest.approx(0.28 / 0.62, abs=1e-4)
     assert got.tokens_law.params["b"] == pytest.approx(0.34 / 0.62, abs=1e-4)
@@ -41,27 +58,53 @@ def test_the_optima_of_a_known_law_are_its_closed_form() -> None:
 
 def test_variants_are_studied_apart_and_budgets_may_vary_a_little() -> None:
     noise = np.random.default_rng(0)
-    both = pd.concat([runs(), runs(variant="full").assign(params=lambda t: t["params"] * 2, tokens=lambda t: t["tokens"] / 2)])
-    both = both.assign(flops=both["flops"] * noise.uniform(0.98, 1.02, len(both))).sample(frac=1, random_state=1)
+    both = pd.concat(
+        [
+            runs(),
+            runs(variant="full").assign(
+                params=lambda t: t["params"] * 2, tokens=lambda t: t["tokens"] / 2
+            ),
+        ]
+    )
+    both = both.assign(flops=both["flops"] * noise.uniform(0.98, 1.02, len(both))).sample(
+        frac=1, random_state=1
+    )
     got = isoflop(both)
     assert [len(study.valleys) for study in got.values()] == [5, 5]
-    assert got["full"].size_law.params["a"] / got["baseline"].size_law.params["a"] == pytest.approx(2, rel=0.05)
+    assert got["full"].size_law.params["a"] / got["baseline"].size_law.params["a"] == pytest.approx(
+        2, rel=0.05
+    )
 
 
 def test_intervals_of_the_best_size_hold_their_level() -> None:
-    """Of 600 noisy valleys of an exact parabola, 95 % Fieller intervals hold the vertex in 93 to 97 %."""
+    """Of 600 noisy valleys of an exact parabola, 95 % Fieller intervals hold the vertex in 93 to 97
+    %.
+    """
     rng, held, n = np.random.default_rng(0), [], np.geomspace(1e8, 1e9, 8)
     for _ in range(30):
-        table = pd.DataFrame({"flops": np.repeat(np.geomspace(1e10, 1e29, 20), 8), "params": np.tile(n, 20), "tokens": 1e9})
-        table["val/loss"] = 2 + 0.05 * np.log(table["params"] / 3e8) ** 2 + 0.01 * rng.normal(size=160)
-        held += [v.best.interval[0] < 3e8 < v.best.interval[1] for v in isoflop(table)["runs"].valleys]
+        table = pd.DataFrame(
+            {
+                "flops": np.repeat(np.geomspace(1e10, 1e29, 20), 8),
+                "params": np.tile(n, 20),
+                "tokens": 1e9,
+            }
+        )
+        table["val/loss"] = (
+            2 + 0.05 * np.log(table["params"] / 3e8) ** 2 + 0.01 * rng.normal(size=160)
+        )
+        held += [
+            v.best.interval[0] < 3e8 < v.best.interval[1] for v in isoflop(table)["runs"].valleys
+        ]
     assert 0.93 < np.mean(held) < 0.97
 
 
 def test_fieller_limits_are_where_the_slope_of_the_valley_may_be_zero() -> None:
-    """At a limit, the constrained least-squares parabola with its vertex there is worse by the F quantile (by scipy)."""
+    """At a limit, the constrained least-squares parabola with its vertex there is worse by the F
+    quantile (by scipy).
+    """
     table = runs(sigma=0.01, spread=3, points=9)
-    table = table[~table.groupby("flops").cumcount().isin([1, 2])]  # lopsided, so that slope and curvature are correlated
+    # lopsided, so that slope and curvature are correlated
+    table = table[~table.groupby("flops").cumcount().isin([1, 2])]
     first = isoflop(table)["baseline"].valleys[0]
     part = table[table["flops"] == BUDGETS[0]]
     t, y = np.log(part["params"].to_numpy()), part["val/loss"].to_numpy()
@@ -69,7 +112,9 @@ def test_fieller_limits_are_where_the_slope_of_the_valley_may_be_zero() -> None:
     for limit in first.best.interval:
         fitted = np.polyfit((t - np.log(limit)) ** 2, y, 1)
         excess = np.sum((np.polyval(fitted, (t - np.log(limit)) ** 2) - y) ** 2) - free
-        assert excess / (free / (len(t) - 3)) == pytest.approx(stats.t.ppf(0.975, len(t) - 3) ** 2, rel=1e-5)
+        assert excess / (free / (len(t) - 3)) == pytest.approx(
+            stats.t.ppf(0.975, len(t) - 3) ** 2, rel=1e-5
+        )
 
 
 def test_a_budget_without_a_valley_is_left_out_and_said() -> None:
@@ -89,9 +134,15 @@ def test_three_sizes_leave_the_interval_open() -> None:
     ("change", "message"),
     [
         (lambda t: t.drop(columns="tokens"), "no column tokens"),
-        (lambda t: t.assign(params=t["params"].where(t.index != 3)), "params must be positive and finite, but is nan at row 3"),
+        (
+            lambda t: t.assign(params=t["params"].where(t.index != 3)),
+            "params must be positive and finite, but is nan at row 3",
+        ),
         (lambda t: t.iloc[:2], "1e.19 FLOP has 2 sizes"),
-        (lambda t: t[t["params"] <= 0.9 * best_size(t["flops"])], "0 of 5 budgets have a best size inside"),
+        (
+            lambda t: t[t["params"] <= 0.9 * best_size(t["flops"])],
+            "0 of 5 budgets have a best size inside",
+        ),
     ],
 )
 def test_bad_tables_are_refused(change, message) -> None:
@@ -101,14 +152,16 @@ def test_bad_tables_are_refused(change, message) -> None:
 
 # Attention Residuals (2603.15031), Fig. 7: rows heads / num_layers, columns d / num_layers.
 COLUMNS, ROWS = [15, 30, 45, 60, 75], [0.7, 0.6, 0.5, 0.4, 0.3]
-BASELINE = """2.017 1.909 1.875 1.851 1.858  1.990 1.902 1.862 1.852 1.862  1.973 1.883 1.859 1.849 1.854
-              1.952 1.868 1.850 1.849 1.857  1.926 1.857 1.851 1.847 1.858"""
-ATTNRES = """1.954 1.890 1.843 1.828 1.824  1.931 1.863 1.830 1.817 1.818  1.917 1.841 1.819 1.812 1.817
-             1.893 1.823 1.815 1.813 1.813  1.877 1.816 1.802 1.806 1.820"""
+BASELINE = """2.017 1.909 1.875 1.851 1.858  1.990 1.902 1.862 1.852 1.862  1.973 1.883 1.859 1.849
+              1.854 1.952 1.868 1.850 1.849 1.857  1.926 1.857 1.851 1.847 1.858"""
+ATTNRES = """1.954 1.890 1.843 1.828 1.824  1.931 1.863 1.830 1.817 1.818  1.917 1.841 1.819 1.812
+             1.817 1.893 1.823 1.815 1.813 1.813  1.877 1.816 1.802 1.806 1.820"""
 
 
 def grid(text):
-    return pd.DataFrame(np.array(text.split(), dtype=float).reshape(5, 5), index=ROWS, columns=COLUMNS)
+    return pd.DataFrame(
+        np.array(text.split(), dtype=float).reshape(5, 5), index=ROWS, columns=COLUMNS
+    )
 
 
 def test_the_lowest_cells_of_fig_7() -> None:
@@ -120,7 +173,9 @@ def test_the_lowest_cells_of_fig_7() -> None:
 
 
 def test_the_smooth_optima_of_fig_7_do_not_move_beyond_their_noise() -> None:
-    """An independent nonlinear fit of the same surface, with the vertex as a parameter, gives the optimum; the shift's interval holds 1."""
+    """An independent nonlinear fit of the same surface, with the vertex as a parameter, gives the
+    optimum; the shift's interval holds 1.
+    """
     for text in (BASELINE, ATTNRES):
         table, got = grid(text), grid_optimum(grid(text))
         t, g = np.meshgrid(np.log(COLUMNS), np.array(ROWS) - got.row)
@@ -128,7 +183,11 @@ def test_the_smooth_optima_of_fig_7_do_not_move_beyond_their_noise() -> None:
         def surface(p, t=t, g=g):
             return p[0] + p[1] * (t - p[2]) ** 2 + g * (p[3] + p[4] * t + p[5] * t**2)
 
-        answer = optimize.least_squares(lambda p, table=table: (surface(p) - table.to_numpy()).ravel(), [1.85, 0.05, 4, 0, 0, 0], x_scale="jac")
+        answer = optimize.least_squares(
+            lambda p, table=table: (surface(p) - table.to_numpy()).ravel(),
+            [1.85, 0.05, 4, 0, 0, 0],
+            x_scale="jac",
+        )
         slope = np.linalg.inv(answer.jac.T @ answer.jac) * 2 * answer.cost / 19
         assert got.smooth.at == pytest.approx(np.exp(answer.x[2]), rel=1e-4)
         assert got.smooth.log_error == pytest.approx(np.sqrt(slope[2, 2]), rel=1e-3)

@@ -15,15 +15,20 @@ def test_the_standard_laws_have_the_names_of_the_field() -> None:
 
 def test_a_law_evaluates_its_formula() -> None:
     x = np.array([[7e7, 1.4e9], [1e10, 2e11]])
-    expected = 1.69 + 406.4 * x[:, 0] ** -0.34 + 410.7 * x[:, 1] ** -0.28  # Hoffmann et al. 2022, equation 10
-    np.testing.assert_allclose(CHINCHILLA(x, E=1.69, A=406.4, alpha=0.34, B=410.7, beta=0.28), expected, rtol=1e-14)
+    # Hoffmann et al. 2022, equation 10
+    expected = 1.69 + 406.4 * x[:, 0] ** -0.34 + 410.7 * x[:, 1] ** -0.28
+    np.testing.assert_allclose(
+        CHINCHILLA(x, E=1.69, A=406.4, alpha=0.34, B=410.7, beta=0.28), expected, rtol=1e-14
+    )
 
 
 def test_own_laws_may_rise_mix_variables_and_share_exponents() -> None:
     law = Law("E + A N^-a D^-b + B N^b")
     assert law.params == ("E", "A", "a", "b", "B")
     x = np.array([[2.0, 3.0]])
-    np.testing.assert_allclose(law(x, E=1, A=5, a=0.5, b=0.25, B=2), 1 + 5 * 2**-0.5 * 3**-0.25 + 2 * 2**0.25)
+    np.testing.assert_allclose(
+        law(x, E=1, A=5, a=0.5, b=0.25, B=2), 1 + 5 * 2**-0.5 * 3**-0.25 + 2 * 2**0.25
+    )
 
 
 @pytest.mark.parametrize("formula", ["", "A * C", "A C^2", "A C^-alpha +", "A C**-alpha"])

@@ -1,4 +1,6 @@
-"""Figures show the numbers they are given, with units, and in a way that survives print and colour-blindness."""
+"""Figures show the numbers they are given, with units, and in a way that survives print and
+colour-blindness.
+"""
 
 import itertools
 
@@ -22,7 +24,11 @@ def drawn(ax) -> None:
 
 
 def texts(ax) -> set[str]:
-    return {ax.get_xlabel(), ax.get_ylabel(), *(text.get_text() for text in ax.get_legend().get_texts())}
+    return {
+        ax.get_xlabel(),
+        ax.get_ylabel(),
+        *(text.get_text() for text in ax.get_legend().get_texts()),
+    }
 
 
 def luminance(color: str) -> float:
@@ -46,7 +52,9 @@ def test_more_variants_than_colours_still_differ() -> None:
 
 
 def test_every_colour_is_told_from_white_paper() -> None:
-    """WCAG asks for a contrast of 3 for graphical objects; Okabe-Ito's light blue and orange are its known exceptions, at 2.2 and more."""
+    """WCAG asks for a contrast of 3 for graphical objects; Okabe-Ito's light blue and orange are
+    its known exceptions, at 2.2 and more.
+    """
     for look in looks([f"v{i}" for i in range(6)]).values():
         assert 1.05 / (luminance(look.color) + 0.05) > 2.2
 
@@ -57,17 +65,31 @@ def test_a_variant_keeps_its_look_in_the_company_of_the_baseline() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(1.85, "1.85"), (0, "0"), (50_000, r"$5{\times}10^{4}$"), (1e15, "$10^{15}$"), (3e-4, r"$3{\times}10^{-4}$"), (2.5e20, r"$2.5{\times}10^{20}$")],
+    [
+        (1.85, "1.85"),
+        (0, "0"),
+        (50_000, r"$5{\times}10^{4}$"),
+        (1e15, "$10^{15}$"),
+        (3e-4, r"$3{\times}10^{-4}$"),
+        (2.5e20, r"$2.5{\times}10^{20}$"),
+    ],
 )
 def test_numbers_on_axes_are_short(value, text) -> None:
     assert number(value) == text
 
 
-@pytest.mark.parametrize(("low", "high"), [(1.7, 1.95), (1e13, 1e15), (4e19, 5e20), (1e-4, 1e-2), (1, 1e6), (1.0, 1.3), (1e5, 4e5)])
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [(1.7, 1.95), (1e13, 1e15), (4e19, 5e20), (1e-4, 1e-2), (1, 1e6), (1.0, 1.3), (1e5, 4e5)],
+)
 def test_log_axes_have_two_to_eight_labels_within_the_view(ax, low, high) -> None:
     ax.set(xscale="log", xlim=(low, high))
     log_ticks(ax.xaxis)
-    inside = [tick for tick in ax.xaxis.get_majorticklocs() if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)]
+    inside = [
+        tick
+        for tick in ax.xaxis.get_majorticklocs()
+        if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)
+    ]
     assert 2 <= len(inside) <= 8
     assert len({number(tick) for tick in inside}) == len(inside)
 
@@ -75,17 +97,35 @@ def test_log_axes_have_two_to_eight_labels_within_the_view(ax, low, high) -> Non
 def test_loss_against_compute_shows_every_run_and_the_arrow_spans_the_gain(ax) -> None:
     runs = paper.table_2()
     runs = runs[runs["variant"].isin(["baseline", "full"])]
-    curve = pd.DataFrame({"x": [4.6e19, 3.7e20, 6e20], "y": [1.94, 1.71, 1.69], "low": [1.93, 1.70, 1.68], "high": [1.95, 1.72, 1.70]})
-    plots.loss_against_compute(ax, runs, {"baseline": curve, "full": curve}, {"full": (3.8e20, 1.31, 1.692)})
+    curve = pd.DataFrame(
+        {
+            "x": [4.6e19, 3.7e20, 6e20],
+            "y": [1.94, 1.71, 1.69],
+            "low": [1.93, 1.70, 1.68],
+            "high": [1.95, 1.72, 1.70],
+        }
+    )
+    plots.loss_against_compute(
+        ax, runs, {"baseline": curve, "full": curve}, {"full": (3.8e20, 1.31, 1.692)}
+    )
     drawn(ax)
-    assert texts(ax) == {"training compute C (FLOP)", "validation loss (nats per token)", "baseline", "full, 1.31×"}
-    points = np.concatenate([line.get_xydata() for line in ax.lines if line.get_linestyle() == "None"])
+    assert texts(ax) == {
+        "training compute C (FLOP)",
+        "validation loss (nats per token)",
+        "baseline",
+        "full, 1.31×",
+    }
+    points = np.concatenate(
+        [line.get_xydata() for line in ax.lines if line.get_linestyle() == "None"]
+    )
     assert {tuple(p) for p in points} == set(zip(runs["flops"], runs["val/loss"], strict=True))
     (arrow,) = (text for text in ax.texts if text.arrow_patch)
     assert arrow.xy[0] / arrow.xyann[0] == pytest.approx(1.31)
     assert ax.get_xlim()[1] > 3.8e20 * 1.31
     dotted = next(line for line in ax.lines if line.get_linestyle() == ":")
-    solid = next(line for line in ax.lines if line.get_linestyle() == "-" and line.get_label() == "baseline")
+    solid = next(
+        line for line in ax.lines if line.get_linestyle() == "-" and line.get_label() == "baseline"
+    )
     assert dotted.get_xdata().max() > solid.get_xdata().max()
 
 
@@ -114,21 +154,52 @@ def test_gain_by_compute_marks_where_the_baseline_is_extrapolated(ax) -> None:
 
 
 def test_gain_per_size_keeps_the_order_of_the_sizes_and_ends_with_all(ax) -> None:
-    table = pd.DataFrame({"variant": "full", "size": ["d96", "d128", "d1024"], "gain": [1.1, 1.2, 1.15]})
+    table = pd.DataFrame(
+        {"variant": "full", "size": ["d96", "d128", "d1024"], "gain": [1.1, 1.2, 1.15]}
+    )
     plots.gain_per_size(ax, table, {"full": (1.15, 1.05, 1.26)})
     drawn(ax)
-    assert [label.get_text() for label in ax.get_xticklabels()] == ["d96", "d128", "d1024", "all sizes"]
+    assert [label.get_text() for label in ax.get_xticklabels()] == [
+        "d96",
+        "d128",
+        "d1024",
+        "all sizes",
+    ]
 
 
 def test_isoflop_valleys_show_each_budget_and_the_lowest_points(ax) -> None:
-    runs = pd.DataFrame({"budget": [1e15] * 3 + [1e16] * 3, "params": [1e6, 2e6, 4e6] * 2, "val/loss": [2.1, 2.0, 2.1, 1.9, 1.8, 1.9]})
-    plots.isoflop_valleys(ax, runs, {1e15: pd.DataFrame({"x": [1e6, 4e6], "y": [2.1, 2.1]})}, pd.DataFrame({"x": [2e6, 2e6], "y": [2.0, 1.8]}))
+    runs = pd.DataFrame(
+        {
+            "budget": [1e15] * 3 + [1e16] * 3,
+            "params": [1e6, 2e6, 4e6] * 2,
+            "val/loss": [2.1, 2.0, 2.1, 1.9, 1.8, 1.9],
+        }
+    )
+    plots.isoflop_valleys(
+        ax,
+        runs,
+        {1e15: pd.DataFrame({"x": [1e6, 4e6], "y": [2.1, 2.1]})},
+        pd.DataFrame({"x": [2e6, 2e6], "y": [2.0, 1.8]}),
+    )
     drawn(ax)
-    assert texts(ax) == {"non-embedding parameters N", "validation loss (nats per token)", "1e+15 FLOP", "1e+16 FLOP", "lowest"}
+    assert texts(ax) == {
+        "non-embedding parameters N",
+        "validation loss (nats per token)",
+        "1e+15 FLOP",
+        "1e+16 FLOP",
+        "lowest",
+    }
 
 
 def test_an_ablation_forest_has_the_best_on_top_and_zero_marked(ax) -> None:
-    table = pd.DataFrame({"variant": ["a", "b"], "difference": [0.01, -0.03], "low": [-0.01, -0.04], "high": [0.03, -0.02]})
+    table = pd.DataFrame(
+        {
+            "variant": ["a", "b"],
+            "difference": [0.01, -0.03],
+            "low": [-0.01, -0.04],
+            "high": [0.03, -0.02],
+        }
+    )
     plots.ablation_forest(ax, table)
     drawn(ax)
     assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]
@@ -137,7 +208,15 @@ def test_an_ablation_forest_has_the_best_on_top_and_zero_marked(ax) -> None:
 
 
 def test_training_curves_have_a_band_for_the_seeds(ax) -> None:
-    bands = pd.DataFrame({"variant": "full", "x": [1e5, 2e5, 1e6], "mean": [4.0, 3.0, 2.5], "low": [3.9, 2.9, 2.4], "high": [4.1, 3.1, 2.6]})
+    bands = pd.DataFrame(
+        {
+            "variant": "full",
+            "x": [1e5, 2e5, 1e6],
+            "mean": [4.0, 3.0, 2.5],
+            "low": [3.9, 2.9, 2.4],
+            "high": [4.1, 3.1, 2.6],
+        }
+    )
     plots.training_curves(ax, bands)
     drawn(ax)
     assert texts(ax) == {"training tokens", "training loss (nats per token)", "full"}
@@ -147,7 +226,14 @@ def test_training_curves_have_a_band_for_the_seeds(ax) -> None:
 @pytest.mark.parametrize("values", [[1e-3, 3e-3, 1e-2], ["adamw", "muon", "sgd"]])
 def test_bowls_ring_the_lowest_of_numbers_and_of_names(ax, values) -> None:
     points = pd.DataFrame(
-        {"variant": "full", "x": values, "mean": [2.1, 2.0, 2.2], "low": [2.0, 1.9, 2.1], "high": [2.2, 2.1, 2.3], "best": [False, True, False]}
+        {
+            "variant": "full",
+            "x": values,
+            "mean": [2.1, 2.0, 2.2],
+            "low": [2.0, 1.9, 2.1],
+            "high": [2.2, 2.1, 2.3],
+            "best": [False, True, False],
+        }
     )
     plots.learning_rate_bowls(ax, points)
     drawn(ax)
@@ -158,29 +244,48 @@ def test_bowls_ring_the_lowest_of_numbers_and_of_names(ax, values) -> None:
 
 def test_a_depth_map_leaves_missing_sources_blank_and_labels_its_weights(ax) -> None:
     index = pd.MultiIndex.from_tuples([(1, "mlp"), (2, "output")], names=["sublayer", "kind"])
-    plots.depth_map(ax, pd.DataFrame([[0.4, 0.6, np.nan], [0.2, 0.3, 0.5]], index=index, columns=["embedding", "f1", "f2"]))
+    plots.depth_map(
+        ax,
+        pd.DataFrame(
+            [[0.4, 0.6, np.nan], [0.2, 0.3, 0.5]], index=index, columns=["embedding", "f1", "f2"]
+        ),
+    )
     drawn(ax)
-    assert np.ma.getmaskarray(ax.images[0].get_array()).tolist() == [[False, False, True], [False, False, False]]
+    assert np.ma.getmaskarray(ax.images[0].get_array()).tolist() == [
+        [False, False, True],
+        [False, False, False],
+    ]
     assert [label.get_text() for label in ax.get_xticklabels()] == ["emb", "f1", "f2"]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["1 mlp", "2 out"]
     assert "depth-attention weight" in {other.get_ylabel() for other in ax.figure.axes}
 
 
 def test_a_map_of_a_hundred_sources_thins_its_labels(ax) -> None:
-    index = pd.MultiIndex.from_tuples([(i, "mlp") for i in range(1, 101)], names=["sublayer", "kind"])
-    plots.depth_map(ax, pd.DataFrame(np.tril(np.ones((100, 100))), index=index, columns=[f"f{i}" for i in range(100)]))
+    index = pd.MultiIndex.from_tuples(
+        [(i, "mlp") for i in range(1, 101)], names=["sublayer", "kind"]
+    )
+    plots.depth_map(
+        ax,
+        pd.DataFrame(
+            np.tril(np.ones((100, 100))), index=index, columns=[f"f{i}" for i in range(100)]
+        ),
+    )
     assert len(ax.get_xticks()) <= 26
     assert len(ax.get_yticks()) <= 26
 
 
 def test_magnitude_by_depth_is_a_line_per_variant(ax) -> None:
-    plots.by_depth(ax, {"baseline": pd.Series([1.0, 2.0, 4.0]), "full": pd.Series([1.0, 1.1, 1.0])}, "RMS")
+    plots.by_depth(
+        ax, {"baseline": pd.Series([1.0, 2.0, 4.0]), "full": pd.Series([1.0, 1.1, 1.0])}, "RMS"
+    )
     drawn(ax)
     assert texts(ax) == {"sublayer", "RMS", "baseline", "full"}
 
 
 def test_the_published_grid_frames_its_published_optimum(ax) -> None:
-    """Paper, Fig. 7: with AttnRes the best is 1.802 at d / num_layers = 45 and heads / num_layers = 0.3."""
+    """Paper, Fig. 7: with AttnRes the best is 1.802 at d / num_layers = 45 and heads / num_layers =
+    0.3.
+    """
     plots.grid_map(ax, paper.figure_7("attnres"))
     drawn(ax)
     (frame,) = (patch for patch in ax.patches if patch.get_linewidth() == 2)

@@ -10,19 +10,28 @@ from analysis.shift import paired_shift
 
 
 @pytest.mark.parametrize(
-    ("sigma", "exclude_one", "five_percent", "tell_apart"), [(0.003, 1, 2, 3), (0.005, 1, 3, 5), (0.010, 2, 7, 19), (0.015, 3, 15, 41)]
+    ("sigma", "exclude_one", "five_percent", "tell_apart"),
+    [(0.003, 1, 2, 3), (0.005, 1, 3, 5), (0.010, 2, 7, 19), (0.015, 3, 15, 41)],
 )
 def test_seeds_per_size_with_five_sizes(sigma, exclude_one, five_percent, tell_apart) -> None:
-    """Simulated beforehand: 90 % power to exclude 1 at a gain of 1.25, a half-width of 5 %, 80 % power for 1.25 against 1.20."""
+    """Simulated beforehand: 90 % power to exclude 1 at a gain of 1.25, a half-width of 5 %, 80 %
+    power for 1.25 against 1.20.
+    """
     table = plan(Study(sigma, sizes=2, pool_seeds=True), sizes=(5, 10))
     assert table.loc[5].tolist() == [exclude_one, five_percent, tell_apart]
     assert (table.loc[10] <= table.loc[5]).all()
 
 
-@pytest.mark.parametrize("study", [Study(0.01, 5), Study(0.01, 5, 3, pool_seeds=True), Study(0.01, 8, 2)])
+@pytest.mark.parametrize(
+    "study", [Study(0.01, 5), Study(0.01, 5, 3, pool_seeds=True), Study(0.01, 8, 2)]
+)
 def test_power_is_the_share_of_simulated_studies_that_exclude_one(study) -> None:
-    """20,000 studies of paired log differences with Student intervals over pairs, or over size means."""
-    d = 0.057 * np.log(1.2) + np.sqrt(2) * 0.01 / 1.8 * np.random.default_rng(0).normal(size=(20_000, study.sizes, study.seeds))
+    """20,000 studies of paired log differences with Student intervals over pairs, or over size
+    means.
+    """
+    d = 0.057 * np.log(1.2) + np.sqrt(2) * 0.01 / 1.8 * np.random.default_rng(0).normal(
+        size=(20_000, study.sizes, study.seeds)
+    )
     d = d.reshape(20_000, -1) if study.pool_seeds else d.mean(2)
     p = stats.ttest_1samp(d, 0, axis=1).pvalue
     assert study.power(1.2) == pytest.approx(np.mean(p < 0.05), abs=0.01)
@@ -30,13 +39,24 @@ def test_power_is_the_share_of_simulated_studies_that_exclude_one(study) -> None
 
 @pytest.mark.parametrize("study", [Study(0.01, 3, 3), Study(0.01, 4, 2), Study(0.005, 5, 3)])
 def test_what_is_planned_is_what_the_interval_of_a_gain_does(study) -> None:
-    """20,000 studies over 8 times of compute through the estimator itself: share that exclude 1 at 1.25, and root mean square of the half-width."""
+    """20,000 studies over 8 times of compute through the estimator itself: share that exclude 1 at
+    1.25, and root mean square of the half-width.
+    """
     x = np.linspace(0, np.log(8), study.sizes)
-    noise = study.sigma / study.loss / np.sqrt(study.seeds) * np.random.default_rng(0).normal(size=(2, 20_000, study.sizes))
+    noise = (
+        study.sigma
+        / study.loss
+        / np.sqrt(study.seeds)
+        * np.random.default_rng(0).normal(size=(2, 20_000, study.sizes))
+    )
     y_b, y_v = -study.alpha * x + noise[0], -study.alpha * (x + np.log(1.25)) + noise[1]
-    low, high = paired_shift(np.broadcast_to(x, y_b.shape), y_b, np.broadcast_to(x, y_b.shape), y_v).delta()
+    low, high = paired_shift(
+        np.broadcast_to(x, y_b.shape), y_b, np.broadcast_to(x, y_b.shape), y_v
+    ).delta()
     assert study.power(1.25) == pytest.approx(np.mean((low > 0) | (high < 0)), abs=0.03)
-    assert study.half_width() == pytest.approx(np.expm1(np.sqrt(np.mean(((high - low) / 2) ** 2))), rel=0.1)
+    assert study.half_width() == pytest.approx(
+        np.expm1(np.sqrt(np.mean(((high - low) / 2) ** 2))), rel=0.1
+    )
 
 
 def test_power_against_the_truth_is_the_level() -> None:
@@ -44,8 +64,13 @@ def test_power_against_the_truth_is_the_level() -> None:
 
 
 def test_more_sizes_and_no_answer() -> None:
-    widths = [np.expm1(stats.t.ppf(0.975, n - 1) * np.sqrt(2 / n) * 0.005 / (1.8 * 0.057)) for n in range(2, 20)]
-    assert sizes_needed(Study(0.005, 2), lambda s: s.half_width() <= 0.05) == 2 + np.argmax(np.array(widths) <= 0.05)
+    widths = [
+        np.expm1(stats.t.ppf(0.975, n - 1) * np.sqrt(2 / n) * 0.005 / (1.8 * 0.057))
+        for n in range(2, 20)
+    ]
+    assert sizes_needed(Study(0.005, 2), lambda s: s.half_width() <= 0.05) == 2 + np.argmax(
+        np.array(widths) <= 0.05
+    )
     assert seeds_needed(Study(0.5, 5), lambda s: s.half_width() <= 0.01, most=50) is None
 
 
@@ -54,7 +79,15 @@ def pilot_runs(sigma, seeds, variants=("baseline", "block8"), sizes=6, rng=0):
     rng = np.random.default_rng(rng)
     common = 5 * sigma * rng.normal(size=(sizes, seeds))
     rows = [
-        (v, f"s{i}", k, 1e18 * 4.0**i, 2 * 4.0 ** (-0.06 * i) * np.exp(-0.01 * (v != "baseline") + common[i, k] + sigma * rng.normal()))
+        (
+            v,
+            f"s{i}",
+            k,
+            1e18 * 4.0**i,
+            2
+            * 4.0 ** (-0.06 * i)
+            * np.exp(-0.01 * (v != "baseline") + common[i, k] + sigma * rng.normal()),
+        )
         for v in variants
         for i in range(sizes)
         for k in range(seeds)
@@ -72,7 +105,14 @@ def test_the_noise_of_a_pilot_is_the_noise_after_pairing(seeds) -> None:
 
 
 def test_a_pilot_of_the_baseline_alone_gives_the_unpaired_noise() -> None:
-    sd = np.sqrt(np.mean([(s.sigma / s.loss) ** 2 for s in (pilot(pilot_runs(0.003, 4, ("baseline",), rng=i)) for i in range(16))]))
+    sd = np.sqrt(
+        np.mean(
+            [
+                (s.sigma / s.loss) ** 2
+                for s in (pilot(pilot_runs(0.003, 4, ("baseline",), rng=i)) for i in range(16))
+            ]
+        )
+    )
     assert sd == pytest.approx(0.003 * np.sqrt(26), rel=0.2)
 
 
@@ -94,7 +134,14 @@ def test_a_pilot_that_says_nothing_is_refused(table, message) -> None:
         pilot(table)
 
 
-@pytest.mark.parametrize("numbers", [{"sigma": 0, "sizes": 5}, {"sigma": 0.01, "sizes": 1}, {"sigma": 0.01, "sizes": 5, "seeds": 0}])
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        {"sigma": 0, "sizes": 5},
+        {"sigma": 0.01, "sizes": 1},
+        {"sigma": 0.01, "sizes": 5, "seeds": 0},
+    ],
+)
 def test_impossible_studies_are_refused(numbers) -> None:
     with pytest.raises(ValueError, match=r"must be positive|at least 2 sizes"):
         Study(**numbers)

@@ -10,7 +10,8 @@ from report_helpers import published, section
 
 from analysis.report import Report, write_report
 
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # MLflow with SQLAlchemy 2.1
+# MLflow with SQLAlchemy 2.1
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
 
 
 class Page(HTMLParser):
@@ -33,7 +34,13 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def demo(tracked, tmp_path_factory) -> Report:
-    return write_report("demo", tmp_path_factory.mktemp("out"), spec=tracked.spec, folder=tracked.folder, tracking_uri=tracked.uri)
+    return write_report(
+        "demo",
+        tmp_path_factory.mktemp("out"),
+        spec=tracked.spec,
+        folder=tracked.folder,
+        tracking_uri=tracked.uri,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +52,12 @@ def test_the_verdict_comes_first_and_finds_the_gain_that_was_put_in(text, tracke
     head = text.split("## ")[0]
     for variant in ("full", "block8"):
         value, low, high = map(
-            float, re.search(rf"{variant} is better.* given (\S+) times the compute \(95 % interval (\S+) to (\S+),", head).groups()
+            float,
+            re.search(
+                rf"{variant} is better.* given (\S+) times the compute \(95 % interval (\S+) to "
+                r"(\S+),",
+                head,
+            ).groups(),
         )
         assert low <= tracked.gains[variant] <= high
         assert value == pytest.approx(tracked.gains[variant], rel=0.02)
@@ -55,8 +67,13 @@ def test_the_verdict_comes_first_and_finds_the_gain_that_was_put_in(text, tracke
 
 def test_the_gain_in_time_stands_beside_the_gain_in_compute(text) -> None:
     """In the made sweep a second is 1e14 FLOP for every variant, so both gains are the same."""
-    compute = re.search(r"full is better: it behaves like baseline given (\S+) times the compute", text)[1]
-    assert re.search(rf"In training time on these machines, not FLOP, the gain is: .*full {compute} \(", text.split("## ")[0])
+    compute = re.search(
+        r"full is better: it behaves like baseline given (\S+) times the compute", text
+    )[1]
+    assert re.search(
+        rf"In training time on these machines, not FLOP, the gain is: .*full {compute} \(",
+        text.split("## ")[0],
+    )
 
 
 def test_every_promised_part_is_there(text) -> None:
@@ -73,7 +90,9 @@ def test_every_promised_part_is_there(text) -> None:
         "Environment",
         "How to reproduce",
     ]
-    assert "What do Full and Block buy at a scale that a laptop can train?" in section(text, "Question")
+    assert "What do Full and Block buy at a scale that a laptop can train?" in section(
+        text, "Question"
+    )
     assert "24 finished, 1 diverged" in section(text, "Plan")
     assert "name: demo" in section(text, "Plan")
     assert "attnres sweep run sweeps/demo.yaml" in section(text, "How to reproduce")
@@ -82,7 +101,8 @@ def test_every_promised_part_is_there(text) -> None:
 
 
 def test_the_cost_is_the_sum_over_all_runs(text, tracked) -> None:
-    total = 6 * sum(tracked.sizes.values()) + max(tracked.sizes.values())  # one more run diverged at the largest size
+    # one more run diverged at the largest size
+    total = 6 * sum(tracked.sizes.values()) + max(tracked.sizes.values())
     assert f"| all | 25 | {total:.4g} |" in section(text, "Cost")
 
 
@@ -93,7 +113,15 @@ def test_a_diverged_run_is_a_warning(text) -> None:
 def test_every_figure_is_written_shown_and_described(demo, text) -> None:
     shown = dict(re.findall(r"!\[(.*?)\]\((.*?)\)", text)[i][::-1] for i in range(7))
     assert list(shown) == [figure.name for figure in demo.figures]
-    names = ["loss", "gain_per_size", "gain_by_compute", "curves", "ablation", "depth_attention", "by_depth"]
+    names = [
+        "loss",
+        "gain_per_size",
+        "gain_by_compute",
+        "curves",
+        "ablation",
+        "depth_attention",
+        "by_depth",
+    ]
     assert list(shown) == [f"{name}.png" for name in names]
     assert all(figure.read_bytes().startswith(b"\x89PNG") for figure in demo.figures)
     assert all(len(alt) > 20 for alt in shown.values())
@@ -115,19 +143,31 @@ def test_depth_records_come_from_the_store_where_the_folder_is_gone(tracked, tmp
 
     client = MlflowClient(tracked.uri)
     evidence = gather("demo", None, tmp_path, tracked.uri)
-    run = evidence.chosen[(evidence.chosen["variant"] == "full") & (evidence.chosen["size"] == "d96-L12")].iloc[0]
-    client.log_artifact(run["run_id"], str(next(tracked.folder.glob("trials/full*/artifacts/depth/*.json"))), "depth")
+    run = evidence.chosen[
+        (evidence.chosen["variant"] == "full") & (evidence.chosen["size"] == "d96-L12")
+    ].iloc[0]
+    client.log_artifact(
+        run["run_id"],
+        str(next(tracked.folder.glob("trials/full*/artifacts/depth/*.json"))),
+        "depth",
+    )
     assert list(evidence.depth) == ["full"]
     assert len(evidence.depth["full"].attention) == 8
 
 
 def test_the_published_table_reports_its_published_gain(tmp_path, quick) -> None:
-    """STATISTICS: Block 1.2390 [1.1838, 1.2967], Full 1.3064 [1.2318, 1.3855], p = .16; Table 2 has one seed."""
+    """STATISTICS: Block 1.2390 [1.1838, 1.2967], Full 1.3064 [1.2318, 1.3855], p = .16; Table 2 has
+    one seed.
+    """
     published(tmp_path)
     text = write_report(tmp_path / "runs.csv", tmp_path / "out").markdown.read_text()
     gain = section(text, "Compute-equivalent gain")
-    assert re.search(r"\| block \| flops \| 1.239 \| 1.184 to 1.297 \| 1.185 to 1.299 \| \S+ \| 0.16 \|", gain)
-    assert re.search(r"\| full \| flops \| 1.306 \| 1.232 to 1.385 \|", gain) or re.search(r"\| full \| flops \| 1.306 \| 1.232 to 1.386 \|", gain)
+    assert re.search(
+        r"\| block \| flops \| 1.239 \| 1.184 to 1.297 \| 1.185 to 1.299 \| \S+ \| 0.16 \|", gain
+    )
+    assert re.search(r"\| full \| flops \| 1.306 \| 1.232 to 1.385 \|", gain) or re.search(
+        r"\| full \| flops \| 1.306 \| 1.232 to 1.386 \|", gain
+    )
     assert "one seed" in text.split("## ")[0]
 
 
@@ -143,7 +183,10 @@ def test_too_few_sizes_say_that_nothing_was_found(tmp_path, quick) -> None:
 def test_a_sweep_without_a_baseline_compares_nothing(tmp_path, quick) -> None:
     table = published(tmp_path)
     table[table["variant"] != "baseline"].to_csv(tmp_path / "runs.csv", index=False)
-    assert "no finished run of the baseline" in write_report(tmp_path / "runs.csv", tmp_path / "out").verdict
+    assert (
+        "no finished run of the baseline"
+        in write_report(tmp_path / "runs.csv", tmp_path / "out").verdict
+    )
 
 
 def test_text_from_outside_cannot_become_markup(tmp_path, quick) -> None:
@@ -151,7 +194,11 @@ def test_text_from_outside_cannot_become_markup(tmp_path, quick) -> None:
     table["variant"] = table["variant"].replace("full", "<script>alert(1)</script>|x")
     table.to_csv(tmp_path / "runs.csv", index=False)
     (tmp_path / "s.yaml").write_text('# <img src="http://example.com/x.png"> & more\nname: s\n')
-    page = Page(write_report(tmp_path / "runs.csv", tmp_path / "out", spec=tmp_path / "s.yaml").html.read_text())
+    page = Page(
+        write_report(
+            tmp_path / "runs.csv", tmp_path / "out", spec=tmp_path / "s.yaml"
+        ).html.read_text()
+    )
     assert not {"script", "iframe"} & set(page.tags)
     assert all(reference.startswith("data:") for reference in page.references)
     assert "<script>alert(1)</script>|x" in page.text
@@ -161,7 +208,9 @@ def test_a_second_report_leaves_no_figure_of_the_first(tmp_path, quick) -> None:
     table = published(tmp_path)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "own.png").touch()
-    assert "loss.png" in {figure.name for figure in write_report(tmp_path / "runs.csv", tmp_path / "out").figures}
+    assert "loss.png" in {
+        figure.name for figure in write_report(tmp_path / "runs.csv", tmp_path / "out").figures
+    }
     table[table["size"] == "194M"].to_csv(tmp_path / "runs.csv", index=False)
     write_report(tmp_path / "runs.csv", tmp_path / "out")
     assert {file.name for file in (tmp_path / "out").glob("*.png")} == {"own.png", "ablation.png"}
@@ -169,7 +218,10 @@ def test_a_second_report_leaves_no_figure_of_the_first(tmp_path, quick) -> None:
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"val/loss": np.nan}, "none of its 20 runs has finished"), ({"status": "failed"}, "none of its 20 runs has finished")],
+    [
+        ({"val/loss": np.nan}, "none of its 20 runs has finished"),
+        ({"status": "failed"}, "none of its 20 runs has finished"),
+    ],
 )
 def test_nothing_to_report_is_one_line(tmp_path, change, message) -> None:
     published(tmp_path, **change)
@@ -183,7 +235,9 @@ def test_missing_columns_are_named(tmp_path) -> None:
         write_report(tmp_path / "runs.csv", tmp_path / "out")
 
 
-def test_the_command_prints_the_verdict_and_stores_the_report_with_the_sweep(tracked, monkeypatch, quick) -> None:
+def test_the_command_prints_the_verdict_and_stores_the_report_with_the_sweep(
+    tracked, monkeypatch, quick
+) -> None:
     from mlflow import MlflowClient
     from typer.testing import CliRunner
 
@@ -199,7 +253,9 @@ def test_the_command_prints_the_verdict_and_stores_the_report_with_the_sweep(tra
     client = MlflowClient(tracked.uri)
     experiment = client.get_experiment_by_name("attnres").experiment_id
     parents = client.search_runs([experiment], "tags.kind = 'sweep'")
-    stored = {file.path for run in parents for file in client.list_artifacts(run.info.run_id, "report")}
+    stored = {
+        file.path for run in parents for file in client.list_artifacts(run.info.run_id, "report")
+    }
     assert {"report/report.html", "report/report.md", "report/loss.png"} <= stored
 
 

@@ -13,7 +13,8 @@ import pytest
 
 from analysis.runs import default_tracking_uri, load_curves, load_runs
 
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # MLflow with SQLAlchemy 2.1
+# MLflow with SQLAlchemy 2.1
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,16 @@ def test_a_sweep_is_one_row_per_run_without_its_parent(runs) -> None:
 
 
 def test_labels_are_columns_and_the_seed_is_a_number(runs) -> None:
-    assert list(runs.columns[:8]) == ["run_id", "name", "sweep", "status", "variant", "size", "seed", "data_fingerprint"]
+    assert list(runs.columns[:8]) == [
+        "run_id",
+        "name",
+        "sweep",
+        "status",
+        "variant",
+        "size",
+        "seed",
+        "data_fingerprint",
+    ]
     assert runs["seed"].dtype.kind == "i"
     assert runs.groupby("status").size().to_dict() == {"diverged": 1, "finished": 24}
     assert set(runs["data_fingerprint"]) == {"0123456789ab"}
@@ -58,7 +68,9 @@ def test_an_experiment_holds_the_same_runs(tracked, runs) -> None:
 
 
 def test_a_misspelt_sweep_is_told_its_nearest_name(tracked) -> None:
-    with pytest.raises(ValueError, match="demos: no such sweep or experiment is tracked, did you mean 'demo'"):
+    with pytest.raises(
+        ValueError, match="demos: no such sweep or experiment is tracked, did you mean 'demo'"
+    ):
         load_runs("demos", tracked.uri)
 
 
@@ -75,7 +87,9 @@ def test_a_missing_store_is_named_and_not_created(tmp_path) -> None:
 
 def test_a_store_that_does_not_answer_is_one_line_without_its_password(monkeypatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(ValueError, match=r"^http://127\.0\.0\.1:9: the runs cannot be read") as error:
+    with pytest.raises(
+        ValueError, match=r"^http://127\.0\.0\.1:9: the runs cannot be read"
+    ) as error:
         load_runs("demo", "http://user:geheim@127.0.0.1:9")
     assert "geheim" not in str(error.value)
     assert "\n" not in str(error.value)
@@ -85,7 +99,10 @@ def test_a_sweep_without_runs_and_an_empty_experiment_say_so(store) -> None:
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{store}")
-    client.create_run(client.get_experiment_by_name("attnres").experiment_id, tags={"sweep": "empty", "kind": "sweep"})
+    client.create_run(
+        client.get_experiment_by_name("attnres").experiment_id,
+        tags={"sweep": "empty", "kind": "sweep"},
+    )
     for name, message in (("empty", "no run of this sweep"), ("attnres", "holds no runs yet")):
         with pytest.raises(ValueError, match=message):
             load_runs(name, f"sqlite:///{store}")
@@ -97,7 +114,12 @@ def test_of_two_sweeps_of_one_name_the_one_at_hand_is_read(store, tmp_path, monk
     client = MlflowClient(f"sqlite:///{store}")
     experiment = client.get_experiment_by_name("attnres").experiment_id
     for when, sweep_id in ((1, "old"), (2, "new")):
-        client.create_run(experiment, when, {"sweep": "twice", "kind": "run", "sweep_id": sweep_id, "trial": sweep_id}, "r")
+        client.create_run(
+            experiment,
+            when,
+            {"sweep": "twice", "kind": "run", "sweep_id": sweep_id, "trial": sweep_id},
+            "r",
+        )
     monkeypatch.setenv("ATTNRES_RUNS", str(tmp_path))
     assert load_runs("twice", f"sqlite:///{store}")["trial"].tolist() == ["new"]
     (tmp_path / "sweeps" / "twice").mkdir(parents=True)
@@ -120,7 +142,9 @@ def test_names_and_infinities_come_back_as_they_were_tracked(store) -> None:
 
 
 def test_a_table_in_a_file_is_read_as_it_is(tmp_path) -> None:
-    table = pd.DataFrame({"variant": ["baseline", "full"], "flops": [1e15, 1e15], "val/loss": [2.0, 1.9]})
+    table = pd.DataFrame(
+        {"variant": ["baseline", "full"], "flops": [1e15, 1e15], "val/loss": [2.0, 1.9]}
+    )
     table.to_csv(tmp_path / "t.csv", index=False)
     table.to_parquet(tmp_path / "t.parquet")
     for name in ("t.csv", "t.parquet"):
@@ -135,7 +159,19 @@ def test_curves_are_long_and_carry_their_place(tracked, runs) -> None:
     assert train.groupby("run_id")["value"].apply(list).tolist() == [[9, 8, 7, 6]] * 3
     assert train.groupby("run_id")["step"].apply(list).tolist() == [[25, 50, 75, 100]] * 3
     assert (train["tokens"] == 1e5 * train["step"] / 25).all()
-    assert list(curves.columns) == ["run_id", "name", "variant", "size", "seed", "key", "step", "tokens", "flops", "seconds", "value"]
+    assert list(curves.columns) == [
+        "run_id",
+        "name",
+        "variant",
+        "size",
+        "seed",
+        "key",
+        "step",
+        "tokens",
+        "flops",
+        "seconds",
+        "value",
+    ]
 
 
 def test_a_value_written_twice_at_one_step_counts_once(store) -> None:
@@ -145,7 +181,9 @@ def test_a_value_written_twice_at_one_step_counts_once(store) -> None:
     run = client.create_run(client.create_experiment("resumed"), run_name="r").info.run_id
     for when, value in ((1, 5.0), (2, 4.0)):
         client.log_metric(run, "train/loss", value, timestamp=when, step=10)
-    assert load_curves("resumed", f"sqlite:///{store}", keys=["train/loss"])["value"].tolist() == [4.0]
+    assert load_curves("resumed", f"sqlite:///{store}", keys=["train/loss"])["value"].tolist() == [
+        4.0
+    ]
 
 
 def test_the_default_store_follows_the_environment_then_the_project(tmp_path, monkeypatch) -> None:
@@ -162,15 +200,26 @@ def test_the_default_store_follows_the_environment_then_the_project(tmp_path, mo
 
 
 def test_the_package_is_imported_within_its_budget() -> None:
-    code = "import time, sys; t = time.process_time(); import analysis; print(time.process_time() - t, bool({'mlflow', 'torch'} & set(sys.modules)))"
-    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]).stdout.split()
+    code = (
+        "import time, sys; t = time.process_time(); import analysis; print(time.process_time() - "
+        "t, bool({'mlflow', 'torch'} & set(sys.modules)))"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    ).stdout.split()
     assert float(output[0]) < 1.5
     assert output[1] == "False"
 
 
 @pytest.mark.slow
 def test_five_thousand_runs_load_within_ten_seconds(store, tmp_path) -> None:
-    """55 parameters, 25 metrics and 12 tags each, as a real sweep has; the limit is processor time, for the machine may be shared."""
+    """55 parameters, 25 metrics and 12 tags each, as a real sweep has; the limit is processor time,
+    for the machine may be shared.
+    """
     import shutil
 
     file = shutil.copy(store, tmp_path / "mlflow.db")
@@ -184,15 +233,55 @@ def test_five_thousand_runs_load_within_ten_seconds(store, tmp_path) -> None:
 def fill(file: Path, count: int) -> None:
     """Runs written with SQL, because through the client 5000 of them take minutes."""
     with sqlite3.connect(file) as db:
-        (experiment,) = db.execute("select experiment_id from experiments where name = 'attnres'").fetchone()
+        (experiment,) = db.execute(
+            "select experiment_id from experiments where name = 'attnres'"
+        ).fetchone()
         for i in range(count):
             run = uuid.UUID(int=i).hex
-            values = (run, f"r{i}", "UNKNOWN", "", "", "u", "FINISHED", i, None, "", "active", "", experiment, None)
+            values = (
+                run,
+                f"r{i}",
+                "UNKNOWN",
+                "",
+                "",
+                "u",
+                "FINISHED",
+                i,
+                None,
+                "",
+                "active",
+                "",
+                experiment,
+                None,
+            )
             db.execute(f"insert into runs values ({','.join('?' * 14)})", values)
-            tags = {"sweep": "big", "kind": "run", "variant": "full", "size": "d64-L8", "seed": str(i % 4), "status": "finished", "trial": run[:12]}
-            tags |= {"data_fingerprint": "abc", "mlflow.runName": f"r{i}", "mlflow.user": "u", "mlflow.parentRunId": "p", "mlflow.source.name": "x"}
-            db.executemany("insert into tags values (?, ?, ?)", [(key, value, run) for key, value in tags.items()])
-            params = [(f"section.key{k}", ("1", "0.5", "null", "text")[(i + k) % 4], run) for k in range(55)]
+            tags = {
+                "sweep": "big",
+                "kind": "run",
+                "variant": "full",
+                "size": "d64-L8",
+                "seed": str(i % 4),
+                "status": "finished",
+                "trial": run[:12],
+            }
+            tags |= {
+                "data_fingerprint": "abc",
+                "mlflow.runName": f"r{i}",
+                "mlflow.user": "u",
+                "mlflow.parentRunId": "p",
+                "mlflow.source.name": "x",
+            }
+            db.executemany(
+                "insert into tags values (?, ?, ?)",
+                [(key, value, run) for key, value in tags.items()],
+            )
+            params = [
+                (f"section.key{k}", ("1", "0.5", "null", "text")[(i + k) % 4], run)
+                for k in range(55)
+            ]
             db.executemany("insert into params values (?, ?, ?)", params)
-            db.executemany("insert into latest_metrics values (?, ?, 0, 100, 0, ?)", [(f"m/{k}", i + k / 100, run) for k in range(25)])
+            db.executemany(
+                "insert into latest_metrics values (?, ?, 0, 100, 0, ?)",
+                [(f"m/{k}", i + k / 100, run) for k in range(25)],
+            )
     db.close()

@@ -1,4 +1,6 @@
-"""The Triton kernels against the naive read, in Triton's interpreter; ``test_fused.py`` runs this file in a process of its own."""
+"""The Triton kernels against the naive read, in Triton's interpreter; ``test_fused.py`` runs this
+file in a process of its own.
+"""
 
 from __future__ import annotations
 
@@ -36,11 +38,21 @@ def assert_as_good_as_naive(sources, query, grad, dtype):
     exact = naive_gradients(sources, query, grad, torch.float64)
     theirs = naive_gradients(sources, query, grad, dtype)
     for a, b, truth in zip(fused_gradients(sources, query, grad), theirs, exact, strict=True):
-        unit = torch.finfo(dtype).eps * float(truth.abs().max() + 1) * (64 if dtype == torch.float32 else 1)
+        unit = (
+            torch.finfo(dtype).eps
+            * float(truth.abs().max() + 1)
+            * (64 if dtype == torch.float32 else 1)
+        )
         assert (a.double() - truth).abs().max() <= 2 * (b.double() - truth).abs().max() + unit
 
 
-CASES = [(1, 8, 3, torch.bfloat16), (5, 100, 18, torch.bfloat16), (3, 300, 5, torch.float16), (5, 100, 18, torch.float32), (130, 8, 2, torch.float32)]
+CASES = [
+    (1, 8, 3, torch.bfloat16),
+    (5, 100, 18, torch.bfloat16),
+    (3, 300, 5, torch.float16),
+    (5, 100, 18, torch.float32),
+    (130, 8, 2, torch.float32),
+]
 
 
 @pytest.mark.parametrize(("count", "dim", "tokens", "dtype"), CASES)
@@ -67,12 +79,18 @@ def test_adversarial_inputs(kind):
 def test_strided_sources_and_gradients():
     sources, query, grad = problem(3, 16, 6, torch.float32)
     strided = [v.t().contiguous().t() for v in sources]
-    for a, b in zip(fused_gradients(strided, query, grad.t().contiguous().t()), fused_gradients(sources, query, grad), strict=True):
+    for a, b in zip(
+        fused_gradients(strided, query, grad.t().contiguous().t()),
+        fused_gradients(sources, query, grad),
+        strict=True,
+    ):
         assert torch.equal(a, b)
 
 
 def test_weights_sum_to_one_and_runs_repeat_bit_for_bit():
     sources, query, grad = problem(3, 40, 70, torch.float32)
     torch.testing.assert_close(fused.depth_read(sources, query, EPS)[1].sum(0), torch.ones(70))
-    for a, b in zip(fused_gradients(sources, query, grad), fused_gradients(sources, query, grad), strict=True):
+    for a, b in zip(
+        fused_gradients(sources, query, grad), fused_gradients(sources, query, grad), strict=True
+    ):
         assert torch.equal(a, b)

@@ -1,4 +1,6 @@
-"""The operator against the paper's equations in plain loops, and its fast twins against the naive one."""
+"""The operator against the paper's equations in plain loops, and its fast twins against the naive
+one.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from attnres_lab.ops import lean, naive
 EPS = 1e-6
 
 
-def by_hand(sources: list[list[float]], query: list[float], gain: list[float], eps: float) -> list[float]:
+def by_hand(
+    sources: list[list[float]], query: list[float], gain: list[float], eps: float
+) -> list[float]:
     """h = sum_i softmax_i(w . RMSNorm(v_i)) v_i for one token, in plain Python."""
     logits = []
     for v in sources:
@@ -23,7 +27,10 @@ def by_hand(sources: list[list[float]], query: list[float], gain: list[float], e
         logits.append(sum(w * g * x / rms for w, g, x in zip(query, gain, v, strict=True)))
     top = max(logits)
     weights = [math.exp(x - top) for x in logits]
-    return [sum(a * v[d] for a, v in zip(weights, sources, strict=True)) / sum(weights) for d in range(len(query))]
+    return [
+        sum(a * v[d] for a, v in zip(weights, sources, strict=True)) / sum(weights)
+        for d in range(len(query))
+    ]
 
 
 def problem(count: int, dim: int = 8, tokens: int = 3, seed: int = 0, scale: float = 1.0):
@@ -41,7 +48,9 @@ def adversarial(kind: str):
         sources = [sources[0].clone() for _ in sources]
     elif kind == "a zero source":
         sources[3] = torch.zeros_like(sources[3])
-    else:  # logits of +-80: RMSNorm(v) has length sqrt(D), so a source along the query has the logit |query| sqrt(D)
+    # logits of +-80: RMSNorm(v) has length sqrt(D), so a source along the query has the logit
+    # |query| sqrt(D)
+    else:
         gain = torch.ones_like(gain)
         query = query / query.norm() * 20.0
         sources[1], sources[4] = query.repeat(3, 1), -query.repeat(3, 1)
@@ -67,7 +76,9 @@ def test_a_read_is_the_papers_equation(read, count):
     h = read(sources, query, gain, EPS)
     for token in range(3):
         expected = by_hand([v[token].tolist() for v in sources], query.tolist(), gain.tolist(), EPS)
-        torch.testing.assert_close(h[token], torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(
+            h[token], torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=1e-12
+        )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -75,28 +86,59 @@ def test_a_read_is_the_papers_equation(read, count):
 def test_adversarial_inputs_follow_the_equation(read, kind):
     sources, query, gain = adversarial(kind)
     h = read(sources, query, gain, EPS)
-    expected = [by_hand([v[t].tolist() for v in sources], query.tolist(), gain.tolist(), EPS) for t in range(3)]
-    torch.testing.assert_close(h, torch.tensor(expected, dtype=torch.float64), rtol=1e-11, atol=1e-11)
+    expected = [
+        by_hand([v[t].tolist() for v in sources], query.tolist(), gain.tolist(), EPS)
+        for t in range(3)
+    ]
+    torch.testing.assert_close(
+        h, torch.tensor(expected, dtype=torch.float64), rtol=1e-11, atol=1e-11
+    )
 
 
 def test_the_naive_gradient_is_the_numerical_one():
     sources, query, gain = problem(3, dim=4, tokens=2)
     leaves = [x.requires_grad_() for x in (*sources, query, gain)]
-    assert torch.autograd.gradcheck(lambda *x: naive.depth_attention(x[:-2], x[-2], x[-1], EPS), leaves)
+    assert torch.autograd.gradcheck(
+        lambda *x: naive.depth_attention(x[:-2], x[-2], x[-1], EPS), leaves
+    )
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(1, 40), st.integers(1, 33), st.integers(1, 9), st.floats(0.0, 8.0), st.integers(0, 10_000))
-def test_values_and_all_gradients_of_the_lean_read_equal_the_naive_ones(count, dim, tokens, scale, seed):
+@given(
+    st.integers(1, 40),
+    st.integers(1, 33),
+    st.integers(1, 9),
+    st.floats(0.0, 8.0),
+    st.integers(0, 10_000),
+)
+def test_values_and_all_gradients_of_the_lean_read_equal_the_naive_ones(
+    count, dim, tokens, scale, seed
+):
     args = problem(count, dim, tokens, seed, scale)
-    for a, b in zip(values_and_gradients(lean.depth_attention, *args), values_and_gradients(naive.depth_attention, *args), strict=True):
+    for a, b in zip(
+        values_and_gradients(lean.depth_attention, *args),
+        values_and_gradients(naive.depth_attention, *args),
+        strict=True,
+    ):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10 * float(b.abs().max() + 1))
 
 
-@pytest.mark.parametrize("dtypes", [(torch.float32, torch.float64), (torch.float64, torch.float32), (torch.bfloat16, torch.float64)], ids=str)
+@pytest.mark.parametrize(
+    "dtypes",
+    [
+        (torch.float32, torch.float64),
+        (torch.float64, torch.float32),
+        (torch.bfloat16, torch.float64),
+    ],
+    ids=str,
+)
 def test_parameters_may_have_another_dtype_than_the_sources(dtypes):
     sources, query, gain = problem(3)
-    sources, query, gain = [v.to(dtypes[0]) for v in sources], query.to(dtypes[1]), gain.to(dtypes[1])
+    sources, query, gain = (
+        [v.to(dtypes[0]) for v in sources],
+        query.to(dtypes[1]),
+        gain.to(dtypes[1]),
+    )
     h = lean.depth_attention(sources, query, gain, EPS)
     torch.testing.assert_close(h, naive.depth_attention(sources, query, gain, EPS))
 
@@ -104,7 +146,11 @@ def test_parameters_may_have_another_dtype_than_the_sources(dtypes):
 @pytest.mark.parametrize("kind", KINDS)
 def test_adversarial_gradients_equal_the_naive_ones(kind):
     args = adversarial(kind)
-    for a, b in zip(values_and_gradients(lean.depth_attention, *args), values_and_gradients(naive.depth_attention, *args), strict=True):
+    for a, b in zip(
+        values_and_gradients(lean.depth_attention, *args),
+        values_and_gradients(naive.depth_attention, *args),
+        strict=True,
+    ):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10 * float(b.abs().max() + 1))
 
 
@@ -117,7 +163,12 @@ def test_low_precision_errs_at_most_twice_as_much_as_the_naive_read(dtype):
     ours = values_and_gradients(lean.depth_attention, sources, query, gain, dtype)
     theirs = values_and_gradients(naive.depth_attention, sources, query, gain, dtype)
     for a, b, truth in zip(ours, theirs, exact, strict=True):
-        unit = torch.finfo(dtype).eps * float(truth.abs().max()) * (16 if dtype == torch.float32 else 1)  # logits of 10 lose a few bits
+        # logits of 10 lose a few bits
+        unit = (
+            torch.finfo(dtype).eps
+            * float(truth.abs().max())
+            * (16 if dtype == torch.float32 else 1)
+        )
         assert (a.double() - truth).abs().max() <= 2 * (b.double() - truth).abs().max() + unit
 
 
@@ -162,10 +213,30 @@ WIDTH = torch.randn(2, 4)
     ("sources", "query", "gain", "message"),
     [
         ([], torch.ones(4), torch.ones(4), "no sources"),
-        ([WIDTH, torch.randn(3, 4)], torch.ones(4), torch.ones(4), r"shape of source 1 is \(3, 4\), of source 0 \(2, 4\)"),
-        ([WIDTH, WIDTH.double()], torch.ones(4), torch.ones(4), "dtype of source 1 is torch.float64"),
-        ([WIDTH, WIDTH.to("meta")], torch.ones(4), torch.ones(4), "device of source 1 is meta, of source 0 cpu"),
-        ([WIDTH], torch.ones(5), torch.ones(4), r"pseudo_query has shape \(5,\), the sources' width asks for \(4,\)"),
+        (
+            [WIDTH, torch.randn(3, 4)],
+            torch.ones(4),
+            torch.ones(4),
+            r"shape of source 1 is \(3, 4\), of source 0 \(2, 4\)",
+        ),
+        (
+            [WIDTH, WIDTH.double()],
+            torch.ones(4),
+            torch.ones(4),
+            "dtype of source 1 is torch.float64",
+        ),
+        (
+            [WIDTH, WIDTH.to("meta")],
+            torch.ones(4),
+            torch.ones(4),
+            "device of source 1 is meta, of source 0 cpu",
+        ),
+        (
+            [WIDTH],
+            torch.ones(5),
+            torch.ones(4),
+            r"pseudo_query has shape \(5,\), the sources' width asks for \(4,\)",
+        ),
         ([WIDTH], torch.ones(4), torch.ones(1), r"key_gain has shape \(1,\)"),
         ([WIDTH], torch.ones(4, device="meta"), torch.ones(4), "pseudo_query is on meta"),
     ],

@@ -26,7 +26,9 @@ SHAPES = [
 
 
 class Net:
-    """Sublayers tanh(h W) between reads; ``naive`` is the schedule written out with the definition."""
+    """Sublayers tanh(h W) between reads; ``naive`` is the schedule written out with the
+    definition.
+    """
 
     def __init__(self, num_sublayers, dim, ends, seed=0, scale=1.0, tokens=(2, 5)):
         make = torch.Generator().manual_seed(seed)
@@ -35,7 +37,11 @@ class Net:
             return torch.randn(*shape, generator=make, dtype=torch.float64)
 
         self.ends = ends
-        self.x, self.query, self.gain = draw(*tokens, dim), draw(num_sublayers, dim) * scale, draw(num_sublayers, dim)
+        self.x, self.query, self.gain = (
+            draw(*tokens, dim),
+            draw(num_sublayers, dim) * scale,
+            draw(num_sublayers, dim),
+        )
         self.matrices = [draw(dim, dim) / dim**0.5 for _ in range(num_sublayers)]
         self.leaves = [self.x, self.query, self.gain, *self.matrices]
         for leaf in self.leaves:
@@ -45,7 +51,11 @@ class Net:
         done, partial, reads = [self.x], None, []
         for index in range(len(self.matrices) + 1):
             sources = done if partial is None else [*done, partial]
-            h = self.x if index == 0 else depth_attention(sources, self.query[index - 1], self.gain[index - 1], EPS)
+            h = (
+                self.x
+                if index == 0
+                else depth_attention(sources, self.query[index - 1], self.gain[index - 1], EPS)
+            )
             reads.append(h)
             if index < len(self.matrices):
                 out = call(lambda h, w=self.matrices[index]: torch.tanh(h @ w), h)
@@ -55,7 +65,9 @@ class Net:
         return reads
 
     def fast(self, call=lambda f, h: f(h), phases=None):
-        state = TwoPhase.start(self.x, self.query * self.gain, self.ends, phases or twophase.phases(self.ends), EPS)
+        state = TwoPhase.start(
+            self.x, self.query * self.gain, self.ends, phases or twophase.phases(self.ends), EPS
+        )
         reads = []
         for w in self.matrices:
             reads.append(state.read())
@@ -64,7 +76,9 @@ class Net:
 
 
 def gradients(reads, leaves, seed=1):
-    """Of a random linear function of all reads; every read feeds the loss as well as its sublayer."""
+    """Of a random linear function of all reads; every read feeds the loss as well as its
+    sublayer.
+    """
     make = torch.Generator().manual_seed(seed)
     loss = sum((h * torch.randn(h.shape, generator=make, dtype=h.dtype)).sum() for h in reads)
     return torch.autograd.grad(loss, leaves)
@@ -109,7 +123,10 @@ def test_logits_of_80_and_sources_of_very_different_size():
 def test_several_forward_passes_before_a_backward_pass():
     net = Net(6, 16, (2, 4, 6))
     first, second = net.fast(), net.fast()
-    assert_same(gradients([*first, *second], net.leaves), gradients([*net.naive(), *net.naive()], net.leaves))
+    assert_same(
+        gradients([*first, *second], net.leaves),
+        gradients([*net.naive(), *net.naive()], net.leaves),
+    )
 
 
 def test_a_second_backward_pass_through_a_kept_graph_and_one_from_the_middle():
@@ -117,9 +134,22 @@ def test_a_second_backward_pass_through_a_kept_graph_and_one_from_the_middle():
     net = Net(6, 16, (1, 2, 3, 4, 5, 6))
     ours, theirs = net.fast(), net.naive()
     for index in (6, 3, 6, 5):
-        a = torch.autograd.grad(ours[index].square().sum(), net.leaves, retain_graph=True, allow_unused=True)
-        b = torch.autograd.grad(theirs[index].square().sum(), net.leaves, retain_graph=True, allow_unused=True)
-        assert_same(*zip(*((x, torch.zeros_like(x) if y is None else y) for x, y in zip(a, b, strict=True) if x is not None), strict=True))
+        a = torch.autograd.grad(
+            ours[index].square().sum(), net.leaves, retain_graph=True, allow_unused=True
+        )
+        b = torch.autograd.grad(
+            theirs[index].square().sum(), net.leaves, retain_graph=True, allow_unused=True
+        )
+        assert_same(
+            *zip(
+                *(
+                    (x, torch.zeros_like(x) if y is None else y)
+                    for x, y in zip(a, b, strict=True)
+                    if x is not None
+                ),
+                strict=True,
+            )
+        )
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
@@ -131,7 +161,10 @@ def test_sublayers_may_be_recomputed(reentrant):
 
     ours = net.fast(call)[-1]
     ours.square().sum().backward()
-    assert_same([leaf.grad for leaf in net.leaves], torch.autograd.grad(net.naive()[-1].square().sum(), net.leaves))
+    assert_same(
+        [leaf.grad for leaf in net.leaves],
+        torch.autograd.grad(net.naive()[-1].square().sum(), net.leaves),
+    )
 
 
 def test_the_whole_pass_may_be_recomputed():
@@ -145,7 +178,10 @@ def test_the_whole_pass_may_be_recomputed():
             net.x = kept
 
     ours = checkpoint(whole, net.x, use_reentrant=False)
-    assert_same(torch.autograd.grad(ours.square().sum(), net.leaves), torch.autograd.grad(net.naive()[-1].square().sum(), net.leaves))
+    assert_same(
+        torch.autograd.grad(ours.square().sum(), net.leaves),
+        torch.autograd.grad(net.naive()[-1].square().sum(), net.leaves),
+    )
 
 
 def test_frozen_inputs_and_no_grad():

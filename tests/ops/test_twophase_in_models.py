@@ -1,4 +1,6 @@
-"""Models that read depth in the two-phase schedule train as those with naive reads: checkpointed, compiled, in parallel, sharded, under autocast."""
+"""Models that read depth in the two-phase schedule train as those with naive reads: checkpointed,
+compiled, in parallel, sharded, under autocast.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,24 @@ from attnres_lab.residual.attnres import BlockConfig, FullConfig
 
 
 def lm(residual, seed=0, spread=0.3, **sizes):
-    model = Transformer(ModelConfig(**{"vocab_size": 64, "dim": 32, "num_layers": 3, "num_heads": 2, "residual": residual, **sizes}), seed=seed)
+    model = Transformer(
+        ModelConfig(
+            **{
+                "vocab_size": 64,
+                "dim": 32,
+                "num_layers": 3,
+                "num_heads": 2,
+                "residual": residual,
+                **sizes,
+            }
+        ),
+        seed=seed,
+    )
     with torch.no_grad():
         for parameter in model.residual.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(7)) * spread)
+            parameter.add_(
+                torch.randn(parameter.shape, generator=torch.Generator().manual_seed(7)) * spread
+            )
     return model
 
 
@@ -49,7 +65,9 @@ def test_the_models_gradients_are_those_of_naive_reads(residual, checkpointing, 
 
 @pytest.mark.parametrize("residual", SLOWLY, ids=lambda r: r.label)
 def test_losses_of_200_training_steps_match_those_of_naive_reads(residual, monkeypatch):
-    """In fp32, from the usual start and with small plain steps: larger ones are chaotic, and the naive path leaves its own float64 path as fast."""
+    """In fp32, from the usual start and with small plain steps: larger ones are chaotic, and the
+    naive path leaves its own float64 path as fast.
+    """
 
     def train():
         model = lm(residual, num_layers=2, spread=0.0)
@@ -83,8 +101,12 @@ def test_compiled_graphs_do_not_break(residual):
 def test_data_parallel_training_accumulates_over_passes(residual, tmp_path):
     """DistributedDataParallel hears of every parameter, and two passes without a sync add up."""
     model = lm(residual).double()
-    expected = torch.autograd.grad(loss_of(model, TOKENS[0]) + loss_of(model, TOKENS[1]), list(model.parameters()))
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    expected = torch.autograd.grad(
+        loss_of(model, TOKENS[0]) + loss_of(model, TOKENS[1]), list(model.parameters())
+    )
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
+    )
     try:
         parallel = torch.nn.parallel.DistributedDataParallel(model)
         with parallel.no_sync():
@@ -99,7 +121,9 @@ def test_data_parallel_training_accumulates_over_passes(residual, tmp_path):
 def test_fully_sharded_training_has_the_same_gradients(residual, tmp_path):
     model = lm(residual).double()
     expected = torch.autograd.grad(loss_of(model, TOKENS[0]), list(model.parameters()))
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
+    )
     try:
         mesh = init_device_mesh("cpu", (1,))
         for module in (*model.sublayers, model):
@@ -112,7 +136,9 @@ def test_fully_sharded_training_has_the_same_gradients(residual, tmp_path):
 
 @pytest.mark.parametrize("residual", VARIANTS, ids=lambda r: r.label)
 def test_autocast_reads_in_full_precision(residual):
-    """The schedule steps aside under autocast; the loss stays near the fp32 one and every gradient is finite."""
+    """The schedule steps aside under autocast; the loss stays near the fp32 one and every gradient
+    is finite.
+    """
     model = lm(residual)
     plain = loss_of(model, TOKENS[0]).item()
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -1,4 +1,6 @@
-"""Configs that the conformance suite runs: the default of every registry entry, then the options."""
+"""Configs that the conformance suite runs: the default of every registry entry, then the
+options.
+"""
 
 from attnres_lab.residual import REGISTRY
 from attnres_lab.residual.attnres import BlockConfig, FullConfig
@@ -35,5 +37,9 @@ CASES = [
     MHCConfig(streams=3, mixing="permutations"),
 ]
 
-#: Further partitions of the 12 sublayers into blocks: they differ from the block of CASES in the mixing only, which identity and reference see.
-PARTITIONS = [*(BlockConfig(block_size=size) for size in (1, 2, 3, 4, 6, 12)), *(BlockConfig(num_blocks=count) for count in (1, 5))]
+#: Further partitions of the 12 sublayers into blocks: they differ from the block of CASES in the
+#: mixing only, which identity and reference see.
+PARTITIONS = [
+    *(BlockConfig(block_size=size) for size in (1, 2, 3, 4, 6, 12)),
+    *(BlockConfig(num_blocks=count) for count in (1, 5)),
+]

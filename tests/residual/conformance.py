@@ -1,4 +1,5 @@
-"""What every residual connection must do to be admitted. Each check takes a variant's config and raises AssertionError.
+"""What every residual connection must do to be admitted. Each check takes a variant's config and
+raises AssertionError.
 
 Everything runs in float64 on a small trunk: B sequences of T tokens, D wide.
 """
@@ -18,13 +19,25 @@ B, T, D, VOCAB, LAYERS = 2, 5, 16, 11, 6
 TINY_EPS = 1e-30
 
 
-def build(residual: ResidualConfig, *, norm_eps: float = 1e-6, randomise: bool = False, layers: int = LAYERS) -> Transformer:
-    """A small model of the variant in float64, ``randomise`` moving its residual parameters off their start."""
-    model = Transformer(ModelConfig(VOCAB, D, layers, 2, norm_eps=norm_eps, residual=residual), seed=3).double()
+def build(
+    residual: ResidualConfig,
+    *,
+    norm_eps: float = 1e-6,
+    randomise: bool = False,
+    layers: int = LAYERS,
+) -> Transformer:
+    """A small model of the variant in float64, ``randomise`` moving its residual parameters off
+    their start.
+    """
+    model = Transformer(
+        ModelConfig(VOCAB, D, layers, 2, norm_eps=norm_eps, residual=residual), seed=3
+    ).double()
     if randomise:
         generator = torch.Generator().manual_seed(5)
         for parameter in model.residual.parameters():
-            parameter.data += 0.5 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.data += 0.5 * torch.randn(
+                parameter.shape, generator=generator, dtype=torch.float64
+            )
     return model
 
 
@@ -38,7 +51,9 @@ def loss(model: Transformer) -> Tensor:
 
 
 def embedding_gradients(model: Transformer) -> list[Tensor]:
-    """For each position of the first sequence: gradient [B, T, D] of its logits, projected at random, with respect to the embedded input."""
+    """For each position of the first sequence: gradient [B, T, D] of its logits, projected at
+    random, with respect to the embedded input.
+    """
     seen: list[Tensor] = []
 
     def keep(module: torch.nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
@@ -48,7 +63,10 @@ def embedding_gradients(model: Transformer) -> list[Tensor]:
     logits = model(tokens())
     handle.remove()
     direction = torch.randn(VOCAB, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    return [torch.autograd.grad(logits[0, time] @ direction, seen[0], retain_graph=True)[0] for time in range(T)]
+    return [
+        torch.autograd.grad(logits[0, time] @ direction, seen[0], retain_graph=True)[0]
+        for time in range(T)
+    ]
 
 
 @functools.cache
@@ -56,26 +74,44 @@ def baseline() -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
     """Logits, weights and gradients of the PreNorm baseline."""
     model = build(BaselineConfig(), norm_eps=TINY_EPS)
     loss(model).backward()
-    return model(tokens()).detach(), model.state_dict(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return (
+        model(tokens()).detach(),
+        model.state_dict(),
+        {name: p.grad for name, p in model.named_parameters() if p.grad is not None},
+    )
 
 
 def check_starts_as_baseline(config: ResidualConfig) -> None:
-    """Before training, the variant is the PreNorm baseline: logits and all gradients of the trunk."""
+    """Before training, the variant is the PreNorm baseline: logits and all gradients of the
+    trunk.
+    """
     logits, _, gradients = baseline()
     model = build(config, norm_eps=TINY_EPS)
     torch.testing.assert_close(model(tokens()), logits, rtol=1e-9, atol=1e-9)
     loss(model).backward()
     for name, gradient in gradients.items():
-        torch.testing.assert_close(model.get_parameter(name).grad, gradient, rtol=1e-9, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            model.get_parameter(name).grad,
+            gradient,
+            rtol=1e-9,
+            atol=1e-9,
+            msg=lambda m, n=name: f"{n}: {m}",
+        )
 
 
 def check_trunk_weights_are_shared(config: ResidualConfig) -> None:
-    """A seed gives the same trunk under every variant, and building the variant leaves the global generator alone."""
+    """A seed gives the same trunk under every variant, and building the variant leaves the global
+    generator alone.
+    """
     model = build(config)
     before = torch.get_rng_state()
     type(model.residual)(config, 2 * LAYERS, D, 1e-6)
     assert torch.equal(torch.get_rng_state(), before), "the variant draws random numbers"
-    trunk = {name: value for name, value in model.state_dict().items() if not name.startswith("residual.")}
+    trunk = {
+        name: value
+        for name, value in model.state_dict().items()
+        if not name.startswith("residual.")
+    }
     _, weights, _ = baseline()
     assert trunk.keys() == weights.keys()
     for name, value in trunk.items():
@@ -83,17 +119,23 @@ def check_trunk_weights_are_shared(config: ResidualConfig) -> None:
 
 
 def check_every_entry_gets_a_gradient(config: ResidualConfig) -> None:
-    """No entry of a residual parameter is dead (a large eps, since under PreNorm a mere scale acts through the eps only)."""
+    """No entry of a residual parameter is dead (a large eps, since under PreNorm a mere scale acts
+    through the eps only).
+    """
     model = build(config, norm_eps=1e-1, randomise=True)
     loss(model).backward()
     for name, parameter in model.residual.named_parameters():
         assert parameter.grad is not None, name
         dead = (parameter.grad.abs() < 1e-13).nonzero()
-        assert not len(dead), f"{name}: no gradient at {dead[:5].tolist()} of {list(parameter.shape)}"
+        assert not len(dead), (
+            f"{name}: no gradient at {dead[:5].tolist()} of {list(parameter.shape)}"
+        )
 
 
 def check_causal(config: ResidualConfig) -> None:
-    """The logits of a position depend on it and on all positions before it, and on none after it."""
+    """The logits of a position depend on it and on all positions before it, and on none after
+    it.
+    """
     model = build(config, randomise=True)
     for time, gradient in enumerate(embedding_gradients(model)):
         reached = gradient[0].abs().amax(-1) > 0
@@ -118,7 +160,9 @@ def check_decoding_agrees(config: ResidualConfig) -> None:
 
 
 def check_mixing_is_exact_under_autocast(config: ResidualConfig) -> None:
-    """bf16 autocast is for the sublayers: what the residual does itself stays in fp32, also where their outputs are bf16."""
+    """bf16 autocast is for the sublayers: what the residual does itself stays in fp32, also where
+    their outputs are bf16.
+    """
     residual = build(config, randomise=True).residual.float()
     x = torch.randn(B, T, D, generator=torch.Generator().manual_seed(2))
 

@@ -1,6 +1,8 @@
-"""The equations of arXiv 2603.15031, section 3, written a second time from the paper: no code is shared with the package.
+"""The equations of arXiv 2603.15031, section 3, written a second time from the paper: no code is
+shared with the package.
 
-Sources and hidden states are [..., D] tensors; everything is spelled out source by source, head by head.
+Sources and hidden states are [..., D] tensors; everything is spelled out source by source, head by
+head.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ from torch import Tensor
 
 @dataclass
 class Read:
-    """Pseudo-query and key gain of one read (``gain`` None: keys are not normalised) and the options of the paper's ablations."""
+    """Pseudo-query and key gain of one read (``gain`` None: keys are not normalised) and the
+    options of the paper's ablations.
+    """
 
     query: Tensor | None
     gain: Tensor | None
@@ -32,7 +36,11 @@ class Read:
             if self.scalars is not None:
                 logits.append(self.scalars[i].expand(v.shape[:-1]))
                 continue
-            key = v if self.gain is None else self.gain * v / torch.sqrt((v**2).mean(-1, keepdim=True) + self.eps)
+            key = (
+                v
+                if self.gain is None
+                else self.gain * v / torch.sqrt((v**2).mean(-1, keepdim=True) + self.eps)
+            )
             query = self.query
             if self.projection is not None:
                 newest = sources[-1]
@@ -53,15 +61,21 @@ class Read:
         for n in range(self.heads):
             head = slice(n * width, (n + 1) * width)
             alpha = self.weights(sources, head)
-            parts.append(sum(a[..., None] * v[..., head] for a, v in zip(alpha, sources, strict=True)))
+            parts.append(
+                sum(a[..., None] * v[..., head] for a, v in zip(alpha, sources, strict=True))
+            )
         return torch.cat(parts, -1)
 
 
 Sublayer = Callable[[Tensor], Tensor]
 
 
-def full(x: Tensor, sublayers: Sequence[Sublayer], reads: Sequence[Read], window: int | None = None) -> Tensor:
-    """Full AttnRes: v_0 the embedding, v_i = f_i(h_i). ``reads[l - 2]`` is that of sublayer l >= 2, the last one the output's."""
+def full(
+    x: Tensor, sublayers: Sequence[Sublayer], reads: Sequence[Read], window: int | None = None
+) -> Tensor:
+    """Full AttnRes: v_0 the embedding, v_i = f_i(h_i). ``reads[l - 2]`` is that of sublayer l >= 2,
+    the last one the output's.
+    """
     v = [x]
     for l, f in enumerate(sublayers, 1):  # noqa: E741  the paper's letter
         h = x if l == 1 else reads[l - 2](_latest(v, window))
@@ -73,7 +87,9 @@ def _latest(v: list[Tensor], window: int | None) -> list[Tensor]:
     return v if window is None else v[:1] + v[1:][-window:]
 
 
-def block(x: Tensor, sublayers: Sequence[Sublayer], reads: Sequence[Read], sizes: Sequence[int]) -> Tensor:
+def block(
+    x: Tensor, sublayers: Sequence[Sublayer], reads: Sequence[Read], sizes: Sequence[int]
+) -> Tensor:
     """Block AttnRes with blocks of the given sizes, in sublayers."""
     assert sum(sizes) == len(sublayers)
     todo = list(zip(sublayers, [None, *reads[:-1]], strict=True))

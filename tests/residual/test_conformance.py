@@ -1,4 +1,6 @@
-"""Every registered residual connection, and every option worth a sweep, passes the conformance suite."""
+"""Every registered residual connection, and every option worth a sweep, passes the conformance
+suite.
+"""
 
 import re
 

@@ -1,15 +1,24 @@
-"""The suite is sensitive: each bug that other implementations had is planted, and a named check must fail on it.
+"""The suite is sensitive: each bug that other implementations had is planted, and a named check
+must fail on it.
 
-The bugs are switches of one small naive Block AttnRes that takes the package's place; without a bug it passes everything.
+The bugs are switches of one small naive Block AttnRes that takes the package's place; without a bug
+it passes everything.
 """
 
 import pytest
 import reference
 import torch
-from conformance import D, build, check_causal, check_decoding_agrees, check_sequences_are_independent, check_starts_as_baseline
+from conformance import (
+    D,
+    build,
+    check_causal,
+    check_decoding_agrees,
+    check_sequences_are_independent,
+    check_starts_as_baseline,
+)
 from test_reference import test_block_with_random_queries as check_reference
 
-from attnres_lab import model as model_module
+from attnres_lab.model import transformer as model_module
 from attnres_lab.residual.attnres import AttnRes, BlockConfig
 
 
@@ -32,7 +41,10 @@ class Mutant:
             partial = value if self.bug == "running sums as sources" else partial + value
         else:
             partial = done[0] + value if self.bug == "embedding doubled" and index == 0 else value
-        closes = index + (2 if self.bug == "boundary off by one" else 1) in residual.ends or index + 1 == residual.num_sublayers
+        closes = (
+            index + (2 if self.bug == "boundary off by one" else 1) in residual.ends
+            or index + 1 == residual.num_sublayers
+        )
         return ([*done, partial], None, stream) if closes else (done, partial, stream)
 
     def finish(self, residual, state):
@@ -43,18 +55,32 @@ class Mutant:
     def read(self, residual, state, row):
         done, partial, _ = state
         sources = list(done) if partial is None else [*done, partial]
-        if partial is None and self.bug == "zero tensor at a boundary" and row + 1 < residual.num_sublayers:
+        if (
+            partial is None
+            and self.bug == "zero tensor at a boundary"
+            and row + 1 < residual.num_sublayers
+        ):
             sources.append(torch.zeros_like(done[0]))
         v = torch.stack(sources)
-        keys = v * (v.square().mean(-1, keepdim=True) + residual.norm_eps).rsqrt() * residual.key_gain[row]
-        alpha = (keys @ residual.pseudo_query[row]).softmax({"softmax over the batch": 1, "softmax over time": 2}.get(self.bug, 0))
+        keys = (
+            v
+            * (v.square().mean(-1, keepdim=True) + residual.norm_eps).rsqrt()
+            * residual.key_gain[row]
+        )
+        alpha = (keys @ residual.pseudo_query[row]).softmax(
+            {"softmax over the batch": 1, "softmax over time": 2}.get(self.bug, 0)
+        )
         return (alpha[..., None] * v).sum(0)
 
 
 def plant(monkeypatch, bug):
     mutant = Mutant(bug)
     monkeypatch.setattr(AttnRes, "start", lambda self, x: mutant.start(self, x))
-    monkeypatch.setattr(AttnRes, "step", lambda self, state, sublayer, index: mutant.step(self, state, sublayer, index))
+    monkeypatch.setattr(
+        AttnRes,
+        "step",
+        lambda self, state, sublayer, index: mutant.step(self, state, sublayer, index),
+    )
     monkeypatch.setattr(AttnRes, "finish", lambda self, state: mutant.finish(self, state))
 
 
@@ -91,7 +117,11 @@ CAUGHT_BY = {
 }
 
 
-@pytest.mark.parametrize("check", [identity, random_queries, decoding, causality, independence], ids=lambda check: check.__name__)
+@pytest.mark.parametrize(
+    "check",
+    [identity, random_queries, decoding, causality, independence],
+    ids=lambda check: check.__name__,
+)
 @pytest.mark.parametrize("bug", CAUGHT_BY, ids=str)
 def test_a_planted_bug_is_caught(monkeypatch, bug, check):
     plant(monkeypatch, bug)
@@ -111,7 +141,9 @@ def test_queries_that_the_generic_initialiser_overwrites_are_caught(monkeypatch,
         proper(model, seed)
         for parameter in model.residual.parameters():
             if parameter.ndim == 2:
-                torch.nn.init.normal_(parameter, std=std, generator=torch.Generator().manual_seed(seed))
+                torch.nn.init.normal_(
+                    parameter, std=std, generator=torch.Generator().manual_seed(seed)
+                )
 
     monkeypatch.setattr(model_module, "init_weights", generic)
     with pytest.raises(AssertionError):
@@ -126,6 +158,11 @@ def test_queries_start_at_zero_and_gains_at_one():
 
 def test_a_cap_on_the_number_of_sources_is_caught():
     """A kernel that silently drops the sources beyond 32 differs from the reference at 33."""
-    sources = [torch.randn(2, D, dtype=torch.float64, generator=torch.Generator().manual_seed(n)) for n in range(33)]
-    read = reference.Read(torch.ones(D, dtype=torch.float64), torch.ones(D, dtype=torch.float64), 1e-6)
+    sources = [
+        torch.randn(2, D, dtype=torch.float64, generator=torch.Generator().manual_seed(n))
+        for n in range(33)
+    ]
+    read = reference.Read(
+        torch.ones(D, dtype=torch.float64), torch.ones(D, dtype=torch.float64), 1e-6
+    )
     assert not torch.allclose(read(sources), read(sources[:32]), atol=1e-9)

@@ -18,7 +18,9 @@ EPS = 1e-6
 
 
 def random(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).requires_grad_()
+    return torch.randn(
+        shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    ).requires_grad_()
 
 
 def sublayers(count):
@@ -42,11 +44,16 @@ def randomised(residual):
 
 
 def reads_of(residual):
-    return [reference.Read(q, g, EPS) for q, g in zip(residual.pseudo_query, residual.key_gain, strict=True)]
+    return [
+        reference.Read(q, g, EPS)
+        for q, g in zip(residual.pseudo_query, residual.key_gain, strict=True)
+    ]
 
 
 def assert_agrees(residual, count, expected_of):
-    """Output, and the gradients of the embedding, the queries and the gains (to 33 sublayers; beyond, the reference's graph takes seconds)."""
+    """Output, and the gradients of the embedding, the queries and the gains (to 33 sublayers;
+    beyond, the reference's graph takes seconds).
+    """
     x = random(2, 3, D, seed=9)
     leaves = [x, *residual.parameters()]
     probe = random(2, 3, D, seed=10).detach()
@@ -56,7 +63,11 @@ def assert_agrees(residual, count, expected_of):
     torch.testing.assert_close(got, expected, **TOLERANCE)
     if count > 33:
         return
-    for a, b in zip(torch.autograd.grad((got * probe).sum(), leaves), torch.autograd.grad((expected * probe).sum(), leaves), strict=True):
+    for a, b in zip(
+        torch.autograd.grad((got * probe).sum(), leaves),
+        torch.autograd.grad((expected * probe).sum(), leaves),
+        strict=True,
+    ):
         torch.testing.assert_close(a, b, **TOLERANCE)
 
 
@@ -131,14 +142,20 @@ def reads_with_options(residual, config):
 def test_options_of_full(options):
     config = FullConfig(**options)
     residual = randomised(AttnRes(config, 7, D, EPS))
-    assert_agrees(residual, 7, lambda x, fs: reference.full(x, fs, list(reads_with_options(residual, config))))
+    assert_agrees(
+        residual, 7, lambda x, fs: reference.full(x, fs, list(reads_with_options(residual, config)))
+    )
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_options_of_block(options):
     config = BlockConfig(block_size=3, **options)
     residual = randomised(Block(config, 7, D, EPS))
-    assert_agrees(residual, 7, lambda x, fs: reference.block(x, fs, list(reads_with_options(residual, config)), [3, 3, 1]))
+    assert_agrees(
+        residual,
+        7,
+        lambda x, fs: reference.block(x, fs, list(reads_with_options(residual, config)), [3, 3, 1]),
+    )
 
 
 @pytest.mark.parametrize("window", [1, 2, 8, 11])
@@ -146,7 +163,11 @@ def test_window(window):
     """Each read, the output's included, sees the embedding and the latest outputs only."""
     config = FullConfig(window=window)
     residual = randomised(AttnRes(config, 12, D, EPS))
-    assert_agrees(residual, 12, lambda x, fs: reference.full(x, fs, list(reads_with_options(residual, config)), window))
+    assert_agrees(
+        residual,
+        12,
+        lambda x, fs: reference.full(x, fs, list(reads_with_options(residual, config)), window),
+    )
 
 
 def test_without_output_read_the_sources_are_summed():
@@ -154,13 +175,17 @@ def test_without_output_read_the_sources_are_summed():
     residual = randomised(AttnRes(config, 7, D, EPS))
     reads = list(reads_with_options(residual, config))
     assert len(reads) == 6
-    assert_agrees(residual, 7, lambda x, fs: reference.full(x, fs, [*reads, lambda sources: sum(sources)]))
+    assert_agrees(
+        residual, 7, lambda x, fs: reference.full(x, fs, [*reads, lambda sources: sum(sources)])
+    )
 
 
 @settings(deadline=None)
 @given(num_sublayers=st.integers(1, 300), data=st.data())
 def test_blocks_partition_the_sublayers(num_sublayers, data):
-    """num_blocks: exactly that many, sizes differing by one at most; block_size: all equal but a shorter last one."""
+    """num_blocks: exactly that many, sizes differing by one at most; block_size: all equal but a
+    shorter last one.
+    """
     count = data.draw(st.integers(1, num_sublayers))
     ends = BlockConfig(num_blocks=count).ends(num_sublayers)
     sizes = [b - a for a, b in itertools.pairwise((0, *ends))]
@@ -175,7 +200,12 @@ def test_blocks_partition_the_sublayers(num_sublayers, data):
 
 
 @settings(max_examples=10, deadline=None)
-@given(count=st.integers(1, 130), width=st.integers(1, 9), scale=st.sampled_from([1e-3, 1.0, 1e3]), seed=st.integers(0, 99))
+@given(
+    count=st.integers(1, 130),
+    width=st.integers(1, 9),
+    scale=st.sampled_from([1e-3, 1.0, 1e3]),
+    seed=st.integers(0, 99),
+)
 def test_operator(count, width, scale, seed):
     """One read over 1 to 130 sources of any scale and width."""
     sources = [scale * random(2, width, seed=1000 * seed + n) for n in range(count)]
@@ -184,7 +214,11 @@ def test_operator(count, width, scale, seed):
     expected = reference.Read(query, gain, EPS)(sources)
     torch.testing.assert_close(got / scale, expected / scale, **TOLERANCE)
     leaves = [query, gain]
-    for a, b in zip(torch.autograd.grad(got.sum() / scale, leaves), torch.autograd.grad(expected.sum() / scale, leaves), strict=True):
+    for a, b in zip(
+        torch.autograd.grad(got.sum() / scale, leaves),
+        torch.autograd.grad(expected.sum() / scale, leaves),
+        strict=True,
+    ):
         torch.testing.assert_close(a, b, **TOLERANCE)
 
 
@@ -193,18 +227,30 @@ def test_the_whole_transformer(size):
     """The model's own sublayers as black boxes: its logits are those of the reference."""
     model = build(BlockConfig(block_size=size), randomise=True)
     x, rope = model.embed(tokens()), rope_angles(model.config, 0, T, torch.device("cpu"))
-    functions = [model._sublayer(module, index, rope, None) for index, module in enumerate(model.sublayers)]
+    functions = [
+        model._sublayer(module, index, rope, None) for index, module in enumerate(model.sublayers)
+    ]
     sizes = [size] * (12 // size) + ([12 % size] if 12 % size else [])
     reads = reads_of(model.residual)
-    torch.testing.assert_close(model(tokens()), model.head(model.norm(reference.block(x, functions, reads, sizes))), **TOLERANCE)
+    torch.testing.assert_close(
+        model(tokens()),
+        model.head(model.norm(reference.block(x, functions, reads, sizes))),
+        **TOLERANCE,
+    )
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 6, 12])
 def test_the_reference_too_has_the_identity(size):
-    """Zero queries and unit gains: the reference is the plain sum, divided by the number of sources of the output read."""
+    """Zero queries and unit gains: the reference is the plain sum, divided by the number of sources
+    of the output read.
+    """
     x, functions = random(2, 3, D, seed=9), sublayers(12)
     normalised = [lambda h, f=f: f(h / h.square().mean(-1, keepdim=True).sqrt()) for f in functions]
-    reads = [reference.Read(torch.zeros(D, dtype=torch.float64), torch.ones(D, dtype=torch.float64), TINY_EPS)] * 12
+    reads = [
+        reference.Read(
+            torch.zeros(D, dtype=torch.float64), torch.ones(D, dtype=torch.float64), TINY_EPS
+        )
+    ] * 12
     h, stream = reference.block(x, normalised, reads, [size] * (12 // size)), x
     for f in normalised:
         stream = stream + f(stream)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from attnres_lab.sweep.folder import SweepFolder
+from attnres_lab.runs.sweep import SweepFolder
 
 BASE = {
     "model": {"dim": 32, "num_layers": 4, "num_heads": 2},
@@ -39,7 +39,9 @@ class Lab:
             "function": "tests.sweep.synthetic:quick",
         }
         path = self.path / "sweep.yaml"
-        path.write_text(text if isinstance(text, str) else yaml.safe_dump({**plain, **changes}, sort_keys=False))
+        path.write_text(
+            text if isinstance(text, str) else yaml.safe_dump({**plain, **changes}, sort_keys=False)
+        )
         return path
 
     @property
@@ -62,7 +64,9 @@ class Lab:
 
 @pytest.fixture
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
-    """Trials are forked from this process, which spares each test the seconds of a fork server's start; the slow tests use the real one."""
+    """Trials are forked from this process, which spares each test the seconds of a fork server's
+    start; the slow tests use the real one.
+    """
     monkeypatch.setenv("ATTNRES_RUNS", str(tmp_path / "runs"))
     monkeypatch.setattr("attnres_lab.sweep.launchers.local.START_METHOD", "fork")
     monkeypatch.setattr("attnres_lab.sweep.engine.SweepMirror", _no_mirror)
@@ -82,7 +86,9 @@ def study_states(lab: Lab) -> list[str]:
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
-    study = optuna.load_study(study_name="s", storage=JournalStorage(JournalFileBackend(str(lab.folder.journal))))
+    study = optuna.load_study(
+        study_name="s", storage=JournalStorage(JournalFileBackend(str(lab.folder.journal)))
+    )
     return [t.state.name for t in study.trials]
 
 

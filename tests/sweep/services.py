@@ -1,4 +1,6 @@
-"""Real services for tests, started from what the machine has: a Slurm of two nodes with fake GPUs, and PostgreSQL."""
+"""Real services for tests, started from what the machine has: a Slurm of two nodes with fake GPUs,
+and PostgreSQL.
+"""
 
 from __future__ import annotations
 
@@ -30,13 +32,22 @@ def free_port() -> int:
 
 
 class SlurmCluster:
-    """slurmctld and two slurmd on this host, with a munge of their own; with accounting, also a slurmdbd and its MariaDB."""
+    """slurmctld and two slurmd on this host, with a munge of their own; with accounting, also a
+    slurmdbd and its MariaDB.
+    """
 
     def __init__(self, folder: Path, *, accounting: bool = False) -> None:
         extra = ("slurmdbd", "mariadbd", "mariadb-install-db") if accounting else ()
-        missing = [name for name in ("slurmctld", "slurmd", "munged", "sbatch", *extra) if not shutil.which(name)]
+        missing = [
+            name
+            for name in ("slurmctld", "slurmd", "munged", "sbatch", *extra)
+            if not shutil.which(name)
+        ]
         if missing:
-            pytest.skip(f"no {missing[0]}: install Debian's slurm-wlm and munge{', slurmdbd and mariadb-server' if accounting else ''}")
+            pytest.skip(
+                f"no {missing[0]}: install Debian's slurm-wlm and "
+                f"munge{', slurmdbd and mariadb-server' if accounting else ''}"
+            )
         self.folder = folder
         for name in ("state", "munge", "log"):
             (folder / name).mkdir(parents=True)
@@ -50,9 +61,20 @@ class SlurmCluster:
         devices = [folder / f"gpu{i}" for i in range(4)]
         for device in devices:
             device.symlink_to("/dev/null")
-        (folder / "gres.conf").write_text(f"NodeName=n1 Name=gpu File={folder}/gpu[0-1]\nNodeName=n2 Name=gpu File={folder}/gpu[2-3]\n")
+        (folder / "gres.conf").write_text(
+            f"NodeName=n1 Name=gpu File={folder}/gpu[0-1]\nNodeName=n2 Name=gpu "
+            f"File={folder}/gpu[2-3]\n"
+        )
         self.environment = {**os.environ, "SLURM_CONF": str(self.conf)}
-        munge = [f"--{k}={folder / 'munge' / v}" for k, v in {"socket": "sock", "key-file": "key", "pid-file": "pid", "log-file": "log"}.items()]
+        munge = [
+            f"--{k}={folder / 'munge' / v}"
+            for k, v in {
+                "socket": "sock",
+                "key-file": "key",
+                "pid-file": "pid",
+                "log-file": "log",
+            }.items()
+        ]
         self._start("munged", "--force", *munge, f"--seed-file={folder / 'munge' / 'seed'}")
         if accounting:
             self._start_accounting()
@@ -104,15 +126,34 @@ class SlurmCluster:
                 "MinJobAge": 2,  # squeue forgets at once, so that only sacct knows
             }
         lines = [f"{key}={value}" for key, value in settings.items()]
-        node = f"NodeName={{}} NodeHostname={host} NodeAddr=127.0.0.1 Port={{}} CPUs=2 RealMemory=1000 Gres=gpu:2 State=UNKNOWN"
+        node = (
+            f"NodeName={{}} NodeHostname={host} NodeAddr=127.0.0.1 Port={{}} CPUs=2 "
+            "RealMemory=1000 Gres=gpu:2 State=UNKNOWN"
+        )
         lines += [node.format(name, free_port()) for name in ("n1", "n2")]
-        lines += ["PartitionName=debug Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP PriorityTier=1"]
-        lines += ["PartitionName=polite Nodes=n1,n2 MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=20"]
-        return "\n".join([*lines, "PartitionName=urgent Nodes=n1,n2 MaxTime=INFINITE State=UP PriorityTier=9 PreemptMode=OFF", ""])
+        lines += [
+            "PartitionName=debug Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP PriorityTier=1"
+        ]
+        lines += [
+            "PartitionName=polite Nodes=n1,n2 MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=20"
+        ]
+        return "\n".join(
+            [
+                *lines,
+                "PartitionName=urgent Nodes=n1,n2 MaxTime=INFINITE State=UP PriorityTier=9 "
+                "PreemptMode=OFF",
+                "",
+            ]
+        )
 
     def _start_accounting(self) -> None:
         d, port, user = self.folder, free_port(), getpass.getuser()
-        self._start("mariadb-install-db", f"--datadir={d}/mysql", f"--user={user}", "--auth-root-authentication-method=normal")
+        self._start(
+            "mariadb-install-db",
+            f"--datadir={d}/mysql",
+            f"--user={user}",
+            "--auth-root-authentication-method=normal",
+        )
         with open(d / "log" / "mariadb", "ab") as log:
             command = [
                 "mariadbd",
@@ -123,9 +164,14 @@ class SlurmCluster:
                 "--bind-address=127.0.0.1",
                 "--skip-name-resolve",
             ]
-            self.mariadb = subprocess.Popen([*command, f"--socket={d}/mysql.sock"], stdout=log, stderr=log)
+            self.mariadb = subprocess.Popen(
+                [*command, f"--socket={d}/mysql.sock"], stdout=log, stderr=log
+            )
         wait_for(lambda: (d / "mysql.sock").exists())
-        sql = "CREATE DATABASE slurm; CREATE USER slurm@'127.0.0.1'; GRANT ALL ON slurm.* TO slurm@'127.0.0.1'"
+        sql = (
+            "CREATE DATABASE slurm; CREATE USER slurm@'127.0.0.1'; GRANT ALL ON slurm.* TO "
+            "slurm@'127.0.0.1'"
+        )
         self._start("mariadb", f"--socket={d}/mysql.sock", "-u", "root", "-e", sql)
         settings = {
             "AuthType": "auth/munge",
@@ -142,13 +188,22 @@ class SlurmCluster:
             "PidFile": f"{d}/slurmdbd.pid",
             "LogFile": f"{d}/log/slurmdbd",
         }
-        (d / "slurmdbd.conf").write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
+        (d / "slurmdbd.conf").write_text(
+            "".join(f"{key}={value}\n" for key, value in settings.items())
+        )
         (d / "slurmdbd.conf").chmod(0o600)
         self._start("slurmdbd")
-        wait_for(lambda: "test" in self.call("sacctmgr", "-i", "add", "cluster", "test") + self.call("sacctmgr", "-n", "list", "cluster"))
+        wait_for(
+            lambda: (
+                "test"
+                in self.call("sacctmgr", "-i", "add", "cluster", "test")
+                + self.call("sacctmgr", "-n", "list", "cluster")
+            )
+        )
 
     def _start(self, *command: str) -> None:
-        with open(self.folder / "log" / "start", "ab") as log:  # daemons that keep a pipe open would hang the test
+        # daemons that keep a pipe open would hang the test
+        with open(self.folder / "log" / "start", "ab") as log:
             subprocess.run(command, env=self.environment, stdout=log, stderr=log, check=True)
 
     def start_node(self, name: str) -> None:
@@ -163,8 +218,16 @@ class SlurmCluster:
     def kill_node(self, name: str) -> None:
         """kill -9 of a slurmd and of all that it runs, as a machine that dies."""
         spool = str(self.folder / f"spool_{name}")
-        steps = [p for p in psutil.process_iter(["cmdline", "environ"]) if (p.info["environ"] or {}).get("SLURMD_NODENAME") == name and self._ours(p)]
-        steps += [p for p in psutil.process_iter(["cmdline"]) if spool in " ".join(p.info["cmdline"] or [])]
+        steps = [
+            p
+            for p in psutil.process_iter(["cmdline", "environ"])
+            if (p.info["environ"] or {}).get("SLURMD_NODENAME") == name and self._ours(p)
+        ]
+        steps += [
+            p
+            for p in psutil.process_iter(["cmdline"])
+            if spool in " ".join(p.info["cmdline"] or [])
+        ]
         self.kill_daemon(name)
         for process in steps:
             if process.is_running():
@@ -174,7 +237,9 @@ class SlurmCluster:
         return str(self.folder) in process.environ().get("SLURM_CONF", "")
 
     def call(self, *command: str) -> str:
-        return subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False, timeout=60).stdout
+        return subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, check=False, timeout=60
+        ).stdout
 
     def stop(self) -> None:
         self.call("scancel", "--me")
@@ -194,14 +259,18 @@ class Postgres:
     """A PostgreSQL server of its own on a free port of the loopback address."""
 
     def __init__(self) -> None:
-        candidates = [Path(p) for p in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]
+        candidates = [
+            Path(p) for p in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+        ]
         home = next((p for p in candidates if (p / "initdb").exists()), None)
         if home is None:
             pytest.skip("no PostgreSQL server: install Debian's postgresql")
         pytest.importorskip("psycopg2", reason="no psycopg2: pip install attnres-lab[postgres]")
-        folder = Path(tempfile.mkdtemp(prefix="attnres-postgres-"))  # pytest's own folders are closed to the server's user
+        # pytest's own folders are closed to the server's user
+        folder = Path(tempfile.mkdtemp(prefix="attnres-postgres-"))
         self.home, self.folder, self.port = home, folder, free_port()
-        self.as_user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []  # the server refuses to run as root
+        # the server refuses to run as root
+        self.as_user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
         if self.as_user:
             shutil.chown(folder, "postgres")
         self._call("initdb", "-D", f"{folder}/data", "-A", "trust", "-U", "lab")
@@ -210,11 +279,25 @@ class Postgres:
 
     def _call(self, tool: str, *arguments: str) -> None:
         command = [*self.as_user, str(self.home / tool), *arguments]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/")
+        subprocess.run(
+            command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/"
+        )
 
     def start(self) -> None:
-        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self.folder}"
-        self._call("pg_ctl", "-D", f"{self.folder}/data", "-w", "-l", f"{self.folder}/log", "-o", options, "start")
+        options = (
+            f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self.folder}"
+        )
+        self._call(
+            "pg_ctl",
+            "-D",
+            f"{self.folder}/data",
+            "-w",
+            "-l",
+            f"{self.folder}/log",
+            "-o",
+            options,
+            "start",
+        )
 
     def stop(self) -> None:
         self._call("pg_ctl", "-D", f"{self.folder}/data", "-m", "immediate", "-w", "stop")

@@ -11,18 +11,24 @@ import time
 from pathlib import Path
 
 from attnres_lab.config import RunConfig, content_hash
-from attnres_lab.runfiles import RunFolder, write_atomic
+from attnres_lab.runs.folder import RunFolder, write_atomic
 
 
 def quick(config: RunConfig, folder: Path) -> dict[str, float]:
     """A loss that depends on the config alone."""
-    return {"val/loss": 1.0 + abs(config.optim.lr - 3e-3) * 100 + 1 / config.model.dim, "seconds": 0.01, "device_seconds": 0.01}
+    return {
+        "val/loss": 1.0 + abs(config.optim.lr - 3e-3) * 100 + 1 / config.model.dim,
+        "seconds": 0.01,
+        "device_seconds": 0.01,
+    }
 
 
 def chain(config: RunConfig, folder: Path) -> None:
-    """Steps that each hash the state of the one before, with a checkpoint after each: what training is to the engine.
+    """Steps that each hash the state of the one before, with a checkpoint after each: what training
+    is to the engine.
 
-    ``witness`` beside the trials records each start, and any start while another process still worked on the same trial.
+    ``witness`` beside the trials records each start, and any start while another process still
+    worked on the same trial.
     """
     run = RunFolder(folder)
     witness = folder.parent.parent / "witness.txt"
@@ -33,23 +39,45 @@ def chain(config: RunConfig, folder: Path) -> None:
         _write(witness, f"overlap {folder.name}")
     stop = []
     signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
-    state = json.loads(run.checkpoint.read_text()) if run.checkpoint.exists() else {"step": 0, "value": content_hash(config)}
-    _write(witness, f"start {folder.name} {state['step']} {os.getpid()} {os.environ.get('CUDA_VISIBLE_DEVICES')}")
+    state = (
+        json.loads(run.checkpoint.read_text())
+        if run.checkpoint.exists()
+        else {"step": 0, "value": content_hash(config)}
+    )
+    _write(
+        witness,
+        f"start {folder.name} {state['step']} {os.getpid()} "
+        f"{os.environ.get('CUDA_VISIBLE_DEVICES')}",
+    )
     run.truncate_metrics(state["step"])
     run.set_status("running", step=state["step"])
     pause = float(os.environ.get("SYNTHETIC_SECONDS", "0.02"))
     while state["step"] < (config.budget.steps or 0):
         if stop or run.stop.exists():
-            run.set_status("pruned" if run.stop.exists() and run.stop.read_text() == "prune" else "stopped", step=state["step"])
+            run.set_status(
+                "pruned" if run.stop.exists() and run.stop.read_text() == "prune" else "stopped",
+                step=state["step"],
+            )
             return
         time.sleep(pause)
-        state = {"step": state["step"] + 1, "value": hashlib.sha256(state["value"].encode()).hexdigest()}
+        state = {
+            "step": state["step"] + 1,
+            "value": hashlib.sha256(state["value"].encode()).hexdigest(),
+        }
         loss = loss_at(config, state["step"])
         run.append_metrics({"step": state["step"], "time": time.time(), "val/loss": loss})
         write_atomic(run.checkpoint, json.dumps(state).encode())
         run.beat()
     write_atomic(
-        run.result, json.dumps({"val/loss": loss_at(config, state["step"]), "step": state["step"], "value": state["value"], "seconds": 0.1}).encode()
+        run.result,
+        json.dumps(
+            {
+                "val/loss": loss_at(config, state["step"]),
+                "step": state["step"],
+                "value": state["value"],
+                "seconds": 0.1,
+            }
+        ).encode(),
     )
     _write(witness, f"finish {folder.name}")
     run.set_status("finished", step=state["step"])

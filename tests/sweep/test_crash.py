@@ -19,7 +19,7 @@ from filelock import FileLock
 
 from attnres_lab.config import load, to_yaml
 from attnres_lab.errors import UserError
-from attnres_lab.runfiles import write_atomic
+from attnres_lab.runs.folder import write_atomic
 from attnres_lab.sweep.plan import Planner
 from attnres_lab.sweep.spec import load_spec
 from attnres_lab.sweep.trial import execute
@@ -37,7 +37,9 @@ def wait_for(what: Callable[[], object], seconds: float = 60.0) -> None:
 
 
 def check_exact(lab: Lab) -> None:
-    """Each trial finished once, alone, with the value of one that nobody ever interrupted; nothing is left running."""
+    """Each trial finished once, alone, with the value of one that nobody ever interrupted; nothing
+    is left running.
+    """
     events = lab.witness()
     assert not [e for e in events if e[0] == "overlap"]
     assert sorted(e[1] for e in events if e[0] == "finish") == sorted(lab.states())
@@ -81,7 +83,9 @@ def test_a_killed_trial_goes_on_from_its_checkpoint(lab: Lab) -> None:
     assert max(int(e[2]) for e in lab.witness() if e[0] == "start") > 0
 
 
-def test_after_the_kill_of_a_coordinator_its_trials_end_and_the_next_one_goes_on(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_the_kill_of_a_coordinator_its_trials_end_and_the_next_one_goes_on(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SYNTHETIC_SECONDS", "2")  # twenty seconds, would nobody end them
     path = lab.sweep(**CHAIN)
     coordinator = in_process(lab.run, path)
@@ -106,7 +110,9 @@ def test_a_second_coordinator_is_refused_with_the_name_of_the_first(lab: Lab) ->
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_stops_gracefully_and_the_sweep_goes_on_later(lab: Lab, number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_stops_gracefully_and_the_sweep_goes_on_later(
+    lab: Lab, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SYNTHETIC_SECONDS", "0.1")
     path = lab.sweep(**CHAIN, space={"seed": [0, 1, 2]})
     coordinator = in_process(_exit_with_outcome, lab, path)
@@ -124,7 +130,9 @@ def test_a_signal_stops_gracefully_and_the_sweep_goes_on_later(lab: Lab, number:
     check_exact(lab)
 
 
-def test_a_second_ctrl_c_ends_trials_that_do_not_listen_at_once(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_ctrl_c_ends_trials_that_do_not_listen_at_once(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SYNTHETIC_SECONDS", "60")
     path = lab.sweep(**CHAIN)
     coordinator = in_process(_exit_with_outcome, lab, path)
@@ -146,13 +154,17 @@ def test_a_lock_that_a_dead_machine_left_is_taken_over(lab: Lab) -> None:
     path = lab.sweep(**CHAIN)
     lab.folder.path.mkdir(parents=True)
     (lab.folder.path / "coordinator.lock").touch()
-    (lab.folder.path / "coordinator.json").write_text(json.dumps({"pid": os.getpid(), "host": "elsewhere", "started": 0}))
+    (lab.folder.path / "coordinator.json").write_text(
+        json.dumps({"pid": os.getpid(), "host": "elsewhere", "started": 0})
+    )
     Path(f"{lab.folder.journal}.lock").symlink_to("elsewhere")  # Optuna's own
     assert lab.run(path).exit_code == 0
     check_exact(lab)
 
 
-def test_sweep_stop_from_another_terminal_stops_gracefully(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sweep_stop_from_another_terminal_stops_gracefully(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SYNTHETIC_SECONDS", "0.05")
     path = lab.sweep(**CHAIN)
     coordinator = in_process(_exit_with_outcome, lab, path)
@@ -164,8 +176,12 @@ def test_sweep_stop_from_another_terminal_stops_gracefully(lab: Lab, monkeypatch
     check_exact(lab)
 
 
-def test_a_trial_that_another_process_still_runs_is_not_run_twice(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It failed before, is held by somebody else now, and so fails for another reason; set free, it runs."""
+def test_a_trial_that_another_process_still_runs_is_not_run_twice(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It failed before, is held by somebody else now, and so fails for another reason; set free, it
+    runs.
+    """
     monkeypatch.setattr("attnres_lab.sweep.trial.PATIENCE", 0.1)
     path = lab.sweep(**CHAIN, space={"seed": [0]}, retry={"infrastructure": 0})
     lab.run(path)
@@ -174,13 +190,20 @@ def test_a_trial_that_another_process_still_runs_is_not_run_twice(lab: Lab, monk
     with FileLock(run.path / "trial.lock"):
         assert lab.run(path).exit_code == 1
     status = run.status()
-    assert (status.failure, status.message) == ("infrastructure", "another process still holds the trial's folder")
+    assert (status.failure, status.message) == (
+        "infrastructure",
+        "another process still holds the trial's folder",
+    )
     assert len([e for e in lab.witness() if e[0] == "start"]) == 1
     assert lab.run(path).exit_code == 0
 
 
-def test_a_trial_that_a_lost_process_finishes_meanwhile_is_not_run_again(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a node that its cluster gave up, and that lives: the new attempt waits for the folder, then finds the result."""
+def test_a_trial_that_a_lost_process_finishes_meanwhile_is_not_run_again(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a node that its cluster gave up, and that lives: the new attempt waits for the folder,
+    then finds the result.
+    """
     monkeypatch.setenv("SYNTHETIC_SECONDS", "0.1")
     path = lab.sweep(**CHAIN, space={"seed": [0]})
     (trial,) = Planner(load_spec(path)).grid()
@@ -200,18 +223,23 @@ def _exit_with_outcome(lab: Lab, path: Path) -> None:
 
 @pytest.mark.slow
 def test_twenty_random_kills_of_trials_and_coordinators(lab: Lab) -> None:
-    """The real command with its fork server; each time a trial, the coordinator, or both at once are killed at a random moment.
+    """The real command with its fork server; each time a trial, the coordinator, or both at once
+    are killed at a random moment.
 
     At the end the folders, the study and MLflow agree that everything is finished, once.
     """
     random = Random(7)
-    path = lab.sweep(**CHAIN, space={"seed": list(range(6))}, retry={"backoff": 0.05, "infrastructure": 20})
+    path = lab.sweep(
+        **CHAIN, space={"seed": list(range(6))}, retry={"backoff": 0.05, "infrastructure": 20}
+    )
     environment = {**os.environ, "SYNTHETIC_SECONDS": "0.5", "PYTHONPATH": str(Path.cwd())}
     command = [sys.executable, "-m", "attnres_lab", "sweep", "run", str(path)]
     kills = 0
     while kills < 20:
         with open(lab.path / "log", "ab") as log:
-            coordinator = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+            coordinator = subprocess.Popen(
+                command, env=environment, stdout=log, stderr=log, start_new_session=True
+            )
         before = len(lab.witness())
         while coordinator.poll() is None and len(lab.witness()) == before:
             time.sleep(0.05)
@@ -230,14 +258,22 @@ def test_twenty_random_kills_of_trials_and_coordinators(lab: Lab) -> None:
         coordinator.wait()
         if set(lab.states().values()) == {"finished"}:
             break
-    final = subprocess.run(command, env={**environment, "SYNTHETIC_SECONDS": "0.02"}, check=False, capture_output=True, text=True)
+    final = subprocess.run(
+        command,
+        env={**environment, "SYNTHETIC_SECONDS": "0.02"},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
     assert final.returncode == 0, final.stdout + final.stderr
     assert kills >= 20
     check_exact(lab)
     check_mlflow(f"sqlite:///{lab.path}/runs/mlflow.db", trials=6)
 
 
-def test_a_full_disk_ends_the_sweep_with_a_clear_message_and_loses_nothing(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_ends_the_sweep_with_a_clear_message_and_loses_nothing(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The coordinator cannot write; trials in progress are ended, and the next run goes on."""
     path = lab.sweep(**CHAIN, space={"seed": [0, 1, 2, 3]})
     write, calls = os.fsync, []
@@ -251,7 +287,13 @@ def test_a_full_disk_ends_the_sweep_with_a_clear_message_and_loses_nothing(lab: 
     mine = os.getpid()
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(UserError, match="No space left on device; the trials were ended, their checkpoints and results are intact"):
+        with pytest.raises(
+            UserError,
+            match=(
+                "No space left on device; the trials were ended, their checkpoints and results "
+                "are intact"
+            ),
+        ):
             lab.run(path)
     wait_for(lambda: not trial_pids(lab), 5)
     assert lab.run(path).exit_code == 0
@@ -259,25 +301,39 @@ def test_a_full_disk_ends_the_sweep_with_a_clear_message_and_loses_nothing(lab: 
 
 
 @pytest.mark.slow
-def test_real_training_killed_in_a_sweep_ends_with_the_same_bits(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_real_training_killed_in_a_sweep_ends_with_the_same_bits(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
     monkeypatch.delenv("ATTNRES_CACHE", raising=False)
-    base = {"model": {"dim": 32, "num_layers": 4, "num_heads": 2}, "budget": {"steps": 60}, "data": {"seq_len": 64, "val_tokens": 1024}}
+    base = {
+        "model": {"dim": 32, "num_layers": 4, "num_heads": 2},
+        "budget": {"steps": 60},
+        "data": {"seq_len": 64, "val_tokens": 1024},
+    }
     base["train"] = {"batch_size": 4, "log_every": 5, "checkpoint_every": 5}
     (lab.path / "base.yaml").write_text(json.dumps(base))
-    function = {"function": "attnres_lab.train:run", "space": {"seed": [0, 1]}}
+    function = {"function": "attnres_lab.training.run:run", "space": {"seed": [0, 1]}}
     command = [sys.executable, "-m", "attnres_lab", "sweep", "run", str(lab.sweep(**function))]
     environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{lab.path}/mlflow.db"}
-    coordinator = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    coordinator = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     wait_for(lambda: sum(lab.folder.trial(h).checkpoint.exists() for h in lab.states()) == 2, 240)
     coordinator.kill()
     coordinator.wait()
-    assert subprocess.run(command, env=environment, check=False, stdout=subprocess.DEVNULL).returncode == 0
+    assert (
+        subprocess.run(command, env=environment, check=False, stdout=subprocess.DEVNULL).returncode
+        == 0
+    )
     clean = Lab(lab.path / "clean")
     (clean.path / "base.yaml").write_text(json.dumps(base))
     assert clean.run(clean.sweep(**function, name="s")).exit_code == 0
     assert set(clean.states()) == set(lab.states())
     for hash in lab.states():
-        states = [torch.load(x.folder.trial(hash).checkpoint, weights_only=True)["state_dict"] for x in (lab, clean)]
+        states = [
+            torch.load(x.folder.trial(hash).checkpoint, weights_only=True)["state_dict"]
+            for x in (lab, clean)
+        ]
         assert all(torch.equal(states[0][key], states[1][key]) for key in states[1])

@@ -1,4 +1,6 @@
-"""A disk that is full, a folder that may not be written, shared memory that is used up: a clear message or none, and nothing is lost."""
+"""A disk that is full, a folder that may not be written, shared memory that is used up: a clear
+message or none, and nothing is lost.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,12 @@ def small(lab: Lab) -> Iterator[Path]:
     """The runs folder as a file system of one megabyte."""
     folder = lab.path / "runs"
     folder.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, text=True, check=False)
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if made.returncode:
         pytest.skip(f"a file system cannot be mounted here: {made.stderr.strip()}")
     yield folder
@@ -43,16 +50,25 @@ def fill(folder: Path) -> Path:
     raise AssertionError
 
 
-def test_a_disk_that_fills_up_in_the_middle_loses_nothing(lab: Lab, small: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
-    """Really full: trials and coordinator alike can write nothing, not even a status. With space again the sweep goes on where it was."""
+def test_a_disk_that_fills_up_in_the_middle_loses_nothing(
+    lab: Lab, small: Path, monkeypatch: pytest.MonkeyPatch, capfd
+) -> None:
+    """Really full: trials and coordinator alike can write nothing, not even a status. With space
+    again the sweep goes on where it was.
+    """
     monkeypatch.setenv("SYNTHETIC_SECONDS", "0.2")
-    path = lab.sweep(space={"seed": [0, 1, 2, 3]}, retry={"infrastructure": 1, "backoff": 0.05}, **CHAIN)
+    path = lab.sweep(
+        space={"seed": [0, 1, 2, 3]}, retry={"infrastructure": 1, "backoff": 0.05}, **CHAIN
+    )
     coordinator = in_process(_refused, lab, path)
     wait_for(lambda: len(list(small.rglob("last.ckpt"))) == 2)
     ballast = fill(small)
     coordinator.join(60)
     assert coordinator.exitcode == 2
-    assert "No space left on device; the trials were ended, their checkpoints and results are intact" in capfd.readouterr().out
+    assert (
+        "No space left on device; the trials were ended, their checkpoints and results are intact"
+        in capfd.readouterr().out
+    )
     wait_for(lambda: not trial_pids(lab), 5)
     ballast.unlink()
     assert lab.run(path).exit_code == 0
@@ -60,12 +76,16 @@ def test_a_disk_that_fills_up_in_the_middle_loses_nothing(lab: Lab, small: Path,
     assert max(int(e[2]) for e in lab.witness() if e[0] == "start") > 0
 
 
-def test_a_read_only_file_system_is_named_and_the_sweep_goes_on_once_it_is_mended(lab: Lab, small: Path) -> None:
+def test_a_read_only_file_system_is_named_and_the_sweep_goes_on_once_it_is_mended(
+    lab: Lab, small: Path
+) -> None:
     path = lab.sweep(**CHAIN)
     lab.run(lab.sweep(space={"optim.lr": [1e-3], "seed": [0, 1]}, **CHAIN))
     subprocess.run(["mount", "-o", "remount,ro", str(small)], check=True)
     path = lab.sweep(**CHAIN)
-    with pytest.raises(UserError, match=r"Read-only file system; .* mend this, then run the sweep again"):
+    with pytest.raises(
+        UserError, match=r"Read-only file system; .* mend this, then run the sweep again"
+    ):
         lab.run(path)
     print_status(lab.folder, as_json=False, watch=False)  # looking is allowed
     subprocess.run(["mount", "-o", "remount,rw", str(small)], check=True)
@@ -73,10 +93,14 @@ def test_a_read_only_file_system_is_named_and_the_sweep_goes_on_once_it_is_mende
     check_exact(lab)
 
 
-def test_a_folder_that_becomes_read_only_in_the_middle(lab: Lab, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
+def test_a_folder_that_becomes_read_only_in_the_middle(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, capfd
+) -> None:
     """No file can be made or replaced in the sweep's folders any more, by root neither."""
     monkeypatch.setenv("SYNTHETIC_SECONDS", "0.2")
-    path = lab.sweep(space={"seed": [0, 1, 2, 3]}, retry={"infrastructure": 1, "backoff": 0.05}, **CHAIN)
+    path = lab.sweep(
+        space={"seed": [0, 1, 2, 3]}, retry={"infrastructure": 1, "backoff": 0.05}, **CHAIN
+    )
     coordinator = in_process(_refused, lab, path)
     wait_for(lambda: len(list(lab.folder.trials.rglob("last.ckpt"))) == 2)
     folders = [str(p) for p in (lab.folder.path, *lab.folder.path.rglob("*")) if p.is_dir()]
@@ -95,14 +119,24 @@ def test_a_folder_that_becomes_read_only_in_the_middle(lab: Lab, monkeypatch: py
 
 
 def test_training_does_not_need_shared_memory(lab: Lab) -> None:
-    """The real command on real trials, where /dev/shm has no byte left (in a mount namespace of its own)."""
+    """The real command on real trials, where /dev/shm has no byte left (in a mount namespace of its
+    own).
+    """
     if subprocess.run(["unshare", "-m", "true"], check=False, capture_output=True).returncode:
         pytest.skip("no mount namespace of one's own here: needs root")
-    path = lab.sweep(space={"seed": [0, 1]}, function="attnres_lab.train:run")
-    fill_it = "mount -t tmpfs -o size=4k tmpfs /dev/shm && ! head -c 8192 /dev/zero 2>&- >/dev/shm/full"
+    path = lab.sweep(space={"seed": [0, 1]}, function="attnres_lab.training.run:run")
+    fill_it = (
+        "mount -t tmpfs -o size=4k tmpfs /dev/shm && ! head -c 8192 /dev/zero 2>&- >/dev/shm/full"
+    )
     command = f"{fill_it} && exec {sys.executable} -m attnres_lab sweep run {path}"
     environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{lab.path}/mlflow.db"}
-    done = subprocess.run(["unshare", "-m", "bash", "-c", command], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["unshare", "-m", "bash", "-c", command],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert set(lab.states().values()) == {"finished"}
 

@@ -15,7 +15,10 @@ from tests.sweep.services import Postgres, wait_for
 from tests.sweep.test_crash import CHAIN, _exit_with_outcome
 
 pytestmark = pytest.mark.infra
-SEARCH: dict[str, Any] = {"sampler": {"name": "tpe"}, "space": {"optim.lr": {"log": [1e-4, 1e-1]}, "seed": [0, 1]}}
+SEARCH: dict[str, Any] = {
+    "sampler": {"name": "tpe"},
+    "space": {"optim.lr": {"log": [1e-4, 1e-1]}, "seed": [0, 1]},
+}
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +44,18 @@ def states(server: Postgres, name: str) -> list[str]:
 def test_eight_coordinators_start_on_an_empty_database_at_once_and_share_its_trials(
     tmp_path_factory: Any, monkeypatch: Any, server: Postgres
 ) -> None:
-    """As eight machines would: a folder each, one study; together they propose what was asked for."""
+    """As eight machines would: a folder each, one study; together they propose what was asked
+    for.
+    """
     from tests.sweep import conftest
 
     monkeypatch.setattr("attnres_lab.sweep.launchers.local.START_METHOD", "fork")
     monkeypatch.setattr("attnres_lab.sweep.engine.SweepMirror", conftest._no_mirror)
     labs = [Lab(tmp_path_factory.mktemp("machine")) for _ in range(8)]
-    processes = [in_process(_exit_with_outcome, lab, lab.sweep(storage=server.url, trials=16, **SEARCH)) for lab in labs]
+    processes = [
+        in_process(_exit_with_outcome, lab, lab.sweep(storage=server.url, trials=16, **SEARCH))
+        for lab in labs
+    ]
     for process in processes:
         process.join()
     assert [p.exitcode for p in processes] == [0] * 8
@@ -57,7 +65,9 @@ def test_eight_coordinators_start_on_an_empty_database_at_once_and_share_its_tri
     assert sum(len({e.point for e in lab.folder.plan()}) for lab in labs) == len(found)
 
 
-def test_a_database_that_restarts_is_waited_for(lab: Lab, server: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_that_restarts_is_waited_for(
+    lab: Lab, server: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SYNTHETIC_SECONDS", "0.1")
     path = lab.sweep(storage=server.url, trials=4, **{**SEARCH, **CHAIN, "name": "restarted"})
     os.environ["ATTNRES_RUNS"] = str(lab.path / "runs")
@@ -75,13 +85,22 @@ def test_a_database_that_restarts_is_waited_for(lab: Lab, server: Postgres, monk
 def test_a_changed_space_leaves_the_study_that_another_machine_writes_alone(
     lab: Lab, tmp_path: Path, server: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both machines end with all their trials in the database, each in the study of its own space."""
+    """Both machines end with all their trials in the database, each in the study of its own
+    space.
+    """
     monkeypatch.setenv("SYNTHETIC_SECONDS", "0.2")
     other = Lab(tmp_path / "other")
     plain = {**SEARCH, **CHAIN, "name": "changed", "storage": server.url, "trials": 2}
     coordinator = in_process(_exit_with_outcome, lab, lab.sweep(**plain))
     wait_for(lambda: len(lab.witness()) == 2)
-    assert other.run(other.sweep(**{**plain, "space": {"optim.lr": [1e-3, 3e-3, 1e-2], "seed": [0]}})).exit_code == 0
+    assert (
+        other.run(
+            other.sweep(**{**plain, "space": {"optim.lr": [1e-3, 3e-3, 1e-2], "seed": [0]}})
+        ).exit_code
+        == 0
+    )
     coordinator.join()
     assert coordinator.exitcode == 0
-    assert [t.state.name for study in studies(server, "changed") for t in study.trials] == ["COMPLETE"] * 4
+    assert [t.state.name for study in studies(server, "changed") for t in study.trials] == [
+        "COMPLETE"
+    ] * 4

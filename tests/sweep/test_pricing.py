@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from attnres_lab.errors import UserError
-from attnres_lab.runfiles import write_json
+from attnres_lab.runs.folder import write_json
 from attnres_lab.sweep.plan import Planner
 from attnres_lab.sweep.planview import print_plan
 from attnres_lab.sweep.pricing import Speeds, check_memory, device_of, wall_seconds
@@ -36,7 +36,9 @@ def measured(lab: Lab, device: str, speed: float) -> None:
         run = lab.folder.trial(trial.entry.hash)
         write_json(run.result, {"perf/flops_per_second": speed})
         write_json(run.environment, {"device": device})
-    Speeds(device_of(load_spec(lab.sweep()).spec, trials, 1)).learn((t, lab.folder.trial(t.entry.hash)) for t in trials)
+    Speeds(device_of(load_spec(lab.sweep()).spec, trials, 1)).learn(
+        (t, lab.folder.trial(t.entry.hash)) for t in trials
+    )
 
 
 def test_a_guess_is_called_a_guess(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,15 +48,21 @@ def test_a_guess_is_called_a_guess(lab: Lab, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize("launcher", [{"name": "slurm"}, {"name": "ray"}])
-def test_the_speed_of_this_machine_is_not_taken_for_that_of_a_cluster(lab: Lab, capsys: pytest.CaptureFixture[str], launcher: dict[str, str]) -> None:
+def test_the_speed_of_this_machine_is_not_taken_for_that_of_a_cluster(
+    lab: Lab, capsys: pytest.CaptureFixture[str], launcher: dict[str, str]
+) -> None:
     here = device_of(load_spec(lab.sweep()).spec, [], 1).name
     measured(lab, here, 1e7)
     lab.folder.path.rename(lab.path / "elsewhere")  # a new sweep, the cache stays
     assert f"speed measured on {here}" in plan(lab, capsys)
-    assert "not measured on the machines of this cluster; use --measure" in plan(lab, capsys, launcher=launcher)
+    assert "not measured on the machines of this cluster; use --measure" in plan(
+        lab, capsys, launcher=launcher
+    )
 
 
-def test_a_cluster_is_priced_by_the_device_that_the_file_names_or_its_runs_name(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_cluster_is_priced_by_the_device_that_the_file_names_or_its_runs_name(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Ten steps of the plain model at a speed at which each of the four trials takes an hour."""
     flops = Planner(load_spec(lab.sweep())).grid()[0].entry.flops or 0
     measured(lab, "NVIDIA H100", flops / 3600)
@@ -62,15 +70,29 @@ def test_a_cluster_is_priced_by_the_device_that_the_file_names_or_its_runs_name(
     out = plan(lab, capsys, resources={"device": "NVIDIA H100"}, **on)
     assert "4 device-hours" in out
     assert "speed measured on NVIDIA H100" in out
-    assert "not measured on NVIDIA A100" in plan(lab, capsys, resources={"device": "NVIDIA A100"}, **on)
-    grown = {"optim.lr": [1e-3, 3e-3, 5e-3], "seed": [0, 1]}  # four of its six trials have run there
-    assert "speed measured on NVIDIA H100" in plan(lab, capsys, launcher={"name": "slurm"}, space=grown)
+    assert "not measured on NVIDIA A100" in plan(
+        lab, capsys, resources={"device": "NVIDIA A100"}, **on
+    )
+    # four of its six trials have run there
+    grown = {
+        "optim.lr": [1e-3, 3e-3, 5e-3],
+        "seed": [0, 1],
+    }
+    assert "speed measured on NVIDIA H100" in plan(
+        lab, capsys, launcher={"name": "slurm"}, space=grown
+    )
 
 
 def test_what_cannot_fit_into_this_machine_is_refused_before_anything_starts(lab: Lab) -> None:
     path = lab.sweep(**HUGE)
     for what in (lambda: print_plan(load_spec(path), lab.folder), lambda: lab.run(path)):
-        with pytest.raises(UserError, match=r"baseline-d65536-L400-s0: needs at least \d+\.\d GB, .* has .*; set train.micro_batch_size lower"):
+        with pytest.raises(
+            UserError,
+            match=(
+                r"baseline-d65536-L400-s0: needs at least \d+\.\d GB, .* has .*; set "
+                r"train.micro_batch_size lower"
+            ),
+        ):
             what()
     assert not lab.folder.trials.exists()
 
@@ -80,19 +102,25 @@ def test_what_fits_once_but_not_once_per_worker_is_refused(lab: Lab) -> None:
     trials = Planner(source).grid()
     device = device_of(source.spec, trials, 64)
     check_memory(trials, device, source.spec)
-    with pytest.raises(UserError, match=r"4000000 at a time need at least .* GB; set launcher.workers lower"):
+    with pytest.raises(
+        UserError, match=r"4000000 at a time need at least .* GB; set launcher.workers lower"
+    ):
         check_memory(trials, device_of(source.spec, trials, 4_000_000), source.spec)
 
 
-def test_the_memory_of_this_machine_says_nothing_of_a_cluster(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_memory_of_this_machine_says_nothing_of_a_cluster(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert "1 trials, 1 new" in plan(lab, capsys, launcher={"name": "slurm"}, **HUGE)
     with pytest.raises(UserError, match=r"resources.memory_gb has 80.0"):
         plan(lab, capsys, launcher={"name": "slurm"}, resources={"memory_gb": 80}, **HUGE)
 
 
 @pytest.mark.slow
-def test_a_probe_measures_where_trials_would_run_and_leaves_no_trial(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
-    path = lab.sweep(function="attnres_lab.train:run", space={"optim.lr": [1e-3, 3e-3]})
+def test_a_probe_measures_where_trials_would_run_and_leaves_no_trial(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = lab.sweep(function="attnres_lab.training.run:run", space={"optim.lr": [1e-3, 3e-3]})
     print_plan(load_spec(path), lab.folder, measure=True)
     out = capsys.readouterr().out
     assert "speed measured on " in out

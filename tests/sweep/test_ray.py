@@ -26,11 +26,18 @@ pytestmark = pytest.mark.infra
 def cluster() -> Iterator[Any]:
     if importlib.util.find_spec("ray") is None:
         pytest.skip("no ray: pip install attnres-lab[ray]")
-    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "SYNTHETIC_SECONDS": "1"}
+    os.environ |= {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "SYNTHETIC_SECONDS": "1",
+    }
     # Ray reads its settings when it is imported; tasks have the nodes' environment
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 0, "include_dashboard": False})
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 1, "num_gpus": 0, "include_dashboard": False},
+    )
     cluster.second = cluster.add_node(num_cpus=1, num_gpus=0)
     cluster.wait_for_nodes()
     yield cluster
@@ -39,11 +46,21 @@ def cluster() -> Iterator[Any]:
         os.environ.pop(name)
 
 
-def test_trials_run_as_tasks_and_a_killed_node_costs_only_an_attempt(lab: Lab, cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two nodes; one is killed while both work: the sweep ends on the other, from the checkpoints."""
+def test_trials_run_as_tasks_and_a_killed_node_costs_only_an_attempt(
+    lab: Lab, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two nodes; one is killed while both work: the sweep ends on the other, from the
+    checkpoints.
+    """
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     launcher = {"name": "ray", "address": cluster.address}
-    path = lab.sweep(space={"seed": [0, 1]}, launcher=launcher, resources={"devices": 0}, retry={"backoff": 0.1, "infrastructure": 5}, **CHAIN)
+    path = lab.sweep(
+        space={"seed": [0, 1]},
+        launcher=launcher,
+        resources={"devices": 0},
+        retry={"backoff": 0.1, "infrastructure": 5},
+        **CHAIN,
+    )
     command = [sys.executable, "-m", "attnres_lab", "sweep", "run", str(path)]
     with open(lab.path / "log", "ab") as log:
         coordinator = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ)
@@ -58,12 +75,21 @@ def test_trials_run_as_tasks_and_a_killed_node_costs_only_an_attempt(lab: Lab, c
     assert len([e for e in lab.witness() if e[0] == "start"]) > 2
 
 
-def test_tasks_end_with_their_coordinator_and_the_next_one_goes_on(lab: Lab, cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tasks_end_with_their_coordinator_and_the_next_one_goes_on(
+    lab: Lab, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    path = lab.sweep(space={"seed": [0]}, launcher={"name": "ray", "address": cluster.address}, resources={"devices": 0}, **CHAIN)
+    path = lab.sweep(
+        space={"seed": [0]},
+        launcher={"name": "ray", "address": cluster.address},
+        resources={"devices": 0},
+        **CHAIN,
+    )
     command = [sys.executable, "-m", "attnres_lab", "sweep", "run", str(path)]
     coordinator = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for(lambda: any(run.checkpoint.exists() for run in map(lab.folder.trial, lab.states())), 180)
+    wait_for(
+        lambda: any(run.checkpoint.exists() for run in map(lab.folder.trial, lab.states())), 180
+    )
     coordinator.kill()
     coordinator.wait()
     wait_for(lambda: not trial_pids(lab), 30)
@@ -76,6 +102,8 @@ def test_a_wrong_token_is_refused(lab: Lab, cluster: Any) -> None:
     environment = {**os.environ, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     path = lab.sweep(launcher={"name": "ray", "address": cluster.address}, resources={"devices": 0})
     command = [sys.executable, "-m", "attnres_lab", "sweep", "run", str(path)]
-    found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    found = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
     assert found.returncode != 0
     assert not lab.witness()

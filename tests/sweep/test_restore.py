@@ -15,10 +15,25 @@ SPACE = {"optim.lr": [3e-3, 3.1e-3, 9e-1], "seed": [0, 1]}
 MEDIAN = {"name": "median", "options": {"n_startup_trials": 2, "n_warmup_steps": 2}}
 SWEEPS: dict[str, dict[str, Any]] = {
     "grid": {},
-    "median": {"space": SPACE, "pruner": MEDIAN, "launcher": {"workers": 1}, "function": "tests.sweep.synthetic:chain"},
-    "wilcoxon": {"space": {"optim.lr": [3e-3, 9e-1], "seed": list(range(8))}, "pruner": {"name": "wilcoxon"}, "launcher": {"workers": 1}},
-    "tpe": {"space": {"optim.lr": {"log": [1e-4, 1e-1, 9]}, "seed": [0, 1]}, "sampler": {"name": "tpe"}, "trials": 4},
-    "two objectives": {"objective": [{"metric": "val/loss"}, {"metric": "seconds", "direction": "maximize"}]},
+    "median": {
+        "space": SPACE,
+        "pruner": MEDIAN,
+        "launcher": {"workers": 1},
+        "function": "tests.sweep.synthetic:chain",
+    },
+    "wilcoxon": {
+        "space": {"optim.lr": [3e-3, 9e-1], "seed": list(range(8))},
+        "pruner": {"name": "wilcoxon"},
+        "launcher": {"workers": 1},
+    },
+    "tpe": {
+        "space": {"optim.lr": {"log": [1e-4, 1e-1, 9]}, "seed": [0, 1]},
+        "sampler": {"name": "tpe"},
+        "trials": 4,
+    },
+    "two objectives": {
+        "objective": [{"metric": "val/loss"}, {"metric": "seconds", "direction": "maximize"}]
+    },
 }
 
 
@@ -28,15 +43,31 @@ def record(lab: Lab) -> dict[str, Any]:
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
-    study = optuna.load_study(study_name="s", storage=JournalStorage(JournalFileBackend(str(lab.folder.journal))))
-    points = {t.user_attrs["point"]: (t.state.name, t.params, t.values, t.user_attrs["runs"]) for t in study.trials}
+    study = optuna.load_study(
+        study_name="s", storage=JournalStorage(JournalFileBackend(str(lab.folder.journal)))
+    )
+    points = {
+        t.user_attrs["point"]: (t.state.name, t.params, t.values, t.user_attrs["runs"])
+        for t in study.trials
+    }
     assert len(points) == len(study.trials)
-    steps = {(t.user_attrs["point"], *item) for t in study.trials for item in t.intermediate_values.items()}
-    return {"points": points, "directions": study.directions, "attributes": study.user_attrs, "steps": steps}
+    steps = {
+        (t.user_attrs["point"], *item)
+        for t in study.trials
+        for item in t.intermediate_values.items()
+    }
+    return {
+        "points": points,
+        "directions": study.directions,
+        "attributes": study.user_attrs,
+        "steps": steps,
+    }
 
 
 @pytest.mark.parametrize("changes", SWEEPS.values(), ids=SWEEPS)
-def test_a_lost_study_is_restored_point_for_point(lab: Lab, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]) -> None:
+def test_a_lost_study_is_restored_point_for_point(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
     """States, parameters, values, intermediate values; what is there is not told again."""
     monkeypatch.setenv("SYNTHETIC_SECONDS", "0.1")
     path = lab.sweep(**changes)
@@ -46,12 +77,15 @@ def test_a_lost_study_is_restored_point_for_point(lab: Lab, monkeypatch: pytest.
     path.unlink()  # only the sweep's folder is needed
     assert restore_study(lab.folder) == len(before["points"])
     after = record(lab)
-    assert before.pop("steps") <= after.pop("steps")  # the last rows of a run may end it before a pruner sees them
+    # the last rows of a run may end it before a pruner sees them
+    assert before.pop("steps") <= after.pop("steps")
     assert after == before
     assert restore_study(lab.folder) == 0
 
 
-def test_track_rebuild_restores_the_study_beside_the_store(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_track_rebuild_restores_the_study_beside_the_store(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One command for both mirrors."""
     lab.run(lab.sweep())
     before = record(lab)

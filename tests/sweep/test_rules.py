@@ -14,15 +14,24 @@ from tests.sweep.conftest import Lab, study_states
 CHAIN = {"function": "tests.sweep.synthetic:chain"}
 
 
-def test_a_hopeless_point_is_pruned_on_steps_and_its_losses_are_kept(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first points are good, the last one is far worse: its first seed is ended early, its second never starts."""
+def test_a_hopeless_point_is_pruned_on_steps_and_its_losses_are_kept(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first points are good, the last one is far worse: its first seed is ended early, its
+    second never starts.
+    """
     monkeypatch.setenv("SYNTHETIC_SECONDS", "0.1")
     space = {"optim.lr": [3e-3, 3.1e-3, 9e-1], "seed": [0, 1]}
     pruner = {"name": "median", "options": {"n_startup_trials": 2, "n_warmup_steps": 2}}
     path = lab.sweep(space=space, pruner=pruner, launcher={"workers": 1}, **CHAIN)
     assert lab.run(path).exit_code == 0
-    states = {(e.params["optim.lr"], e.seed): lab.folder.trial(e.hash).status().state for e in lab.folder.plan()}
-    assert states == {(lr, s): "pruned" if lr == 9e-1 else "finished" for lr in space["optim.lr"] for s in (0, 1)}
+    states = {
+        (e.params["optim.lr"], e.seed): lab.folder.trial(e.hash).status().state
+        for e in lab.folder.plan()
+    }
+    assert states == {
+        (lr, s): "pruned" if lr == 9e-1 else "finished" for lr in space["optim.lr"] for s in (0, 1)
+    }
     bad = next(e for e in lab.folder.plan() if e.params["optim.lr"] == 9e-1)
     rows = list(lab.folder.trial(bad.hash).rows())
     assert 2 < len(rows) < 10
@@ -35,35 +44,71 @@ def test_wilcoxon_gives_up_a_point_over_its_seeds(lab: Lab) -> None:
     space = {"optim.lr": [3e-3, 9e-1], "seed": list(range(8))}
     path = lab.sweep(space=space, pruner={"name": "wilcoxon"}, launcher={"workers": 1})
     assert lab.run(path).exit_code == 0
-    states = [lab.folder.trial(e.hash).status().state for e in lab.folder.plan() if e.params["optim.lr"] == 9e-1]
+    states = [
+        lab.folder.trial(e.hash).status().state
+        for e in lab.folder.plan()
+        if e.params["optim.lr"] == 9e-1
+    ]
     assert 0 < states.count("finished") < 8
     assert states.count("finished") + states.count("pruned") == 8
     assert study_states(lab) == ["COMPLETE", "PRUNED"]
 
 
 @pytest.mark.parametrize(
-    ("rule", "done"), [({"trials": 3}, 3), ({"device_hours": 0.025 / 3600}, 3), ({"no_improvement": 2}, 3), ({"flops": 1e30}, 6)]
+    ("rule", "done"),
+    [
+        ({"trials": 3}, 3),
+        ({"device_hours": 0.025 / 3600}, 3),
+        ({"no_improvement": 2}, 3),
+        ({"flops": 1e30}, 6),
+    ],
 )
-def test_a_stop_rule_ends_the_sweep_in_good_order(lab: Lab, rule: dict[str, float], done: int) -> None:
-    path = lab.sweep(space={"optim.lr": [3e-3, 4e-3, 5e-3, 6e-3, 7e-3, 8e-3]}, stop=rule, launcher={"workers": 1})
+def test_a_stop_rule_ends_the_sweep_in_good_order(
+    lab: Lab, rule: dict[str, float], done: int
+) -> None:
+    path = lab.sweep(
+        space={"optim.lr": [3e-3, 4e-3, 5e-3, 6e-3, 7e-3, 8e-3]}, stop=rule, launcher={"workers": 1}
+    )
     outcome = lab.run(path)
     assert (outcome.done, outcome.exit_code) == (done, 0)
 
 
-def test_a_budget_of_flops_that_whole_steps_miss_by_more_than_a_hundredth_is_refused(lab: Lab) -> None:
+def test_a_budget_of_flops_that_whole_steps_miss_by_more_than_a_hundredth_is_refused(
+    lab: Lab,
+) -> None:
     step = Planner(load_spec(lab.sweep(space={"seed": [0]}))).grid()[0].entry.flops
     assert step is not None
     step /= 10
-    assert Planner(load_spec(lab.sweep(space={"budget.flops": [100 * step]}))).grid()[0].config.steps == 100
-    with pytest.raises(UserError, match=r":3: budget.flops: baseline-d32-L4-s0: whole steps spend .* more than 1 % off; set train.batch_size lower"):
-        lab.run(lab.sweep(f"name: s\nbase: base.yaml\nspace: {{budget.flops: [{2.4 * step}]}}\nfunction: tests.sweep.synthetic:quick\n"))
+    assert (
+        Planner(load_spec(lab.sweep(space={"budget.flops": [100 * step]}))).grid()[0].config.steps
+        == 100
+    )
+    with pytest.raises(
+        UserError,
+        match=(
+            r":3: budget.flops: baseline-d32-L4-s0: whole steps spend .* more than 1 % off; set "
+            r"train.batch_size lower"
+        ),
+    ):
+        lab.run(
+            lab.sweep(
+                f"name: s\nbase: base.yaml\nspace: {{budget.flops: [{2.4 * step}]}}\nfunction: "
+                "tests.sweep.synthetic:quick\n"
+            )
+        )
 
 
 def test_a_run_that_spent_another_budget_is_no_result(lab: Lab) -> None:
     step = (Planner(load_spec(lab.sweep(space={"seed": [0]}))).grid()[0].entry.flops or 0) / 10
-    path = lab.sweep(space={"budget.flops": [100 * step, 200 * step]}, function="tests.sweep.synthetic:spends_a_hundred")
+    path = lab.sweep(
+        space={"budget.flops": [100 * step, 200 * step]},
+        function="tests.sweep.synthetic:spends_a_hundred",
+    )
     lab.run(path)
-    states = {e.params["budget.flops"] / step: lab.folder.trial(e.hash).status() for e in lab.folder.plan()}
+    states = {
+        e.params["budget.flops"] / step: lab.folder.trial(e.hash).status()
+        for e in lab.folder.plan()
+    }
     assert states[100].state == "finished"
     assert states[200].state == "failed"
     assert "more than 1 % off" in states[200].message
@@ -87,7 +132,9 @@ def test_retry_runs_exactly_the_failed_or_exactly_the_named_trials(lab: Lab) -> 
         lab.run(path, again=["nothing"])
 
 
-def test_a_trial_out_of_time_goes_on_in_a_new_attempt(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_out_of_time_goes_on_in_a_new_attempt(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SYNTHETIC_SECONDS", "0.25")
     path = lab.sweep(space={"seed": [0]}, resources={"time_limit": 1.5 / 3600}, **CHAIN)
     assert lab.run(path).exit_code == 0

@@ -62,13 +62,16 @@ def test_a_database_keeps_the_study_of_a_space_that_was_left(lab: Lab) -> None:
     url = f"sqlite:///{lab.path}/optuna.db"
     lab.run(lab.sweep(storage=url))
     lab.run(lab.sweep(storage=url, space={"optim.lr": [1e-3, 3e-3, 1e-2], "seed": [0, 1]}))
-    counts = [len(optuna.load_study(study_name=name, storage=url).trials) for name in optuna.get_all_study_names(url)]
+    counts = [
+        len(optuna.load_study(study_name=name, storage=url).trials)
+        for name in optuna.get_all_study_names(url)
+    ]
     assert sorted(counts) == [2, 3]
 
 
 def test_weights_of_another_model_in_a_trials_folder_are_refused(lab: Lab) -> None:
     """Nothing is trained on top of them, and the message says what to do."""
-    path = lab.sweep(space={"seed": [0]}, function="attnres_lab.train:run")
+    path = lab.sweep(space={"seed": [0]}, function="attnres_lab.training.run:run")
     (trial,) = Planner(load_spec(path)).grid()
     run = lab.folder.trial(trial.entry.hash)
     run.checkpoint.parent.mkdir(parents=True)
@@ -80,25 +83,41 @@ def test_weights_of_another_model_in_a_trials_folder_are_refused(lab: Lab) -> No
 
 
 def test_the_largest_trial_starts_first(lab: Lab) -> None:
-    size = {"s": {"model.dim": 32}, "l": {"model.dim": 64}, "m": {"model.dim": 48, "model.num_heads": 3}}
-    lab.run(lab.sweep(space={"size": size}, launcher={"workers": 1}, function="tests.sweep.synthetic:chain"))
+    size = {
+        "s": {"model.dim": 32},
+        "l": {"model.dim": 64},
+        "m": {"model.dim": 48, "model.num_heads": 3},
+    }
+    lab.run(
+        lab.sweep(
+            space={"size": size}, launcher={"workers": 1}, function="tests.sweep.synthetic:chain"
+        )
+    )
     order = [line[1] for line in lab.witness() if line[0] == "start"]
     label = {e.hash: e.params["size"] for e in lab.folder.plan()}
     assert [label[h] for h in order] == ["l", "m", "s"]
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe", "qmc"])
-def test_a_search_proposes_the_points_asked_for_with_all_their_seeds(lab: Lab, sampler: str) -> None:
+def test_a_search_proposes_the_points_asked_for_with_all_their_seeds(
+    lab: Lab, sampler: str
+) -> None:
     space = {
         "optim.lr": {"log": [1e-4, 1e-1]},
-        "model.residual": [{"name": "baseline"}, {"name": "block", "num_blocks": {"range": [2, 8]}}],
+        "model.residual": [
+            {"name": "baseline"},
+            {"name": "block", "num_blocks": {"range": [2, 8]}},
+        ],
         "seed": [0, 1],
     }
     path = lab.sweep(space=space, sampler={"name": sampler}, trials=5)
     assert lab.run(path).done == 10
     points = {e.point: e.params for e in lab.folder.plan()}
     assert len(points) == 5
-    assert all(("model.residual.num_blocks" in p) == (p["model.residual"] == "block") for p in points.values())
+    assert all(
+        ("model.residual.num_blocks" in p) == (p["model.residual"] == "block")
+        for p in points.values()
+    )
     assert lab.run(path).done == 10
     assert study_states(lab) == ["COMPLETE"] * 5
     more = lab.sweep(space=space, sampler={"name": sampler}, trials=7)
@@ -107,12 +126,19 @@ def test_a_search_proposes_the_points_asked_for_with_all_their_seeds(lab: Lab, s
 
 def test_a_small_search_space_ends(lab: Lab) -> None:
     """Points that were proposed before are not run again, and count."""
-    assert lab.run(lab.sweep(space={"optim.lr": [1e-3, 3e-3]}, sampler={"name": "random"}, trials=8)).done == 2
+    assert (
+        lab.run(
+            lab.sweep(space={"optim.lr": [1e-3, 3e-3]}, sampler={"name": "random"}, trials=8)
+        ).done
+        == 2
+    )
     assert len(study_states(lab)) == 8
 
 
 def test_failures_are_classified_and_retried_by_kind(lab: Lab) -> None:
-    outcome = lab.run(lab.sweep(space={"seed": [0, 1, 2, 3, 4, 5, 6]}, function="tests.sweep.synthetic:fails"))
+    outcome = lab.run(
+        lab.sweep(space={"seed": [0, 1, 2, 3, 4, 5, 6]}, function="tests.sweep.synthetic:fails")
+    )
     status = {e.seed: lab.folder.trial(e.hash).status() for e in lab.folder.plan()}
     assert {s: (v.state, v.failure) for s, v in status.items()} == {
         0: ("finished", None),

@@ -22,21 +22,30 @@ MANY = {"optim.lr": {"log": [1e-4, 1e-1, 100]}, "model.dim": [32, 64], "seed": [
 def child_cpu(command: list[str]) -> float:
     """CPU seconds of a command."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-m", "attnres_lab", *command], check=True, capture_output=True, env=os.environ)
+    subprocess.run(
+        [sys.executable, "-m", "attnres_lab", *command],
+        check=True,
+        capture_output=True,
+        env=os.environ,
+    )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 @pytest.mark.slow
 def test_a_thousand_trials_cost_little(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Coordinator CPU under 20 ms a trial, flat memory, status under a second. The real fork server: its children's CPU is not ours."""
+    """Coordinator CPU under 20 ms a trial, flat memory, status under a second. The real fork
+    server: its children's CPU is not ours.
+    """
     monkeypatch.setattr("attnres_lab.sweep.launchers.local.START_METHOD", "forkserver")
     path = lab.sweep(space=MANY)
     planned = time.process_time()
     Planner(load_spec(path)).grid()
     planned = time.process_time() - planned
     memory: list[float] = []
-    monkeypatch.setattr("attnres_lab.sweep.view.Screen.ended", lambda *_: memory.append(_resident()))
+    monkeypatch.setattr(
+        "attnres_lab.sweep.view.Screen.ended", lambda *_: memory.append(_resident())
+    )
     before = time.process_time()
     assert lab.run(path).done == 1000
     per_trial = (time.process_time() - before - planned) / 1000
@@ -48,7 +57,12 @@ def test_a_thousand_trials_cost_little(lab: Lab, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.slow
 def test_ten_thousand_trials_are_planned_in_ten_seconds(lab: Lab) -> None:
-    space = {**MANY, "model.residual": [{"name": "baseline"}, {"name": "full"}], "model.dim": [32, 64, 96, 128, 160], "seed": {"range": [0, 9]}}
+    space = {
+        **MANY,
+        "model.residual": [{"name": "baseline"}, {"name": "full"}],
+        "model.dim": [32, 64, 96, 128, 160],
+        "seed": {"range": [0, 9]},
+    }
     assert child_cpu(["sweep", "plan", str(lab.sweep(space=space))]) < 10.0
 
 
@@ -70,7 +84,9 @@ except SystemExit:
     pass
 assert not {"torch", "mlflow", "optuna", "pandas"} & set(sys.modules)
 """
-    out = subprocess.run([sys.executable, "-c", code, str(path)], check=True, capture_output=True, text=True).stdout
+    out = subprocess.run(
+        [sys.executable, "-c", code, str(path)], check=True, capture_output=True, text=True
+    ).stdout
     assert json.loads(out)["done"] == 4
 
 
@@ -81,16 +97,23 @@ def test_leases_share_no_device_and_no_core() -> None:
     cores = [core for lease in leases for core in lease.cores]
     assert len(cores) == len(set(cores))
     assert leases[0].environment()["CUDA_VISIBLE_DEVICES"] == "GPU-a,GPU-b"
-    assert [lease.gpus for lease in make_leases(Local(workers=3), Resources(devices=0), gpus)] == [()] * 3
+    assert [lease.gpus for lease in make_leases(Local(workers=3), Resources(devices=0), gpus)] == [
+        ()
+    ] * 3
     assert make_leases(Local(), Resources(devices=8), gpus) == []
     cores = len(os.sched_getaffinity(0))
-    assert len(make_leases(Local(), Resources(devices=2, threads=cores), [])) == 1  # two ranks on CPU, each with its threads
+    # two ranks on CPU, each with its threads
+    assert len(make_leases(Local(), Resources(devices=2, threads=cores), [])) == 1
     assert len(make_leases(Local(), Resources(devices=0), [])) == cores
 
 
-def test_four_trials_on_two_leases_never_share_a_device(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_four_trials_on_two_leases_never_share_a_device(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each start takes a free lease; the witness shows by time that no lease was held twice."""
-    monkeypatch.setattr("attnres_lab.sweep.launchers.local.visible_gpus", lambda: ["GPU-a", "GPU-b"])
+    monkeypatch.setattr(
+        "attnres_lab.sweep.launchers.local.visible_gpus", lambda: ["GPU-a", "GPU-b"]
+    )
     monkeypatch.setattr(Lease, "take", _take)
     lab.run(lab.sweep(function="tests.sweep.synthetic:chain"))
     held: dict[str, str] = {}

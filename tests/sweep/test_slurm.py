@@ -13,16 +13,20 @@ from pathlib import Path
 
 import pytest
 
-from attnres_lab.environment import cpu_name
 from attnres_lab.sweep.launchers import slurm
 from attnres_lab.sweep.planview import print_plan
 from attnres_lab.sweep.spec import load_spec
+from attnres_lab.training.environment import cpu_name
 from tests.sweep.conftest import Lab
 from tests.sweep.services import SlurmCluster, wait_for
 from tests.sweep.test_crash import CHAIN, check_exact
 
 pytestmark = pytest.mark.infra
-LAUNCHER = {"launcher": {"name": "slurm", "partition": "debug"}, "resources": {"devices": 1}, "retry": {"backoff": 0.1, "infrastructure": 5}}
+LAUNCHER = {
+    "launcher": {"name": "slurm", "partition": "debug"},
+    "resources": {"devices": 1},
+    "retry": {"backoff": 0.1, "infrastructure": 5},
+}
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +44,12 @@ def _settings(cluster: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def start(path: Path) -> subprocess.Popen[bytes]:
     with open(path.parent / "log", "ab") as log:
-        return subprocess.Popen([sys.executable, "-m", "attnres_lab", "sweep", "run", str(path)], stdout=log, stderr=log, env=os.environ)
+        return subprocess.Popen(
+            [sys.executable, "-m", "attnres_lab", "sweep", "run", str(path)],
+            stdout=log,
+            stderr=log,
+            env=os.environ,
+        )
 
 
 def starts(lab: Lab) -> list[int]:
@@ -53,10 +62,14 @@ def test_a_sweep_runs_as_arrays_and_no_two_trials_share_a_device(lab: Lab) -> No
     assert lab.run(lab.sweep(space={"seed": list(range(7))}, **CHAIN, **LAUNCHER)).exit_code == 0
     check_exact(lab)
     assert len(list((lab.folder.path / "slurm").glob("*.sh"))) >= 3
-    assert all(e[4] not in ("", "None") and "," not in e[4] for e in lab.witness() if e[0] == "start")
+    assert all(
+        e[4] not in ("", "None") and "," not in e[4] for e in lab.witness() if e[0] == "start"
+    )
 
 
-def test_jobs_outlive_their_coordinator_and_the_next_one_adopts_them(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_outlive_their_coordinator_and_the_next_one_adopts_them(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SYNTHETIC_SECONDS", "1.0")
     path = lab.sweep(space={"seed": [0, 1]}, **CHAIN, **LAUNCHER)
     coordinator = start(path)
@@ -69,8 +82,12 @@ def test_jobs_outlive_their_coordinator_and_the_next_one_adopts_them(lab: Lab, m
     assert starts(lab) == [0, 0]
 
 
-def test_kills_of_daemons_nodes_jobs_and_coordinators_at_random_moments(lab: Lab, cluster: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """kill -9 of a slurmd alone, of a node with all that it runs, of the coordinator, and a cancelled job; without accounting."""
+def test_kills_of_daemons_nodes_jobs_and_coordinators_at_random_moments(
+    lab: Lab, cluster: SlurmCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """kill -9 of a slurmd alone, of a node with all that it runs, of the coordinator, and a
+    cancelled job; without accounting.
+    """
     monkeypatch.setenv("SYNTHETIC_SECONDS", "1.5")
     path = lab.sweep(space={"seed": [0, 1, 2, 3]}, **CHAIN, **LAUNCHER)
     coordinator = start(path)
@@ -78,7 +95,9 @@ def test_kills_of_daemons_nodes_jobs_and_coordinators_at_random_moments(lab: Lab
     moments = random.Random(5)
     for victim in moments.sample(["slurmd", "node", "job", "coordinator"], 4):
         time.sleep(moments.uniform(0, 2))
-        if victim == "job" and (jobs := cluster.call("squeue", "-h", "--array", "--me", "-t", "R", "-o", "%i").split()):
+        if victim == "job" and (
+            jobs := cluster.call("squeue", "-h", "--array", "--me", "-t", "R", "-o", "%i").split()
+        ):
             cluster.call("scancel", jobs[0])
         elif victim == "coordinator":
             coordinator.kill()
@@ -93,18 +112,37 @@ def test_kills_of_daemons_nodes_jobs_and_coordinators_at_random_moments(lab: Lab
     assert max(starts(lab)) > 0
 
 
-@pytest.mark.parametrize(("partition", "message"), [("polite", "a checkpoint on notice"), ("debug", "no notice at all")])
+@pytest.mark.parametrize(
+    ("partition", "message"), [("polite", "a checkpoint on notice"), ("debug", "no notice at all")]
+)
 def test_preempted_trials_go_on_from_their_checkpoints(
     lab: Lab, cluster: SlurmCluster, monkeypatch: pytest.MonkeyPatch, partition: str, message: str
 ) -> None:
-    """An urgent job takes the nodes. Whatever the retry policy, the coordinator submits again, and each trial is finished once."""
+    """An urgent job takes the nodes. Whatever the retry policy, the coordinator submits again, and
+    each trial is finished once.
+    """
     monkeypatch.setenv("SYNTHETIC_SECONDS", "0.7")
-    policy = {**LAUNCHER, "launcher": {"name": "slurm", "partition": partition}, "retry": {"infrastructure": 0}}
+    policy = {
+        **LAUNCHER,
+        "launcher": {"name": "slurm", "partition": partition},
+        "retry": {"infrastructure": 0},
+    }
     path = lab.sweep(space={"seed": [0, 1]}, **CHAIN, **policy)
     coordinator = start(path)
     wait_for(lambda: len(lab.witness()) == 2, 120)
     time.sleep(1.5)
-    cluster.call("sbatch", "--parsable", "-p", "urgent", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 2")
+    cluster.call(
+        "sbatch",
+        "--parsable",
+        "-p",
+        "urgent",
+        "-N2",
+        "--exclusive",
+        "-o",
+        "/dev/null",
+        "--wrap",
+        "sleep 2",
+    )
     assert coordinator.wait(120) == 0, (path.parent / "log").read_text()
     check_exact(lab)
     assert len(starts(lab)) == 4
@@ -113,8 +151,12 @@ def test_preempted_trials_go_on_from_their_checkpoints(
     assert log.count("stopped") == 2, message
 
 
-def test_a_trial_out_of_time_writes_a_checkpoint_and_goes_on_in_a_new_job(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Slurm counts in minutes and looks every half: a limit of one, a notice that comes 10 to 40 seconds into it; the second job is a quick one."""
+def test_a_trial_out_of_time_writes_a_checkpoint_and_goes_on_in_a_new_job(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slurm counts in minutes and looks every half: a limit of one, a notice that comes 10 to 40
+    seconds into it; the second job is a quick one.
+    """
     monkeypatch.setattr(slurm, "NOTICE", 50)
     monkeypatch.setenv("SYNTHETIC_SECONDS", "5")
 
@@ -123,7 +165,11 @@ def test_a_trial_out_of_time_writes_a_checkpoint_and_goes_on_in_a_new_job(lab: L
         os.environ["SYNTHETIC_SECONDS"] = "0.02"
 
     threading.Thread(target=hurry, daemon=True).start()
-    policy = {**LAUNCHER, "resources": {"devices": 1, "time_limit": 5 / 3600}, "retry": {"infrastructure": 0}}
+    policy = {
+        **LAUNCHER,
+        "resources": {"devices": 1, "time_limit": 5 / 3600},
+        "retry": {"infrastructure": 0},
+    }
     assert lab.run(lab.sweep(space={"seed": [0]}, **CHAIN, **policy)).exit_code == 0
     check_exact(lab)
     assert len(starts(lab)) >= 2
@@ -143,10 +189,14 @@ def test_stop_ends_jobs_gracefully(lab: Lab, monkeypatch: pytest.MonkeyPatch) ->
     check_exact(lab)
 
 
-def test_a_plan_measures_on_the_cluster(lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plan_measures_on_the_cluster(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The probe is a job; what it ran on is what the plan names and prices by."""
     monkeypatch.setenv("ATTNRES_CACHE", str(lab.path / "cache"))
-    path = lab.sweep(space={"optim.lr": [1e-3, 3e-3]}, function="attnres_lab.train:run", **LAUNCHER)
+    path = lab.sweep(
+        space={"optim.lr": [1e-3, 3e-3]}, function="attnres_lab.training.run:run", **LAUNCHER
+    )
     print_plan(load_spec(path), lab.folder)
     print_plan(load_spec(path), lab.folder, measure=True)
     before, after = capsys.readouterr().out.split("checkpoints:")[:2]
@@ -155,15 +205,23 @@ def test_a_plan_measures_on_the_cluster(lab: Lab, monkeypatch: pytest.MonkeyPatc
     assert not list(lab.folder.trials.iterdir())
 
 
-def test_sacct_tells_what_squeue_has_forgotten(lab: Lab, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With real accounting and a queue that forgets within seconds, a job that Slurm ended is known for what it was."""
+def test_sacct_tells_what_squeue_has_forgotten(
+    lab: Lab, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With real accounting and a queue that forgets within seconds, a job that Slurm ended is known
+    for what it was.
+    """
     cluster = SlurmCluster(tmp_path_factory.mktemp("accounting") / "cluster", accounting=True)
     try:
         monkeypatch.setenv("SLURM_CONF", str(cluster.conf))
         monkeypatch.setattr(slurm, "POLL", 8.0)
-        number = cluster.call("sbatch", "--parsable", "-a", "0", "-o", "/dev/null", "--wrap", "sleep 60").strip()
+        number = cluster.call(
+            "sbatch", "--parsable", "-a", "0", "-o", "/dev/null", "--wrap", "sleep 60"
+        ).strip()
         wait_for(lambda: "R" in cluster.call("squeue", "-h", "-o", "%t"))
-        cluster.call("sbatch", "-p", "urgent", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
+        cluster.call(
+            "sbatch", "-p", "urgent", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1"
+        )
         wait_for(lambda: not cluster.call("squeue", "-h", "-t", "all", "-o", "%i"))
         assert slurm._account(f"{number}_0") == "PREEMPTED"
         assert lab.run(lab.sweep(space={"seed": [0, 1, 2]}, **CHAIN, **LAUNCHER)).exit_code == 0

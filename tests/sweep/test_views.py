@@ -14,7 +14,9 @@ from tests.sweep.services import wait_for
 from tests.sweep.test_crash import CHAIN
 
 
-def test_a_terminal_gets_a_live_table_and_a_file_plain_lines(lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_terminal_gets_a_live_table_and_a_file_plain_lines(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("SYNTHETIC_SECONDS", "0.15")
     path = lab.sweep(space={"seed": [0, 1]}, **CHAIN)
     monkeypatch.setenv("FORCE_COLOR", "1")
@@ -32,7 +34,9 @@ def test_a_terminal_gets_a_live_table_and_a_file_plain_lines(lab: Lab, monkeypat
     assert [line.split()[0] for line in plain.splitlines()] == ["s:", "finished", "finished", "2/2"]
 
 
-def test_status_from_another_terminal(lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_from_another_terminal(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(UserError, match="nothing has run yet; start it with: attnres sweep run"):
         print_status(lab.folder, as_json=False, watch=False)
     monkeypatch.setenv("SYNTHETIC_SECONDS", "0.3")
@@ -47,7 +51,9 @@ def test_status_from_another_terminal(lab: Lab, monkeypatch: pytest.MonkeyPatch,
     assert "4/4 done" in capsys.readouterr().out.splitlines()[-2]
 
 
-def test_a_trial_without_a_sign_of_life_is_called_silent(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_trial_without_a_sign_of_life_is_called_silent(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
     lab.run(lab.sweep())
     lab.folder.trial(lab.folder.plan()[0].hash).set_status("running")
     (lab.folder.trial(lab.folder.plan()[0].hash).path / "heartbeat").unlink()
@@ -55,7 +61,9 @@ def test_a_trial_without_a_sign_of_life_is_called_silent(lab: Lab, capsys: pytes
     assert "1 silent" in capsys.readouterr().out
 
 
-def test_a_log_is_found_by_the_beginning_of_a_hash(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_log_is_found_by_the_beginning_of_a_hash(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
     lab.run(lab.sweep(space={"seed": [1]}, function="tests.sweep.synthetic:fails"))
     capsys.readouterr()
     print_log(lab.folder.plan()[0].hash[:5])
@@ -66,7 +74,14 @@ def test_a_log_is_found_by_the_beginning_of_a_hash(lab: Lab, capsys: pytest.Capt
 
 
 def test_an_export_holds_every_trial_with_its_parameters_and_numbers(lab: Lab) -> None:
-    lab.run(lab.sweep(space={"optim.lr": [1e-3, 3e-3], "model.residual": [{"name": "baseline"}, {"name": "block", "num_blocks": [2]}]}))
+    lab.run(
+        lab.sweep(
+            space={
+                "optim.lr": [1e-3, 3e-3],
+                "model.residual": [{"name": "baseline"}, {"name": "block", "num_blocks": [2]}],
+            }
+        )
+    )
     csv, parquet = export(lab.folder, lab.path / "out")
     for table in (pd.read_csv(csv), pd.read_parquet(parquet)):
         assert set(table["hash"]) == set(lab.states())

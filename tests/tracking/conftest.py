@@ -21,7 +21,13 @@ def empty_store(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("store")
     command = [sys.executable, "-c", "from attnres_lab.tracking import connect; connect()"]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
-    subprocess.run(command, cwd=ROOT, env=environment | {"ATTNRES_RUNS": str(folder), "PYTHONPATH": str(ROOT)}, check=True, timeout=120)
+    subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment | {"ATTNRES_RUNS": str(folder), "PYTHONPATH": str(ROOT)},
+        check=True,
+        timeout=120,
+    )
     return folder / "mlflow.db"
 
 
@@ -32,7 +38,9 @@ def runs(tmp_path, monkeypatch, empty_store) -> Path:
     folder.mkdir()
     shutil.copy(empty_store, folder / "mlflow.db")
     with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as database, database:
-        database.execute("UPDATE experiments SET artifact_location = ?", [(folder / "artifacts").as_uri()])
+        database.execute(
+            "UPDATE experiments SET artifact_location = ?", [(folder / "artifacts").as_uri()]
+        )
     for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("ATTNRES_RUNS", str(folder))

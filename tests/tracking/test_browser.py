@@ -28,7 +28,10 @@ space:
   seed: [0]
 launcher: {name: local, workers: 1}
 """
-REPORT = "# browse\n\nNo verdict: the evidence is too thin.\n", "<html><body><h1>The report of browse</h1></body></html>"
+REPORT = (
+    "# browse\n\nNo verdict: the evidence is too thin.\n",
+    "<html><body><h1>The report of browse</h1></body></html>",
+)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +44,11 @@ def runs(tmp_path_factory):
     patch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (folder / "browse.yaml").write_text(SWEEP)
     shutil.copyfile(ROOT / "experiments" / "quickstart.yaml", folder / "base.yaml")
-    subprocess.run([sys.executable, "-m", "attnres_lab", "sweep", "run", str(folder / "browse.yaml")], check=True, timeout=400)
+    subprocess.run(
+        [sys.executable, "-m", "attnres_lab", "sweep", "run", str(folder / "browse.yaml")],
+        check=True,
+        timeout=400,
+    )
     (folder / "report").mkdir()
     for name, text in zip(("report.md", "report.html"), REPORT, strict=True):
         (folder / "report" / name).write_text(text)
@@ -53,7 +60,9 @@ def runs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def address(runs) -> str:
     """``attnres ui``, from a working directory that has nothing to do with the runs."""
-    process = subprocess.Popen([sys.executable, "-m", "attnres_lab", "ui"], cwd="/", stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "attnres_lab", "ui"], cwd="/", stdout=subprocess.PIPE, text=True
+    )
     yield process.stdout.readline().strip()
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 0
@@ -64,7 +73,9 @@ def address(runs) -> str:
 def browser():
     if CHROMIUM is None:
         pytest.skip("no chromium here: apt-get install chromium")
-    playwright = pytest.importorskip("playwright.sync_api", reason="pip install attnres-lab[browser]")
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="pip install attnres-lab[browser]"
+    )
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
@@ -82,7 +93,9 @@ def page(browser):
 
 @pytest.fixture
 def shot(page, tmp_path_factory, request):
-    """A picture of the page at the end of the test, kept in $ATTNRES_SCREENSHOTS or the test's folder."""
+    """A picture of the page at the end of the test, kept in $ATTNRES_SCREENSHOTS or the test's
+    folder.
+    """
     folder = Path(os.environ.get("ATTNRES_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
     folder.mkdir(parents=True, exist_ok=True)
     yield folder
@@ -94,7 +107,9 @@ def open_runs(page, address: str, query: str = "") -> None:
     page.goto("about:blank")
     page.goto(address + query)
     page.get_by_role("link", name="browse", exact=True).wait_for()
-    if (assistant := page.locator("[data-component-id='mlflow.assistant.chat_panel.close']")).count():
+    if (
+        assistant := page.locator("[data-component-id='mlflow.assistant.chat_panel.close']")
+    ).count():
         assistant.click()
 
 
@@ -103,7 +118,11 @@ def unfold(page) -> None:
 
 
 def links(page) -> set[str]:
-    return {text for text in page.get_by_role("link").all_inner_texts() if re.fullmatch(r"\w+-d\d+-L\d+-s\d+", text)}
+    return {
+        text
+        for text in page.get_by_role("link").all_inner_texts()
+        if re.fullmatch(r"\w+-d\d+-L\d+-s\d+", text)
+    }
 
 
 def test_trials_are_grouped_under_their_sweep(page, address, shot) -> None:
@@ -143,7 +162,10 @@ def test_loss_curves_lie_over_each_other_against_flops(page, address, shot) -> N
     page.keyboard.press("Escape")
     page.locator(".xtitle", has_text="flops").first.wait_for()
     chart = page.locator(".js-plotly-plot").first
-    lines = {path.get_attribute("d") or "" for path in chart.locator(".scatterlayer .trace path.js-line").all()}
+    lines = {
+        path.get_attribute("d") or ""
+        for path in chart.locator(".scatterlayer .trace path.js-line").all()
+    }
     assert len({line for line in lines if line.count("L") + line.count("C") >= 5}) == 3
 
 
@@ -178,18 +200,27 @@ def test_the_depth_heat_map_and_the_report_open(page, address, shot) -> None:
 
 
 def test_the_figures_to_explore_open_and_change_their_axis(page, address, shot) -> None:
-    """The page of figures among the sweep's artifacts is drawn without a network, and a click puts FLOPs on its x axis."""
-    page.route(lambda url: "127.0.0.1" not in url and not url.startswith(("blob:", "data:")), lambda route: route.abort())
+    """The page of figures among the sweep's artifacts is drawn without a network, and a click puts
+    FLOPs on its x axis.
+    """
+    page.route(
+        lambda url: "127.0.0.1" not in url and not url.startswith(("blob:", "data:")),
+        lambda route: route.abort(),
+    )
     open_runs(page, address)
     page.get_by_role("link", name="browse", exact=True).click()
     page.get_by_role("tab", name="Artifacts").click()
     page.get_by_text("figures.html", exact=True).click()
     frame = page.frame_locator("iframe")
     chart = frame.locator(".js-plotly-plot").first
-    assert chart.locator(".scatterlayer .trace").count() in (0, 6) or chart.locator(".scatterlayer .trace").nth(5).wait_for()
+    assert (
+        chart.locator(".scatterlayer .trace").count() in (0, 6)
+        or chart.locator(".scatterlayer .trace").nth(5).wait_for()
+    )
     chart.locator(".updatemenu-button", has_text="flops").click()
     chart.locator(".xtitle", has_text="flops").wait_for()
-    assert frame.locator(".js-plotly-plot").count() == 3  # the curves, and the depth attention of two variants
+    # the curves, and the depth attention of two variants
+    assert frame.locator(".js-plotly-plot").count() == 3
 
 
 def test_the_checkpoint_is_a_model_of_its_run(page, address, shot) -> None:

@@ -9,7 +9,7 @@ import time
 import pytest
 from tracking_helpers import OLD_LOADER, dump, position, write_run
 
-from attnres_lab.runfiles import RunFolder
+from attnres_lab.runs.folder import RunFolder
 from attnres_lab.tracking import RunMirror, connect, rebuild, tracking_uri
 from attnres_lab.tracking.figures import CELL, heat_map
 from attnres_lab.tracking.worker import single
@@ -18,7 +18,9 @@ pytestmark = pytest.mark.filterwarnings(OLD_LOADER)
 
 
 def expected_points(files: RunFolder) -> set:
-    """By hand from the folder: the first value of every key at every step; per-sublayer values stay in the depth records."""
+    """By hand from the folder: the first value of every key at every step; per-sublayer values stay
+    in the depth records.
+    """
     points: dict = {}
     for row in files.rows():
         for key, value in row.items():
@@ -37,7 +39,9 @@ def logged_points(run: dict) -> set:
 
 
 def test_a_run_arrives_whole(runs) -> None:
-    """Rows, result, parameters, factors, tags, status and artifacts of a run that trained inside the block."""
+    """Rows, result, parameters, factors, tags, status and artifacts of a run that trained inside
+    the block.
+    """
     folder = runs / "train" / "tiny"
     with RunMirror(folder):
         files = write_run(folder)
@@ -45,21 +49,39 @@ def test_a_run_arrives_whole(runs) -> None:
     assert logged_points(run) == expected_points(files)
     assert run["params"]["model.residual.name"] == "full"
     assert ("factor/model.dim", 0, 32.0, 0) in run["points"]
-    expected = {"variant": "full", "seed": "0", "status": "finished", "budget": "tokens=40000", "data_fingerprint": "f00"}
+    expected = {
+        "variant": "full",
+        "seed": "0",
+        "status": "finished",
+        "budget": "tokens=40000",
+        "data_fingerprint": "f00",
+    }
     assert expected.items() <= run["tags"].items()
     assert run["status"] == "FINISHED"
     client = connect().client
     run_id = client.search_runs([connect().experiment_id])[0].info.run_id
-    assert {item.path for item in client.list_artifacts(run_id)} == {"config.yaml", "environment.json", "depth", "images"}
+    assert {item.path for item in client.list_artifacts(run_id)} == {
+        "config.yaml",
+        "environment.json",
+        "depth",
+        "images",
+    }
     ((name, state, facts, labels),) = run["models"]
     assert (name, state, run["outputs"]) == ("full-d32-L8-s0-checkpoint", "READY", [50])
     assert facts["checkpoint"] == str(files.checkpoint)
-    assert (facts["step"], facts["bytes"], facts["val/loss"], labels["variant"]) == ("50", "7", "3.0", "full")
+    assert (facts["step"], facts["bytes"], facts["val/loss"], labels["variant"]) == (
+        "50",
+        "7",
+        "3.0",
+        "full",
+    )
     assert (runs / "artifacts" / run_id / "artifacts" / "depth" / "step-000050.json").exists()
 
 
 def test_rows_that_a_resume_writes_again_are_not_doubled(runs) -> None:
-    """Killed at step 50, cut back to step 20, trained on to 80 with other clocks; the mirror goes on or starts anew."""
+    """Killed at step 50, cut back to step 20, trained on to 80 with other clocks; the mirror goes
+    on or starts anew.
+    """
     for name, restart in (("goes-on", False), ("anew", True)):
         files = write_run(runs / name, state="failed")
         mirror = single(connect(), files.path)
@@ -69,13 +91,16 @@ def test_rows_that_a_resume_writes_again_are_not_doubled(runs) -> None:
         if restart:
             mirror = single(connect(), files.path)
         for step in range(30, 90, 10):
-            files.append_metrics(position(step, when=1.8e9) | {"train/loss": 3.0 + 1 / step, "optim/lr": 0.1})
+            files.append_metrics(
+                position(step, when=1.8e9) | {"train/loss": 3.0 + 1 / step, "optim/lr": 0.1}
+            )
             mirror.sync()
         files.append_metrics(position(80, when=1.8e9) | {"val/loss": 3.0})
         files.set_status("finished", step=80)
         mirror.sync()
         run = dump(tracking_uri())["full-d32-L8-s0"]
-        assert logged_points(run) == expected_points(files) | {("val/loss", 50, 3.0)}  # validated before it was killed
+        # validated before it was killed
+        assert logged_points(run) == expected_points(files) | {("val/loss", 50, 3.0)}
         assert run["status"] == "FINISHED"
         connect().client.delete_run(mirror.run_id)
 
@@ -117,8 +142,11 @@ def test_a_row_whose_answer_was_lost_is_not_doubled(runs, monkeypatch) -> None:
 def test_numbers_that_are_none_are_not_stored(runs) -> None:
     """NaN and infinity become a tag that counts them."""
     files = write_run(runs / "diverged", steps=range(10, 30, 10), state="running")
-    files.append_metrics(position(30) | {"train/loss": float("nan"), "optim/grad_norm": float("inf")})
-    with open(files.metrics, "a") as file:  # as Python's json writes them, and as a number that is too large
+    files.append_metrics(
+        position(30) | {"train/loss": float("nan"), "optim/grad_norm": float("inf")}
+    )
+    # as Python's json writes them, and as a number that is too large
+    with open(files.metrics, "a") as file:
         file.write('{"step": 40, "time": 1.7e9, "train/loss": NaN, "optim/grad_norm": 1e999}\n')
     files.set_status("diverged", step=40)
     mirror = single(connect(), files.path)
@@ -136,11 +164,20 @@ def test_every_state_is_told_with_the_class_of_its_failure(runs) -> None:
     ends = {"failed": "FAILED", "stopped": "KILLED", "pruned": "KILLED", "running": "RUNNING"}
     for state, told in ends.items():
         files = write_run(runs / state, state=state, steps=range(10, 20, 10))
-        files.set_status(state, failure="out_of_memory" if state == "failed" else None, message="halve the batch", step=10)
+        files.set_status(
+            state,
+            failure="out_of_memory" if state == "failed" else None,
+            message="halve the batch",
+            step=10,
+        )
         mirror = single(connect(), files.path)
         mirror.sync()
         run = mirror.store.client.get_run(mirror.run_id)
-        assert (run.info.status, run.data.tags["status"], run.data.tags["message"]) == (told, state, "halve the batch")
+        assert (run.info.status, run.data.tags["status"], run.data.tags["message"]) == (
+            told,
+            state,
+            "halve the batch",
+        )
         assert run.data.tags.get("failure") == ("out_of_memory" if state == "failed" else None)
     mirror.close()  # the process of the last one is gone
     run = mirror.store.client.get_run(mirror.run_id)

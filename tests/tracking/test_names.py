@@ -17,7 +17,10 @@ def test_every_name_is_taken_and_comes_back(name: str) -> None:
 
 
 @given(
-    st.dictionaries(st.sampled_from(["model.dim", "a=b", "größe", "x/2"]), st.text(max_size=20) | st.text("ä€x", max_size=3).map(lambda t: t * 5000))
+    st.dictionaries(
+        st.sampled_from(["model.dim", "a=b", "größe", "x/2"]),
+        st.text(max_size=20) | st.text("ä€x", max_size=3).map(lambda t: t * 5000),
+    )
 )
 def test_values_of_any_length_come_back(values: dict[str, str]) -> None:
     """No stored value is longer than MLflow keeps."""
@@ -34,7 +37,17 @@ def test_ordinary_names_stay_as_they_are() -> None:
 
 def test_factors_are_the_numbers() -> None:
     """Text, flags and what is not finite stay out."""
-    assert factors({"model.dim": 32, "train.threads": 1, "optim.lr": 0.1, "name": "x", "on": True, "big": float("inf"), "none": None}) == {
+    assert factors(
+        {
+            "model.dim": 32,
+            "train.threads": 1,
+            "optim.lr": 0.1,
+            "name": "x",
+            "on": True,
+            "big": float("inf"),
+            "none": None,
+        }
+    ) == {
         "factor/model.dim": 32.0,
         "factor/optim.lr": 0.1,
     }

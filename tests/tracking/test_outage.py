@@ -1,4 +1,6 @@
-"""A tracking server that dies, hangs and comes back: training goes on, and the store ends as if nothing had happened."""
+"""A tracking server that dies, hangs and comes back: training goes on, and the store ends as if
+nothing had happened.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from pathlib import Path
 import pytest
 from tracking_helpers import OLD_LOADER, dump, position, write_run, write_sweep
 
-from attnres_lab.runfiles import RunFolder
+from attnres_lab.runs.folder import RunFolder
 from attnres_lab.tracking import SweepMirror, rebuild, tracking_uri
 from tests.sweep.conftest import Lab
 from tests.sweep.services import wait_for
@@ -27,7 +29,9 @@ pytestmark = [pytest.mark.infra, pytest.mark.filterwarnings(OLD_LOADER)]
 
 
 class Server:
-    """An MLflow server on loopback that can be killed, stopped and started again on the same port."""
+    """An MLflow server on loopback that can be killed, stopped and started again on the same
+    port.
+    """
 
     def __init__(self, folder) -> None:
         folder.mkdir(exist_ok=True)
@@ -38,16 +42,40 @@ class Server:
         self.uri = f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
-        command += ["--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db", "--artifacts-destination", str(self.folder / "artifacts")]
-        environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        command = [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+            "--workers",
+            "1",
+        ]
+        command += [
+            "--backend-store-uri",
+            f"sqlite:///{self.folder}/mlflow.db",
+            "--artifacts-destination",
+            str(self.folder / "artifacts"),
+        ]
+        environment = os.environ | {
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+        }
         environment.pop("MLFLOW_TRACKING_URI", None)
         log = open(self.folder / "log", "ab")  # noqa: SIM115
-        self.process = subprocess.Popen(command, env=environment, start_new_session=True, stdout=log, stderr=log)
+        self.process = subprocess.Popen(
+            command, env=environment, start_new_session=True, stdout=log, stderr=log
+        )
         log.close()
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.uri}/health", timeout=2):
+            with (
+                contextlib.suppress(OSError),
+                urllib.request.urlopen(f"{self.uri}/health", timeout=2),
+            ):
                 return
             time.sleep(0.2)
         raise AssertionError((self.folder / "log").read_text())
@@ -91,10 +119,20 @@ def undisturbed(home: Path, monkeypatch, tmp_path: Path) -> dict[str, dict]:
 
 
 def test_a_sweep_survives_its_server(server, tmp_path, monkeypatch, capfd) -> None:
-    """Killed three times and stalled for 30 s during a sweep: training never waits, and the store equals that of an undisturbed sweep."""
+    """Killed three times and stalled for 30 s during a sweep: training never waits, and the store
+    equals that of an undisturbed sweep.
+    """
     home = tmp_path / "runs" / "sweeps" / "storm"
     plan = write_sweep(home, done=0)
-    trials = [write_run(home / "trials" / entry["hash"], variant=entry["variant"], seed=entry["seed"], state="running") for entry in plan]
+    trials = [
+        write_run(
+            home / "trials" / entry["hash"],
+            variant=entry["variant"],
+            seed=entry["seed"],
+            state="running",
+        )
+        for entry in plan
+    ]
     for files in trials:
         files.metrics.unlink()
     longest = 0.0
@@ -121,17 +159,26 @@ def test_a_sweep_survives_its_server(server, tmp_path, monkeypatch, capfd) -> No
     list(rebuild(home))  # whatever the grace did not suffice for
     stormy = dump(server.uri)
     assert stormy == undisturbed(home, monkeypatch, tmp_path)
-    assert sum(point[0] == "train/loss" for run in stormy.values() for point in run["points"]) == 4 * 120
+    assert (
+        sum(point[0] == "train/loss" for run in stormy.values() for point in run["points"])
+        == 4 * 120
+    )
     assert longest < 10
 
 
 def test_the_sweep_command_does_not_wait_for_its_server(server, tmp_path, monkeypatch) -> None:
-    """Down while trials run, end and start: they go on at their pace, and the store has everything in the end."""
+    """Down while trials run, end and start: they go on at their pace, and the store has everything
+    in the end.
+    """
     monkeypatch.setenv("SYNTHETIC_SECONDS", "0.5")
     monkeypatch.setenv("PYTHONPATH", os.getcwd())
     lab = Lab(tmp_path)
     path = lab.sweep(space={"seed": [0, 1, 2, 3, 4, 5]}, **CHAIN)
-    coordinator = subprocess.Popen([sys.executable, "-m", "attnres_lab", "sweep", "run", str(path)], stderr=subprocess.PIPE, text=True)
+    coordinator = subprocess.Popen(
+        [sys.executable, "-m", "attnres_lab", "sweep", "run", str(path)],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     wait_for(lambda: len(lab.witness()) >= 2)
     server.kill()
     before = len(lab.witness())
@@ -151,14 +198,20 @@ def disk(tmp_path) -> Iterator[Path]:
     folder = tmp_path / "runs" / "artifacts"
     folder.mkdir(parents=True)
     command = ["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(folder)]
-    if os.getuid() or not shutil.which("mount") or subprocess.run(command, stderr=subprocess.DEVNULL).returncode:
+    if (
+        os.getuid()
+        or not shutil.which("mount")
+        or subprocess.run(command, stderr=subprocess.DEVNULL).returncode
+    ):
         pytest.skip("only root may mount a small disk, and not in every container")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_a_full_disk_under_the_artifacts_loses_nothing(disk, tmp_path, monkeypatch, capfd) -> None:
-    """Rows and states of every trial arrive; once there is room again, a rebuild completes the store to what it would have been, row for row."""
+    """Rows and states of every trial arrive; once there is room again, a rebuild completes the
+    store to what it would have been, row for row.
+    """
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("ATTNRES_RUNS", str(tmp_path / "runs"))
     monkeypatch.setattr("attnres_lab.tracking.mirror.GRACE", 10.0)
@@ -175,5 +228,7 @@ def test_a_full_disk_under_the_artifacts_loses_nothing(disk, tmp_path, monkeypat
     subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)
     list(rebuild(home))
     after = dump(tracking_uri())
-    assert {name: run["points"] for name, run in after.items()} == {name: run["points"] for name, run in held.items()}
+    assert {name: run["points"] for name, run in after.items()} == {
+        name: run["points"] for name, run in held.items()
+    }
     assert after == undisturbed(home, monkeypatch, tmp_path)

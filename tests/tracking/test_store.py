@@ -28,13 +28,21 @@ space: {{model.residual: [{{name: baseline}}, {{name: full}}]}}
 launcher: {{name: local, workers: 1}}
 storage: {storage}
 """
-OPEN = "from attnres_lab.tracking import connect; s = connect(); s.client.create_run(s.experiment_id)"
+OPEN = (
+    "from attnres_lab.tracking import connect; s = connect(); s.client.create_run(s.experiment_id)"
+)
 
 
 def start_eight() -> None:
     """Eight processes open an empty store at once and each writes a run."""
-    processes = [subprocess.Popen([sys.executable, "-c", OPEN], stderr=subprocess.PIPE) for _ in range(8)]
-    failures = [error.decode() for process in processes if (error := process.communicate(timeout=300)[1]) and process.returncode]
+    processes = [
+        subprocess.Popen([sys.executable, "-c", OPEN], stderr=subprocess.PIPE) for _ in range(8)
+    ]
+    failures = [
+        error.decode()
+        for process in processes
+        if (error := process.communicate(timeout=300)[1]) and process.returncode
+    ]
     assert not failures, failures[0]
 
 
@@ -51,33 +59,80 @@ def test_eight_workers_start_on_an_empty_sqlite_store(tmp_path, monkeypatch) -> 
 def server(tmp_path, monkeypatch) -> Iterator[Postgres]:
     """PostgreSQL of the test's own, and a store in it whose address holds a password."""
     server = Postgres()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url.replace("://lab", f"+psycopg2://lab:{CANARY}-address"))
+    monkeypatch.setenv(
+        "MLFLOW_TRACKING_URI", server.url.replace("://lab", f"+psycopg2://lab:{CANARY}-address")
+    )
     monkeypatch.setenv("ATTNRES_RUNS", str(tmp_path / "runs"))
     yield server
     server.remove()
 
 
 @pytest.mark.infra
-def test_eight_workers_start_on_an_empty_postgresql_store_and_no_secret_leaves_the_environment(server, tmp_path, monkeypatch) -> None:
-    """A sweep, its report, an export and a rebuild with canaries in every variable that holds a secret: none is in a file, a table or a message."""
+def test_eight_workers_start_on_an_empty_postgresql_store_and_no_secret_leaves_the_environment(
+    server, tmp_path, monkeypatch
+) -> None:
+    """A sweep, its report, an export and a rebuild with canaries in every variable that holds a
+    secret: none is in a file, a table or a message.
+    """
     start_eight()
     assert len(connect().client.search_runs([connect().experiment_id])) == 8
-    secrets = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "PGPASSWORD", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "ANY_API_KEY")
+    secrets = (
+        "MLFLOW_TRACKING_PASSWORD",
+        "MLFLOW_TRACKING_TOKEN",
+        "PGPASSWORD",
+        "AWS_SECRET_ACCESS_KEY",
+        "HF_TOKEN",
+        "ANY_API_KEY",
+    )
     for name in secrets:
         monkeypatch.setenv(name, f"{CANARY}-{name}")
-    subprocess.run([server.home / "createdb", "-h", "127.0.0.1", "-p", str(server.port), "-U", "lab", "studies"], check=True)
-    databases = (server.url, server.url.replace("/postgres", "/studies"))  # MLflow and Optuna cannot share one
+    subprocess.run(
+        [
+            server.home / "createdb",
+            "-h",
+            "127.0.0.1",
+            "-p",
+            str(server.port),
+            "-U",
+            "lab",
+            "studies",
+        ],
+        check=True,
+    )
+    # MLflow and Optuna cannot share one
+    databases = (
+        server.url,
+        server.url.replace("/postgres", "/studies"),
+    )
     sweep = tmp_path / "sweep.yaml"
     sweep.write_text(SWEEP.format(root=ROOT, storage=databases[1]))
     said = ""
-    for command in (("sweep", "run", sweep), ("report", sweep), ("runs", "export", tmp_path / "runs.csv"), ("runs", "list"), ("track", "rebuild")):
+    for command in (
+        ("sweep", "run", sweep),
+        ("report", sweep),
+        ("runs", "export", tmp_path / "runs.csv"),
+        ("runs", "list"),
+        ("track", "rebuild"),
+    ):
         words = [sys.executable, "-m", "attnres_lab", *map(str, command)]
-        process = subprocess.run(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=200)
+        process = subprocess.run(
+            words,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=200,
+        )
         said += process.stdout
         assert process.returncode == 0, process.stdout
     runs = connect().client.search_runs([connect().experiment_id], "tags.variant = 'full'")
     assert [run.info.status for run in runs] == ["FINISHED"]
-    tables = "".join(subprocess.run([server.home / "pg_dump", url], capture_output=True, text=True, check=True).stdout for url in databases)
+    tables = "".join(
+        subprocess.run(
+            [server.home / "pg_dump", url], capture_output=True, text=True, check=True
+        ).stdout
+        for url in databases
+    )
     assert "val/loss" in tables
     assert "study_user_attributes" in tables
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -90,7 +145,9 @@ def test_a_store_of_another_mlflow_is_named_with_the_remedy(runs) -> None:
     """An older schema: the version that is installed and the command that upgrades."""
     with contextlib.closing(sqlite3.connect(runs / "mlflow.db")) as database, database:
         database.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
-    with pytest.raises(UserError, match=r"another version of MLflow.*mlflow db upgrade 'sqlite:///"):
+    with pytest.raises(
+        UserError, match=r"another version of MLflow.*mlflow db upgrade 'sqlite:///"
+    ):
         connect()
 
 
@@ -123,7 +180,10 @@ def test_an_experiment_name_of_the_user_is_respected(runs, monkeypatch) -> None:
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "my study")
     store = connect()
     experiment = store.client.get_experiment(store.experiment_id)
-    assert (experiment.name, experiment.artifact_location) == ("my study", (runs / "artifacts").as_uri())
+    assert (experiment.name, experiment.artifact_location) == (
+        "my study",
+        (runs / "artifacts").as_uri(),
+    )
 
 
 def test_a_long_parameter_and_a_refused_name_arrive_whole(runs) -> None:
@@ -131,7 +191,9 @@ def test_a_long_parameter_and_a_refused_name_arrive_whole(runs) -> None:
     from attnres_lab.tracking.names import from_params
 
     files = write_run(runs / "odd")
-    files.config.write_text(files.config.read_text() + f'"data.gr\\u00f6\\u00dfe=(x)": "{"ü" * 10_000}"\n')
+    files.config.write_text(
+        files.config.read_text() + f'"data.gr\\u00f6\\u00dfe=(x)": "{"ü" * 10_000}"\n'
+    )
     list(rebuild(files.path))
     (run,) = dump(tracking_uri()).values()
     assert from_params(run["params"])["data.größe=(x)"] == "ü" * 10_000

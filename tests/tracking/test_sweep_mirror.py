@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from tracking_helpers import OLD_LOADER, dump, wait_for, write_run, write_sweep
 
-from attnres_lab.runfiles import write_json
+from attnres_lab.runs.folder import write_json
 from attnres_lab.tracking import SweepMirror, connect, rebuild, tracking_uri
 from attnres_lab.tracking.sweep import SweepSync
 
@@ -25,7 +25,9 @@ def mirror_sweep(home, summary) -> None:
 
 
 def test_a_sweep_is_a_parent_with_children_on_one_level(runs) -> None:
-    """Tags on every child, planned trials as scheduled, a table in the note; a second sweep of the same name stays apart."""
+    """Tags on every child, planned trials as scheduled, a table in the note; a second sweep of the
+    same name stays apart.
+    """
     for home in (runs / "sweeps" / "quick", runs / "other" / "quick"):
         write_sweep(home, done=3)
         mirror_sweep(home, {"Question": "Does depth attention pay?"})
@@ -37,17 +39,35 @@ def test_a_sweep_is_a_parent_with_children_on_one_level(runs) -> None:
         assert "3 of 4 trials have a result (3 finished, 1 scheduled)" in note
         assert "| d32-L8 | full | 1 | 3.0000 | +0.0000 |" in note
         assert "Does depth attention pay?" in note
-        children = client.search_runs([connect().experiment_id], f"tags.mlflow.parentRunId = '{parent.info.run_id}'")
-        assert sorted(child.info.run_name for child in children) == sorted(f"{v}-d32-L8-s{s}" for v in ("baseline", "full") for s in (0, 1))
-        assert [child.info.run_name for child in children if child.info.status == "SCHEDULED"] == ["full-d32-L8-s1"]
+        children = client.search_runs(
+            [connect().experiment_id], f"tags.mlflow.parentRunId = '{parent.info.run_id}'"
+        )
+        assert sorted(child.info.run_name for child in children) == sorted(
+            f"{v}-d32-L8-s{s}" for v in ("baseline", "full") for s in (0, 1)
+        )
+        assert [child.info.run_name for child in children if child.info.status == "SCHEDULED"] == [
+            "full-d32-L8-s1"
+        ]
         for child in children:
             assert (child.data.params["size"], child.data.tags["protocol"]) == ("small", "shared")
-            assert {"kind", "sweep", "sweep_id", "variant", "size", "seed", "status", "protocol", "trial"} <= set(child.data.tags)
+            assert {
+                "kind",
+                "sweep",
+                "sweep_id",
+                "variant",
+                "size",
+                "seed",
+                "status",
+                "protocol",
+                "trial",
+            } <= set(child.data.tags)
             assert child.data.params["model.residual.name"] == child.data.tags["variant"]
 
 
 def test_rebuild_gives_the_same_store(runs, tmp_path, monkeypatch, empty_store) -> None:
-    """A lost store comes back from the folders, row for row; rebuilding what is there changes nothing."""
+    """A lost store comes back from the folders, row for row; rebuilding what is there changes
+    nothing.
+    """
     write_sweep(runs / "sweeps" / "quick")
     mirror_sweep(runs / "sweeps" / "quick", {})
     write_run(runs / "train" / "tiny", variant="block8")
@@ -64,11 +84,15 @@ def test_rebuild_gives_the_same_store(runs, tmp_path, monkeypatch, empty_store) 
 
 @pytest.mark.slow
 def test_a_sweep_is_mirrored_while_it_runs(runs) -> None:
-    """By a process of its own; what was planned arrives before it has run, and a second start doubles nothing."""
+    """By a process of its own; what was planned arrives before it has run, and a second start
+    doubles nothing.
+    """
     home = runs / "quick"
     plan = write_sweep(home, done=0)
     with SweepMirror("quick", home, {"Plan": "four trials"}):
-        wait_for(lambda: [run["status"] for run in dump(tracking_uri()).values()].count("SCHEDULED") == 4)
+        wait_for(
+            lambda: [run["status"] for run in dump(tracking_uri()).values()].count("SCHEDULED") == 4
+        )
         for entry in plan:
             write_run(home / "trials" / entry["hash"], variant=entry["variant"], seed=entry["seed"])
     store = dump(tracking_uri())
@@ -88,19 +112,27 @@ def test_a_broken_folder_does_not_hold_up_the_others(runs, capsys) -> None:
 
 
 def test_a_plan_is_kept_of_trials_that_were_never_seen_waiting(runs) -> None:
-    """What only the plan says, a label of a bundle, is a parameter of every trial, whether or not the mirror saw it before it began."""
+    """What only the plan says, a label of a bundle, is a parameter of every trial, whether or not
+    the mirror saw it before it began.
+    """
     plan = write_sweep(runs / "quick", done=0)
     sweep = SweepSync(connect(), runs / "quick", "quick", {})
     write_run(runs / "quick" / "trials" / "full0", variant="full")
     sweep.sync()
     for entry in plan:
-        write_run(runs / "quick" / "trials" / entry["hash"], variant=entry["variant"], seed=entry["seed"])
+        write_run(
+            runs / "quick" / "trials" / entry["hash"], variant=entry["variant"], seed=entry["seed"]
+        )
     mirror_sweep(runs / "quick", {})
-    assert [run["params"].get("size") for name, run in dump(tracking_uri()).items() if name != "quick"] == ["small"] * 4
+    assert [
+        run["params"].get("size") for name, run in dump(tracking_uri()).items() if name != "quick"
+    ] == ["small"] * 4
 
 
 def test_a_creation_that_was_answered_too_late_leaves_no_double(runs) -> None:
-    """A stalled server creates the run for which the mirror no longer waits; the run that was filled stays."""
+    """A stalled server creates the run for which the mirror no longer waits; the run that was
+    filled stays.
+    """
     write_sweep(runs / "quick")
     mirror_sweep(runs / "quick", {})
     before, store = dump(tracking_uri()), connect()
@@ -112,14 +144,20 @@ def test_a_creation_that_was_answered_too_late_leaves_no_double(runs) -> None:
 
 
 def test_a_sweep_has_its_table_and_its_figures(runs, tmp_path) -> None:
-    """A line per trial, and a page with the curves and depth attention that asks no network for anything."""
+    """A line per trial, and a page with the curves and depth attention that asks no network for
+    anything.
+    """
     write_sweep(runs / "quick", variants=("baseline", "full", "block8"))
     mirror_sweep(runs / "quick", {})
     store = connect()
     (parent,) = store.client.search_runs([store.experiment_id], "tags.kind = 'sweep'")
-    table = pd.read_csv(store.client.download_artifacts(parent.info.run_id, "trials.csv", str(tmp_path)))
+    table = pd.read_csv(
+        store.client.download_artifacts(parent.info.run_id, "trials.csv", str(tmp_path))
+    )
     assert sorted(table["variant"]) == ["baseline", "baseline", "block8", "block8", "full", "full"]
-    page = Path(store.client.download_artifacts(parent.info.run_id, "figures.html", str(tmp_path))).read_text()
+    page = Path(
+        store.client.download_artifacts(parent.info.run_id, "figures.html", str(tmp_path))
+    ).read_text()
     assert page.count("Plotly.newPlot(") >= 3
     assert not re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=", page)
 
@@ -127,6 +165,13 @@ def test_a_sweep_has_its_table_and_its_figures(runs, tmp_path) -> None:
 def test_the_address_of_a_database_in_a_sweep_file_stays_here(runs, tmp_path) -> None:
     """The sweep's YAML is uploaded without the password that is in it."""
     write_sweep(runs / "quick")
-    write_json(runs / "quick" / "sweep.json", {"name": "quick", "id": "1", "yaml": "storage: postgresql://lab:canary@host/db\n"})
+    write_json(
+        runs / "quick" / "sweep.json",
+        {"name": "quick", "id": "1", "yaml": "storage: postgresql://lab:canary@host/db\n"},
+    )
     mirror_sweep(runs / "quick", {})
-    assert not [path for path in (runs / "artifacts").rglob("*") if path.is_file() and b"canary" in path.read_bytes()]
+    assert not [
+        path
+        for path in (runs / "artifacts").rglob("*")
+        if path.is_file() and b"canary" in path.read_bytes()
+    ]

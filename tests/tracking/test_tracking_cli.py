@@ -32,7 +32,9 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_list_shows_every_run(folder) -> None:
-    """By its path below the runs folder, with its state, labels and loss; older ones are counted."""
+    """By its path below the runs folder, with its state, labels and loss; older ones are
+    counted.
+    """
     lines = attnres("runs", "list").splitlines()
     assert len(lines) == 6
     (tiny,) = (line.split() for line in lines if "train/tiny" in line)
@@ -43,7 +45,12 @@ def test_list_shows_every_run(folder) -> None:
 
 def test_compare_shows_numbers_and_what_differs_in_the_configs(folder) -> None:
     """Equal config keys are left out."""
-    lines = [line.split() for line in attnres("runs", "compare", "train/tiny", "sweeps/quick/trials/full0").splitlines()]
+    lines = [
+        line.split()
+        for line in attnres(
+            "runs", "compare", "train/tiny", "sweeps/quick/trials/full0"
+        ).splitlines()
+    ]
     assert ["val/loss", "2.5", "3", "0.5"] in lines
     assert ["model.residual.name", "block8", "full"] in lines
     assert not [line for line in lines if line[0] == "model.dim"]

@@ -23,25 +23,42 @@ pytestmark = pytest.mark.filterwarnings(OLD_LOADER)
 
 @pytest.mark.slow
 def test_the_pages_come_and_go(runs, monkeypatch) -> None:
-    """From any working directory, two started at once on ports of their own; one loopback address; after Ctrl-C or SIGTERM no process is left."""
+    """From any working directory, two started at once on ports of their own; one loopback address;
+    after Ctrl-C or SIGTERM no process is left.
+    """
     write_run(runs / "tiny")
     list(rebuild(runs))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     command = [sys.executable, "-m", "attnres_lab", "ui"]
-    started = [subprocess.Popen(command, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) for _ in range(2)]
+    started = [
+        subprocess.Popen(
+            command, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        for _ in range(2)
+    ]
     addresses = [process.stdout.readline().strip() for process in started]
     ports = [urlsplit(address).port for address in addresses]
     assert len(set(ports)) == 2
-    for number, process, address, port in zip((signal.SIGINT, signal.SIGTERM), started, addresses, ports, strict=True):
-        assert address == f"http://127.0.0.1:{port}/#/experiments/{connect().experiment_id}/runs?workflowType=machine_learning"
+    for number, process, address, port in zip(
+        (signal.SIGINT, signal.SIGTERM), started, addresses, ports, strict=True
+    ):
+        assert (
+            address
+            == f"http://127.0.0.1:{port}/#/experiments/{connect().experiment_id}/runs?workflowType=machine_learning"
+        )
         with urllib.request.urlopen(address.split("#")[0]) as answer:
             assert answer.status == 200
         family = psutil.Process(process.pid).children(recursive=True)
-        listening = [c.laddr for p in family for c in p.net_connections("inet") if c.status == "LISTEN"]
+        listening = [
+            c.laddr for p in family for c in p.net_connections("inet") if c.status == "LISTEN"
+        ]
         assert {tuple(address) for address in listening} == {("127.0.0.1", port)}
         assert not [word for p in family for word in p.cmdline() if "mlflow.db" in word]
         environment = family[-1].environ()
-        assert (environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"], environment["MLFLOW_DISABLE_TELEMETRY"]) == ("false", "true")
+        assert (
+            environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"],
+            environment["MLFLOW_DISABLE_TELEMETRY"],
+        ) == ("false", "true")
         process.send_signal(number)
         assert process.wait(60) == 0
         process.stdout.close()
@@ -58,11 +75,15 @@ class _Healthy(BaseHTTPRequestHandler):
 
 
 def test_a_port_that_another_program_takes_first_is_left_to_it(runs, monkeypatch) -> None:
-    """It was free when it was looked at, and the other program even answers as a healthy server does."""
+    """It was free when it was looked at, and the other program even answers as a healthy server
+    does.
+    """
     with HTTPServer(("127.0.0.1", 0), _Healthy) as other:
         Thread(target=other.serve_forever, daemon=True).start()
         ends_soon = [sys.executable, "-c", "import time; time.sleep(0.5); raise SystemExit(1)"]
-        monkeypatch.setattr(server, "_start", lambda uri, port: subprocess.Popen(ends_soon, start_new_session=True))
+        monkeypatch.setattr(
+            server, "_start", lambda uri, port: subprocess.Popen(ends_soon, start_new_session=True)
+        )
         process = server._start("", other.server_port)
         assert server._ready(process, other.server_port) is False
         other.shutdown()

@@ -7,31 +7,47 @@ import re
 import time
 from pathlib import Path
 
-from attnres_lab.runfiles import RunFolder, write_json
+from attnres_lab.runs.folder import RunFolder, write_json
 
 #: MLflow 3.17 uses a loader that SQLAlchemy 2.1 deprecates.
 OLD_LOADER = "ignore:The ``noload`` loader strategy is deprecated"
 
 
-def write_run(folder: Path, *, variant="full", seed=0, steps=range(10, 60, 10), state="finished", loss=3.0) -> RunFolder:
+def write_run(
+    folder: Path, *, variant="full", seed=0, steps=range(10, 60, 10), state="finished", loss=3.0
+) -> RunFolder:
     """A run as training leaves it: two rows at the last step, a depth record, a result."""
     files = RunFolder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     files.config.write_text(
-        f"name: run\nseed: {seed}\nmodel: {{dim: 32, num_layers: 8, residual: {{name: {variant}}}}}\nbudget: {{tokens: 40000.0}}\n"
+        f"name: run\nseed: {seed}\nmodel: {{dim: 32, num_layers: 8, residual: {{name: "
+        f"{variant}}}}}\nbudget: {{tokens: 40000.0}}\n"
     )
     write_json(
         files.environment,
-        {"variant": variant, "size": "d32-L8", "seed": seed, "run_name": f"{variant}-d32-L8-s{seed}", "revision": "abc", "data_fingerprint": "f00"},
+        {
+            "variant": variant,
+            "size": "d32-L8",
+            "seed": seed,
+            "run_name": f"{variant}-d32-L8-s{seed}",
+            "revision": "abc",
+            "data_fingerprint": "f00",
+        },
     )
     for step in steps:
         files.append_metrics(position(step) | {"train/loss": loss + 1 / step, "optim/lr": 0.1})
     last = position(steps[-1]) | {"val/loss": loss}
     files.append_metrics(last)
     files.append_metrics(position(steps[-1]) | {"depth/entropy/03": 0.5})
-    write_json(files.artifacts / "depth" / f"step-{steps[-1]:06d}.json", {"step": steps[-1], "reads": reads(variant)})
+    write_json(
+        files.artifacts / "depth" / f"step-{steps[-1]:06d}.json",
+        {"step": steps[-1], "reads": reads(variant)},
+    )
     if state in ("finished", "diverged"):
-        write_json(files.result, {key: value for key, value in last.items() if key != "time"} | {"params": 12345})
+        write_json(
+            files.result,
+            {key: value for key, value in last.items() if key != "time"} | {"params": 12345},
+        )
     files.checkpoint.parent.mkdir(exist_ok=True)
     files.checkpoint.write_bytes(b"weights")
     files.set_status(state, step=steps[-1])
@@ -43,21 +59,50 @@ def reads(variant: str) -> list[dict]:
     if variant == "baseline":
         return []
     sources = [["embedding", *(f"f{k}" for k in range(1, index + 1))] for index in range(17)]
-    return [{"sublayer": len(names), "kind": "mlp", "sources": names, "weights": [1 / len(names)] * len(names)} for names in sources]
+    return [
+        {
+            "sublayer": len(names),
+            "kind": "mlp",
+            "sources": names,
+            "weights": [1 / len(names)] * len(names),
+        }
+        for names in sources
+    ]
 
 
 def position(step: int, when: float = 1.7e9) -> dict[str, float]:
-    return {"step": step, "time": when + step, "tokens": 100 * step, "flops": 1e6 * step, "seconds": 0.5 * step}
+    return {
+        "step": step,
+        "time": when + step,
+        "tokens": 100 * step,
+        "flops": 1e6 * step,
+        "seconds": 0.5 * step,
+    }
 
 
-def write_sweep(folder: Path, variants=("baseline", "full"), seeds=(0, 1), done: int = 99) -> list[dict]:
+def write_sweep(
+    folder: Path, variants=("baseline", "full"), seeds=(0, 1), done: int = 99
+) -> list[dict]:
     """A sweep of which ``done`` trials have finished."""
     plan = []
     for variant in variants:
         for seed in seeds:
-            labels = {"variant": variant, "size": "d32-L8", "seed": seed, "run_name": f"{variant}-d32-L8-s{seed}"}
+            labels = {
+                "variant": variant,
+                "size": "d32-L8",
+                "seed": seed,
+                "run_name": f"{variant}-d32-L8-s{seed}",
+            }
             params = {"model.residual": {"name": variant}, "seed": seed, "size": "small"}
-            plan.append({"hash": f"{variant}{seed}", "params": params, "flops": 1e9, "tokens": 40000, **labels})
+            plan.append(
+                {
+                    "hash": f"{variant}{seed}",
+                    "params": params,
+                    "flops": 1e9,
+                    "tokens": 40000,
+                    **labels,
+                }
+            )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "plan.json").write_text(json.dumps(plan))
     for entry in plan[:done]:
@@ -66,19 +111,29 @@ def write_sweep(folder: Path, variants=("baseline", "full"), seeds=(0, 1), done:
 
 
 def artifacts(client, run_id: str, folder: str | None = None) -> list[str]:
-    """Paths of all files of a run; MLflow puts a time and a random part into the names of images."""
+    """Paths of all files of a run; MLflow puts a time and a random part into the names of
+    images.
+    """
     found = []
     for item in client.list_artifacts(run_id, folder):
-        found += artifacts(client, run_id, item.path) if item.is_dir else [re.split("[+%]timestamp", item.path)[0]]
+        found += (
+            artifacts(client, run_id, item.path)
+            if item.is_dir
+            else [re.split("[+%]timestamp", item.path)[0]]
+        )
     return sorted(found)
 
 
 def dump(uri: str) -> dict[str, dict]:
-    """Everything in a store that does not depend on when and where it was written: by run name, params, tags, all metric points, files, models."""
+    """Everything in a store that does not depend on when and where it was written: by run name,
+    params, tags, all metric points, files, models.
+    """
     import mlflow
 
     client = mlflow.MlflowClient(uri)
-    runs = client.search_runs([client.get_experiment_by_name("attnres").experiment_id], max_results=5000)
+    runs = client.search_runs(
+        [client.get_experiment_by_name("attnres").experiment_id], max_results=5000
+    )
     names = {run.info.run_id: run.info.run_name for run in runs}
     result: dict[str, dict] = {}
     for run in runs:
@@ -87,11 +142,17 @@ def dump(uri: str) -> dict[str, dict]:
             for key in run.data.metrics
             for m in client.get_metric_history(run.info.run_id, key)
         )
-        tags = {key: value for key, value in run.data.tags.items() if key not in ("attnres.id", "sweep_id", "mlflow.user", "mlflow.source.name")}
+        tags = {
+            key: value
+            for key, value in run.data.tags.items()
+            if key not in ("attnres.id", "sweep_id", "mlflow.user", "mlflow.source.name")
+        }
         if parent := tags.get("mlflow.parentRunId"):
             tags["mlflow.parentRunId"] = names[parent]
         assert run.info.run_name not in result, "a run is there twice"
-        models = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'")
+        models = client.search_logged_models(
+            [run.info.experiment_id], f"source_run_id = '{run.info.run_id}'"
+        )
         result[run.info.run_name] = {
             "params": run.data.params,
             "tags": tags,

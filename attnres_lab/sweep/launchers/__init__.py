@@ -17,13 +17,16 @@ class Job:
     folder: Path
 
 
-#: What a cluster says of a trial that left no status: it was told to make room, or needed more memory than it has.
+#: What a cluster says of a trial that left no status: it was told to make room, or needed more
+#: memory than it has.
 Fate = Literal["", "stopped", "out_of_memory"]
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A trial whose process is gone; ``code`` as of subprocess (negative: killed by that signal), None where nobody knows."""
+    """A trial whose process is gone; ``code`` as of subprocess (negative: killed by that signal),
+    None where nobody knows.
+    """
 
     hash: str
     code: int | None
@@ -58,11 +61,15 @@ def local_slots(spec: SweepSpec) -> int:
         return spec.launcher.workers
     from attnres_lab.sweep.launchers.local import make_leases, visible_gpus
 
-    return len(make_leases(spec.launcher, spec.resources, visible_gpus() if spec.resources.devices else []))
+    return len(
+        make_leases(spec.launcher, spec.resources, visible_gpus() if spec.resources.devices else [])
+    )
 
 
 def make_launcher(spec: SweepSpec, folder: Path) -> Launcher:
-    """The launcher that the spec names, for the sweep in ``folder``. Raises UserError where it cannot work here."""
+    """The launcher that the spec names, for the sweep in ``folder``. Raises UserError where it
+    cannot work here.
+    """
     if isinstance(spec.launcher, Slurm):
         from attnres_lab.sweep.launchers.slurm import SlurmLauncher
 

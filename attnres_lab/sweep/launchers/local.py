@@ -1,4 +1,6 @@
-"""Processes on this machine, forked from a server that imported torch once; each leases its own devices or CPU cores."""
+"""Processes on this machine, forked from a server that imported torch once; each leases its own
+devices or CPU cores.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ class Lease:
 
     def environment(self) -> dict[str, str]:
         """Variables for the trial."""
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(self.threads))
+        threads = dict.fromkeys(
+            ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(self.threads)
+        )
         return {**threads, "CUDA_VISIBLE_DEVICES": ",".join(self.gpus)}
 
 
@@ -67,12 +71,17 @@ def make_leases(launcher: Local, resources: Resources, gpus: list[str]) -> list[
     cores, need = sorted(os.sched_getaffinity(0)), resources.threads * max(1, resources.devices)
     if gpus and resources.devices:
         n = resources.devices
-        groups = [tuple(gpus[i : i + n]) for i in range(0, len(gpus) - n + 1, n)][: launcher.workers]
+        groups = [tuple(gpus[i : i + n]) for i in range(0, len(gpus) - n + 1, n)][
+            : launcher.workers
+        ]
     else:
         groups = [()] * (launcher.workers or max(1, len(cores) // need))
     per = len(cores) // len(groups) if groups else 0
     pinned = per >= need
-    return [Lease(group, tuple(cores[i * per : (i + 1) * per]) if pinned else (), resources.threads) for i, group in enumerate(groups)]
+    return [
+        Lease(group, tuple(cores[i * per : (i + 1) * per]) if pinned else (), resources.threads)
+        for i, group in enumerate(groups)
+    ]
 
 
 class LocalLauncher:
@@ -84,12 +93,22 @@ class LocalLauncher:
         self.function = function
         self.free = make_leases(launcher, resources, visible_gpus() if resources.devices else [])
         if not self.free:
-            raise UserError(f"resources.devices: {resources.devices} in one trial, but this machine has {len(visible_gpus())} GPUs; 0 means CPU")
+            raise UserError(
+                f"resources.devices: {resources.devices} in one trial, but this machine has "
+                f"{len(visible_gpus())} GPUs; 0 means CPU"
+            )
         self.slots = len(self.free)
         self.running: dict[str, tuple[Any, Lease]] = {}
         self.context: Any = multiprocessing.get_context(START_METHOD)
         module = function.partition(":")[0]
-        self.context.set_forkserver_preload(["attnres_lab.sweep.launchers.local", "attnres_lab.sweep.trial", module, "attnres_lab.sweep.preload"])
+        self.context.set_forkserver_preload(
+            [
+                "attnres_lab.sweep.launchers.local",
+                "attnres_lab.sweep.trial",
+                module,
+                "attnres_lab.sweep.preload",
+            ]
+        )
 
     def adopt(self) -> list[str]:
         """None: local trials end with their coordinator."""
@@ -97,14 +116,20 @@ class LocalLauncher:
 
     def start(self, job: Job) -> None:
         lease = self.free.pop(0)
-        process = self.context.Process(target=_trial, args=(job.folder, self.function, lease), name=job.hash)
+        process = self.context.Process(
+            target=_trial, args=(job.folder, self.function, lease), name=job.hash
+        )
         with _no_main():
             process.start()
         self.running[job.hash] = (process, lease)
 
     def wait(self, seconds: float) -> list[Ended]:
         wait([process.sentinel for process, _ in self.running.values()], seconds)
-        ended = [Ended(hash, process.exitcode) for hash, (process, _) in self.running.items() if process.exitcode is not None]
+        ended = [
+            Ended(hash, process.exitcode)
+            for hash, (process, _) in self.running.items()
+            if process.exitcode is not None
+        ]
         for trial in ended:
             self._forget(trial.hash)
         return ended
@@ -120,7 +145,8 @@ class LocalLauncher:
         if process and not kill:
             process.terminate()
         elif process:
-            with suppress(ProcessLookupError, PermissionError):  # a trial just born has no group of its own yet
+            # a trial just born has no group of its own yet
+            with suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.kill()
 
@@ -134,7 +160,9 @@ class LocalLauncher:
 
 @contextmanager
 def _no_main() -> Iterator[None]:
-    """Hide the main module: else each child would import it again, and a script without a guard would run once more."""
+    """Hide the main module: else each child would import it again, and a script without a guard
+    would run once more.
+    """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:
@@ -161,7 +189,9 @@ def _trial(folder: Path, function: str, lease: Lease) -> None:
 
 
 def _follow_coordinator() -> None:
-    """Kill this trial and all its children when the coordinator is gone: nobody would record how it ends."""
+    """Kill this trial and all its children when the coordinator is gone: nobody would record how it
+    ends.
+    """
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])

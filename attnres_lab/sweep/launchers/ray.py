@@ -1,4 +1,6 @@
-"""Tasks on an existing Ray cluster (Ray Core). A task is a process of its own that ends with its worker, its node and its coordinator."""
+"""Tasks on an existing Ray cluster (Ray Core). A task is a process of its own that ends with its
+worker, its node and its coordinator.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +25,20 @@ class RayLauncher:
         try:
             import ray
         except ImportError:
-            raise UserError("launcher.name: ray is not installed; pip install attnres-lab[ray]") from None
+            raise UserError(
+                "launcher.name: ray is not installed; pip install attnres-lab[ray]"
+            ) from None
         self.ray, self.function, self.slots = ray, function, launcher.workers
         try:
             ray.init(address=launcher.address, log_to_driver=False, logging_level="ERROR")
         except Exception as error:  # Ray raises many kinds
-            raise UserError(f"launcher.address: no Ray cluster answers at {launcher.address} ({str(error).splitlines()[0]})") from None
-        self.task = ray.remote(num_cpus=resources.threads, num_gpus=resources.devices, max_retries=0)(subprocess.call)
+            raise UserError(
+                f"launcher.address: no Ray cluster answers at {launcher.address} "
+                f"({str(error).splitlines()[0]})"
+            ) from None
+        self.task = ray.remote(
+            num_cpus=resources.threads, num_gpus=resources.devices, max_retries=0
+        )(subprocess.call)
         self.threads = resources.threads
         self.running: dict[str, Any] = {}
 
@@ -37,10 +46,27 @@ class RayLauncher:
         return []
 
     def start(self, job: Job) -> None:
-        command = shlex.join([sys.executable, "-m", "attnres_lab.sweep.trial", str(job.folder), self.function, "--follow"])
-        ours = {k: v for k, v in os.environ.items() if k.startswith("ATTNRES_") or k == "PYTHONPATH"}  # else a task has its node's environment
-        settings = shlex.join(["env", f"OMP_NUM_THREADS={self.threads}", *(f"{k}={v}" for k, v in ours.items())])
-        script = f"cd {shlex.quote(os.getcwd())} && exec {settings} {command} >>{shlex.quote(str(job.folder / 'log.txt'))} 2>&1"
+        command = shlex.join(
+            [
+                sys.executable,
+                "-m",
+                "attnres_lab.sweep.trial",
+                str(job.folder),
+                self.function,
+                "--follow",
+            ]
+        )
+        # else a task has its node's environment
+        ours = {
+            k: v for k, v in os.environ.items() if k.startswith("ATTNRES_") or k == "PYTHONPATH"
+        }
+        settings = shlex.join(
+            ["env", f"OMP_NUM_THREADS={self.threads}", *(f"{k}={v}" for k, v in ours.items())]
+        )
+        script = (
+            f"cd {shlex.quote(os.getcwd())} && exec {settings} {command} "
+            f">>{shlex.quote(str(job.folder / 'log.txt'))} 2>&1"
+        )
         self.running[job.hash] = self.task.remote(["bash", "-c", script])
 
     def wait(self, seconds: float) -> list[Ended]:
@@ -61,7 +87,9 @@ class RayLauncher:
         return ended
 
     def end(self, hash: str, *, kill: bool) -> None:
-        """The stop file in its folder asks a task to end; a task that still waits for a node is taken back."""
+        """The stop file in its folder asks a task to end; a task that still waits for a node is
+        taken back.
+        """
         if kill and hash in self.running:
             self.ray.cancel(self.running[hash], force=True)
 

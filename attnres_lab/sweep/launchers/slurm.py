@@ -1,7 +1,9 @@
-"""Job arrays on Slurm. Jobs outlive their coordinator: the next one finds them in the queue and does not submit them again.
+"""Job arrays on Slurm. Jobs outlive their coordinator: the next one finds them in the queue and
+does not submit them again.
 
-What a trial did is read from its status file, then from squeue, which knows for some minutes how a job ended, then from sacct where there is one.
-Slurm itself never requeues: the coordinator submits anew what was preempted or ran out of time, and the trial goes on from its checkpoint.
+What a trial did is read from its status file, then from squeue, which knows for some minutes how a
+job ended, then from sacct where there is one. Slurm itself never requeues: the coordinator submits
+anew what was preempted or ran out of time, and the trial goes on from its checkpoint.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from attnres_lab.errors import UserError
-from attnres_lab.runfiles import DONE, RunFolder, write_atomic
+from attnres_lab.runs.folder import DONE, RunFolder, write_atomic
 from attnres_lab.sweep.launchers import Ended, Fate, Job
 from attnres_lab.sweep.spec import Resources, Slurm
 
@@ -26,7 +28,12 @@ POLL = 2.0
 #: Seconds before its time limit at which a trial is asked to write a checkpoint.
 NOTICE = 60
 #: How a job can have ended, and what that makes of a trial that left no status.
-FATES: dict[str, Fate] = {"PREEMPTED": "stopped", "TIMEOUT": "stopped", "DEADLINE": "stopped", "OUT_OF_MEMORY": "out_of_memory"}
+FATES: dict[str, Fate] = {
+    "PREEMPTED": "stopped",
+    "TIMEOUT": "stopped",
+    "DEADLINE": "stopped",
+    "OUT_OF_MEMORY": "out_of_memory",
+}
 OVER = (*FATES, "COMPLETED", "CANCELLED", "FAILED", "NODE_FAIL", "BOOT_FAIL")
 
 
@@ -36,7 +43,12 @@ class SlurmLauncher:
     limits_time = True
 
     def __init__(self, launcher: Slurm, resources: Resources, function: str, folder: Path) -> None:
-        self.spec, self.resources, self.function, self.folder = launcher, resources, function, folder / "slurm"
+        self.spec, self.resources, self.function, self.folder = (
+            launcher,
+            resources,
+            function,
+            folder / "slurm",
+        )
         self.slots = launcher.workers
         self.new: list[Job] = []
         self.jobs: dict[str, str] = {}  # hash -> 12_3
@@ -89,7 +101,8 @@ class SlurmLauncher:
             self.new.remove(job)
             self.jobs[hash] = "never submitted"
         if (job_id := self.jobs.get(hash)) and not waiting:
-            with suppress(UserError):  # a job that has just ended cannot be signalled, and squeue tells what became of it
+            # a job that has just ended cannot be signalled, and squeue tells what became of it
+            with suppress(UserError):
                 pending = self._queue().get(job_id, ("", ""))[0] == "PENDING"
                 _call("scancel", *([] if kill or pending else ["--batch", "--signal=TERM"]), job_id)
 
@@ -97,15 +110,23 @@ class SlurmLauncher:
         """Jobs go on; the next coordinator adopts them."""
 
     def _queue(self) -> dict[str, tuple[str, str]]:
-        """State and name by job id, of jobs that have just ended, too. Raises UserError while the controller does not answer."""
-        lines = _call("squeue", "--noheader", "--array", "--me", "--states=all", "--format=%i %T %j").splitlines()
-        return {job: (state, name) for job, state, name in (line.split(maxsplit=2) for line in lines)}
+        """State and name by job id, of jobs that have just ended, too. Raises UserError while the
+        controller does not answer.
+        """
+        lines = _call(
+            "squeue", "--noheader", "--array", "--me", "--states=all", "--format=%i %T %j"
+        ).splitlines()
+        return {
+            job: (state, name) for job, state, name in (line.split(maxsplit=2) for line in lines)
+        }
 
     def _submit(self, jobs: list[Job]) -> None:
         stem = self.folder / f"{time.time_ns()}"
         write_atomic(stem.with_suffix(".txt"), "".join(f"{job.folder}\n" for job in jobs).encode())
         write_atomic(stem.with_suffix(".sh"), self._script(stem, len(jobs)).encode())
-        number = _call("sbatch", "--parsable", str(stem.with_suffix(".sh"))).strip().partition(";")[0]
+        number = (
+            _call("sbatch", "--parsable", str(stem.with_suffix(".sh"))).strip().partition(";")[0]
+        )
         self.jobs |= {job.hash: f"{number}_{index}" for index, job in enumerate(jobs)}
 
     def _script(self, stem: Path, count: int) -> str:
@@ -116,7 +137,9 @@ class SlurmLauncher:
             "cpus-per-task": resources.threads * max(1, resources.devices),
             "output": "/dev/null",
             "signal": f"B:TERM@{NOTICE}",
-            "time": math.ceil(60 * resources.time_limit + NOTICE / 60) if resources.time_limit else None,
+            "time": math.ceil(60 * resources.time_limit + NOTICE / 60)
+            if resources.time_limit
+            else None,
             "partition": spec.partition,
             "account": spec.account,
             "qos": spec.qos,
@@ -131,7 +154,8 @@ class SlurmLauncher:
             self.spec.setup,
             f"cd {shlex.quote(os.getcwd())}",
             f"export OMP_NUM_THREADS={resources.threads}",
-            f'folder=$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" {shlex.quote(str(stem.with_suffix(".txt")))})',
+            'folder=$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" '
+            f"{shlex.quote(str(stem.with_suffix('.txt')))})",
             f'exec {command} "$folder" {shlex.quote(self.function)} >>"$folder/log.txt" 2>&1',
         ]
         return "\n".join([*lines, ""])
@@ -140,17 +164,33 @@ class SlurmLauncher:
 def _account(job: str) -> str:
     """How a job that squeue has forgotten ended; empty where there is no accounting."""
     with suppress(UserError):
-        return (_call("sacct", "--noheader", "--parsable2", "--allocations", "--format=State", f"--jobs={job}").split() or [""])[0]
+        return (
+            _call(
+                "sacct",
+                "--noheader",
+                "--parsable2",
+                "--allocations",
+                "--format=State",
+                f"--jobs={job}",
+            ).split()
+            or [""]
+        )[0]
     return ""
 
 
 def _call(*command: str) -> str:
     """Output of a Slurm command. Raises UserError with what Slurm said."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=60
+        ).stdout
     except FileNotFoundError:
-        raise UserError(f"launcher.name: slurm, but there is no {command[0]} here; run this on a login node") from None
+        raise UserError(
+            f"launcher.name: slurm, but there is no {command[0]} here; run this on a login node"
+        ) from None
     except subprocess.TimeoutExpired:
         raise UserError(f"{command[0]}: no answer within a minute") from None
     except subprocess.CalledProcessError as error:
-        raise UserError(f"{command[0]}: {(error.stderr or 'failed').strip().splitlines()[-1]}") from None
+        raise UserError(
+            f"{command[0]}: {(error.stderr or 'failed').strip().splitlines()[-1]}"
+        ) from None

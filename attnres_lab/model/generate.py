@@ -1,4 +1,6 @@
-"""Decoding with a key/value cache; depth attention runs as in training, on one token at a time. Shapes: B batch, T time, V vocabulary."""
+"""Decoding with a key/value cache; depth attention runs as in training, on one token at a time.
+Shapes: B batch, T time, V vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +9,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from attnres_lab.model import KVCache, Transformer
+from attnres_lab.model.transformer import KVCache, Transformer
 
 
 def prefill(model: Transformer, tokens_BT: Tensor, caches: list[KVCache], chunk: int) -> Tensor:
-    """Logits [B, V] after the prompt, fed in chunks: the rows of depth attention are then never longer than ``chunk`` tokens."""
+    """Logits [B, V] after the prompt, fed in chunks: the rows of depth attention are then never
+    longer than ``chunk`` tokens.
+    """
     for piece_BT in torch.split(tokens_BT, chunk, 1):
         logits_BTV = model(piece_BT, caches)
     return logits_BTV[:, -1]  # type: ignore[no-any-return]
@@ -19,9 +23,15 @@ def prefill(model: Transformer, tokens_BT: Tensor, caches: list[KVCache], chunk:
 
 @torch.inference_mode()
 def generate(
-    model: Transformer, prompt_BT: Tensor, count: int, temperature: float = 0.0, chunk: int = 512, generator: torch.Generator | None = None
+    model: Transformer,
+    prompt_BT: Tensor,
+    count: int,
+    temperature: float = 0.0,
+    chunk: int = 512,
+    generator: torch.Generator | None = None,
 ) -> Iterator[Tensor]:
-    """Yield ``count`` times the next token of each sequence, [B]: the likeliest, or with a temperature a draw from softmax(logits / temperature).
+    """Yield ``count`` times the next token of each sequence, [B]: the likeliest, or with a
+    temperature a draw from softmax(logits / temperature).
 
     Raises ValueError for an empty prompt.
     """
@@ -31,7 +41,9 @@ def generate(
     logits_BV = prefill(model, prompt_BT, caches, chunk)
     for left in range(count, 0, -1):
         if temperature > 0:
-            token_B = torch.multinomial((logits_BV.float() / temperature).softmax(-1), 1, generator=generator)[:, 0]
+            token_B = torch.multinomial(
+                (logits_BV.float() / temperature).softmax(-1), 1, generator=generator
+            )[:, 0]
         else:
             token_B = logits_BV.argmax(-1)
         yield token_B

@@ -1,7 +1,8 @@
 """What a run costs, in one formula each: parameters and exact training FLOPs.
 
-FLOPs are those of the matrix products (a multiply and an add are two), attention scores counted in full (not halved for causality), as
-``torch.utils.flop_counter.FlopCounterMode`` counts them; the backward pass costs twice the forward. Recomputation is not counted.
+FLOPs are those of the matrix products (a multiply and an add are two), attention scores counted in
+full (not halved for causality), as ``torch.utils.flop_counter.FlopCounterMode`` counts them; the
+backward pass costs twice the forward. Recomputation is not counted.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ from functools import lru_cache
 
 import torch
 
-from attnres_lab.model import ModelConfig
+from attnres_lab.model.transformer import ModelConfig
 from attnres_lab.residual import REGISTRY, Residual
 
 
 @dataclass(frozen=True)
 class Params:
-    """Numbers of parameters; ``non_embedding`` is N of the scaling laws (embedding and head left out)."""
+    """Numbers of parameters; ``non_embedding`` is N of the scaling laws (embedding and head left
+    out).
+    """
 
     non_embedding: int
     total: int
@@ -27,7 +30,12 @@ class Params:
 @lru_cache(maxsize=1024)
 def num_params(c: ModelConfig) -> Params:
     """Parameters of a model, without building it."""
-    attention = c.dim + 2 * c.dim * c.dim + 2 * c.dim * c.kv_heads * c.head_dim + (2 * c.head_dim if c.qk_norm else 0)
+    attention = (
+        c.dim
+        + 2 * c.dim * c.dim
+        + 2 * c.dim * c.kv_heads * c.head_dim
+        + (2 * c.head_dim if c.qk_norm else 0)
+    )
     mlp = c.dim + 3 * c.dim * c.hidden_dim
     residual = sum(p.numel() for p in _residual(c).parameters())
     n = c.num_layers * (attention + mlp) + c.dim + residual

@@ -1,7 +1,8 @@
 """The run folder: the truth about one training run, mirrored elsewhere by others (docs/design.md).
 
-Every write is atomic (a temporary file, then a rename) or an append of whole lines, so that a reader in another process never sees half a value,
-and a full disk leaves the previous state in place.
+Every write is atomic (a temporary file, then a rename) or an append of whole lines, so that a
+reader in another process never sees half a value, and a full disk leaves the previous state in
+place.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ class Status:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Replace ``path`` by ``data``: the old content or the new one, never a mixture. Raises OSError (disk full, read-only)."""
+    """Replace ``path`` by ``data``: the old content or the new one, never a mixture. Raises OSError
+    (disk full, read-only).
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -46,7 +49,9 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """``value`` as JSON, atomically. Non-finite floats become the strings "nan", "inf" and "-inf": JSON has no such numbers."""
+    """``value`` as JSON, atomically. Non-finite floats become the strings "nan", "inf" and "-inf":
+    JSON has no such numbers.
+    """
     write_atomic(path, (json.dumps(_finite(value), indent=1) + "\n").encode())
 
 
@@ -87,9 +92,13 @@ class RunFolder:
         value = read_json(self.path / "status.json")
         return Status(**value) if value else Status("scheduled")
 
-    def set_status(self, state: State, *, failure: Failure | None = None, message: str = "", step: int = 0) -> None:
+    def set_status(
+        self, state: State, *, failure: Failure | None = None, message: str = "", step: int = 0
+    ) -> None:
         """Write the status, atomically."""
-        write_json(self.path / "status.json", asdict(Status(state, failure, message, step, time.time())))
+        write_json(
+            self.path / "status.json", asdict(Status(state, failure, message, step, time.time()))
+        )
 
     def beat(self) -> None:
         """Show that the run is alive."""
@@ -103,7 +112,9 @@ class RunFolder:
             return None
 
     def append_metrics(self, row: Mapping[str, float]) -> None:
-        """Append one row: ``step``, ``time`` (unix seconds) and metrics; a whole line in one write."""
+        """Append one row: ``step``, ``time`` (unix seconds) and metrics; a whole line in one
+        write.
+        """
         with open(self.metrics, "ab") as file:
             file.write((json.dumps(_finite(row)) + "\n").encode())
 

@@ -1,6 +1,7 @@
 """The whole network: a decoder-only Transformer with a replaceable residual connection.
 
-Shapes: B batch, T time, D width, H query heads, K key/value heads, E head width, F MLP width, V vocabulary.
+Shapes: B batch, T time, D width, H query heads, K key/value heads, E head width, F MLP width, V
+vocabulary.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from attnres_lab.init import init_weights
+from attnres_lab.model.init import init_weights
 from attnres_lab.residual import REGISTRY, BaselineConfig, ResidualConfig
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes of the trunk. ``norm_eps`` matters: depth reads shrink h by about 1/sources (docs/decisions)."""
+    """Sizes of the trunk. ``norm_eps`` matters: depth reads shrink h by about 1/sources
+    (docs/decisions).
+    """
 
     vocab_size: int = 256
     dim: int = 64
@@ -40,11 +43,18 @@ class ModelConfig:
             if getattr(self, key) < 1:
                 raise ValueError(f"model.{key}: {getattr(self, key)} is not positive")
         if self.dim % self.num_heads:
-            raise ValueError(f"model.num_heads: {self.num_heads} heads do not divide model.dim = {self.dim}")
+            raise ValueError(
+                f"model.num_heads: {self.num_heads} heads do not divide model.dim = {self.dim}"
+            )
         if self.head_dim % 2:
-            raise ValueError(f"model.num_heads: a head is {self.head_dim} wide, RoPE needs an even width")
+            raise ValueError(
+                f"model.num_heads: a head is {self.head_dim} wide, RoPE needs an even width"
+            )
         if self.kv_heads < 1 or self.num_heads % self.kv_heads:
-            raise ValueError(f"model.num_kv_heads: {self.kv_heads} does not divide model.num_heads = {self.num_heads}")
+            raise ValueError(
+                f"model.num_kv_heads: {self.kv_heads} does not divide model.num_heads = "
+                f"{self.num_heads}"
+            )
         if self.norm_eps <= 0:
             raise ValueError(f"model.norm_eps: {self.norm_eps} is not positive")
         self.residual.check(self.num_sublayers, self.dim)
@@ -114,7 +124,12 @@ class Attention(nn.Module):
             if past:  # query t sees keys up to past + t
                 mask = torch.ones(T, past + T, dtype=torch.bool, device=x_BTD.device).tril(past)
         y_BHTE = F.scaled_dot_product_attention(
-            q_BHTE, k_BKTE, v_BKTE, attn_mask=mask, is_causal=mask is None, enable_gqa=self.c.kv_heads != self.c.num_heads
+            q_BHTE,
+            k_BKTE,
+            v_BKTE,
+            attn_mask=mask,
+            is_causal=mask is None,
+            enable_gqa=self.c.kv_heads != self.c.num_heads,
         )
         out: Tensor = self.out(y_BHTE.transpose(1, 2).reshape(B, T, D))
         return out
@@ -142,7 +157,9 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = c = config
         self.embed = nn.Embedding(c.vocab_size, c.dim)
-        self.sublayers = nn.ModuleList(m for _ in range(c.num_layers) for m in (Attention(c), SwiGLU(c)))
+        self.sublayers = nn.ModuleList(
+            m for _ in range(c.num_layers) for m in (Attention(c), SwiGLU(c))
+        )
         self.norm = nn.RMSNorm(c.dim, eps=c.norm_eps)
         self.head = nn.Linear(c.dim, c.vocab_size, bias=False)
         self.residual = REGISTRY[c.residual.name](c.residual, c.num_sublayers, c.dim, c.norm_eps)
@@ -162,7 +179,9 @@ class Transformer(nn.Module):
         logits: Tensor = self.head(self.norm(self.residual.finish(state)))
         return logits
 
-    def _sublayer(self, module: nn.Module, index: int, rope: Tensor, caches: list[KVCache] | None) -> Callable[[Tensor], Tensor]:
+    def _sublayer(
+        self, module: nn.Module, index: int, rope: Tensor, caches: list[KVCache] | None
+    ) -> Callable[[Tensor], Tensor]:
         def call(x_BTD: Tensor) -> Tensor:
             if not isinstance(module, Attention):
                 return module(x_BTD)  # type: ignore[no-any-return]
@@ -175,8 +194,12 @@ class Transformer(nn.Module):
 
 def rope_angles(c: ModelConfig, offset: int, length: int, device: torch.device) -> Tensor:
     """Angles [T, E/2] of positions ``offset .. offset + length`` (RoPE, arXiv 2104.09864)."""
-    frequency = c.rope_theta ** -(torch.arange(0, c.head_dim, 2, device=device, dtype=torch.float32) / c.head_dim)
-    return torch.outer(torch.arange(offset, offset + length, device=device, dtype=torch.float32), frequency)
+    frequency = c.rope_theta ** -(
+        torch.arange(0, c.head_dim, 2, device=device, dtype=torch.float32) / c.head_dim
+    )
+    return torch.outer(
+        torch.arange(offset, offset + length, device=device, dtype=torch.float32), frequency
+    )
 
 
 def rotate(x_BHTE: Tensor, angles_TE: Tensor) -> Tensor:

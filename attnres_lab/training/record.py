@@ -1,4 +1,6 @@
-"""The Recorder: turns training into the run folder's files, and decides when to validate, probe, save and stop."""
+"""The Recorder: turns training into the run folder's files, and decides when to validate, probe,
+save and stop.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +15,17 @@ import torch
 
 from attnres_lab.config import RunConfig
 from attnres_lab.data import Corpus
-from attnres_lab.flops import num_params
-from attnres_lab.gauges import Gauges, peak_flops
-from attnres_lab.lit import LitTransformer
-from attnres_lab.probe import Probe
-from attnres_lab.runfiles import RunFolder, write_json
+from attnres_lab.model.flops import num_params
+from attnres_lab.runs.folder import RunFolder, write_json
+from attnres_lab.training.gauges import Gauges, peak_flops
+from attnres_lab.training.module import LitTransformer
+from attnres_lab.training.probe import Probe
 
 
 class Recorder(pl.Callback):
-    """Writes rows, depth records, checkpoints and the final result of a run; ends it on divergence, SIGTERM, Ctrl-C or a ``stop`` file."""
+    """Writes rows, depth records, checkpoints and the final result of a run; ends it on divergence,
+    SIGTERM, Ctrl-C or a ``stop`` file.
+    """
 
     def __init__(self, folder: RunFolder, config: RunConfig, corpus: Corpus) -> None:
         self.folder, self.config, self.corpus = folder, config, corpus
@@ -37,7 +41,10 @@ class Recorder(pl.Callback):
         assert isinstance(module, LitTransformer)
         self._logged_at = (module.step, module.seconds)
         module.watch.device = module.device
-        self._gauges, self._peak = Gauges(module.device), peak_flops(module.device, str(trainer.precision))
+        self._gauges, self._peak = (
+            Gauges(module.device),
+            peak_flops(module.device, str(trainer.precision)),
+        )
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
 
@@ -46,24 +53,37 @@ class Recorder(pl.Callback):
             raise KeyboardInterrupt
         self._signalled = True
 
-    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         assert isinstance(module, LitTransformer)
         module.watch.parts = {}
         module.watch.exact = (module.step + 1) % self.config.train.log_every == 0
         t = self.config.train
-        due = module.step + 1 == module.total_steps or (t.probe_every > 0 and (module.step + 1) % t.probe_every == 0)
-        if due and t.strategy != "fsdp" and not t.compile:  # a probe reads whole weights of plain modules
+        due = module.step + 1 == module.total_steps or (
+            t.probe_every > 0 and (module.step + 1) % t.probe_every == 0
+        )
+        # a probe reads whole weights of plain modules
+        if due and t.strategy != "fsdp" and not t.compile:
             self._probe = Probe(module.model)
             self._probe.__enter__()
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
         assert isinstance(module, LitTransformer)
         module.watch.lap("rest")
         if self._probe:
             self._probe.__exit__(None, None, None)
         module.seconds += sum(module.watch.parts.values())
         if module.total_steps is None and trainer.world_size > 1:
-            module.seconds = trainer.strategy.broadcast(module.seconds)  # all ranks agree on the schedule
+            # all ranks agree on the schedule
+            module.seconds = trainer.strategy.broadcast(module.seconds)
         t = self.config.train
         done = module.finished
         if done or module.step % t.log_every == 0:
@@ -142,19 +162,32 @@ class Recorder(pl.Callback):
 
     @torch.no_grad()
     def _validate(self, trainer: pl.Trainer, module: LitTransformer) -> None:
-        """Mean loss over the corpus's fixed validation set; each rank takes every world-th batch."""
+        """Mean loss over the corpus's fixed validation set; each rank takes every world-th
+        batch.
+        """
         d = self.config.data
         module.eval()
         total = torch.zeros(2, dtype=torch.float64)
         with trainer.precision_plugin.val_step_context():
-            for index, batch in enumerate(self.corpus.val_batches(d.seq_len, self.config.train.micro, d.val_tokens)):
+            for index, batch in enumerate(
+                self.corpus.val_batches(d.seq_len, self.config.train.micro, d.val_tokens)
+            ):
                 if index % trainer.world_size == trainer.global_rank:
                     tokens = torch.from_numpy(batch).to(module.device)
-                    total += torch.tensor([float(module.loss(tokens)) * len(batch), len(batch)], dtype=torch.float64)
+                    total += torch.tensor(
+                        [float(module.loss(tokens)) * len(batch), len(batch)], dtype=torch.float64
+                    )
         total = trainer.strategy.reduce(total.to(module.device), reduce_op="sum")
         module.train()
         loss = float(total[0] / total[1])
-        self._write(trainer, {**self._position(module), "val/loss": loss, "val/bpb": loss / math.log(2) / self.corpus.bytes_per_token})
+        self._write(
+            trainer,
+            {
+                **self._position(module),
+                "val/loss": loss,
+                "val/bpb": loss / math.log(2) / self.corpus.bytes_per_token,
+            },
+        )
         if not math.isfinite(loss):
             self.state = "diverged"
 
@@ -166,7 +199,11 @@ class Recorder(pl.Callback):
 
     def result(self, module: LitTransformer) -> dict[str, float]:
         """Final numbers of the run."""
-        keep = {key: value for key, value in self.last.items() if key != "time" and not key.startswith("system/")}
+        keep = {
+            key: value
+            for key, value in self.last.items()
+            if key != "time" and not key.startswith("system/")
+        }
         return keep | {
             "flops_6nd": 6 * self.params.non_embedding * keep.get("tokens", 0),
             "device_seconds": module.seconds * self.config.train.world,

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from filelock import FileLock, Timeout
 
 from attnres_lab.errors import UserError
-from attnres_lab.runfiles import RunFolder
+from attnres_lab.runs.folder import RunFolder
 
 
 @contextmanager

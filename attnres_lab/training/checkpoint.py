@@ -13,9 +13,13 @@ from attnres_lab.errors import UserError
 
 
 class AtomicCheckpoint(TorchCheckpointIO):
-    """Writes beside the old checkpoint and renames, so that a kill or a full disk leaves the old one whole; loads tensors only, no code."""
+    """Writes beside the old checkpoint and renames, so that a kill or a full disk leaves the old
+    one whole; loads tensors only, no code.
+    """
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp")
@@ -26,21 +30,31 @@ class AtomicCheckpoint(TorchCheckpointIO):
             temporary.replace(path)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
             raise OSError(
-                getattr(error, "errno", 0) or 0, f"the checkpoint could not be written ({str(error).splitlines()[0]})", str(path)
+                getattr(error, "errno", 0) or 0,
+                f"the checkpoint could not be written ({str(error).splitlines()[0]})",
+                str(path),
             ) from error
         finally:
             temporary.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path, config_hash: str | None = None) -> dict[str, Any]:
-    """The checkpoint in ``path``, as tensors and plain values. Raises UserError where it is corrupt or belongs to another config."""
+    """The checkpoint in ``path``, as tensors and plain values. Raises UserError where it is corrupt
+    or belongs to another config.
+    """
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         found = checkpoint["config_hash"]
     except FileNotFoundError:
         raise UserError(f"{path}: there is no checkpoint here") from None
     except Exception as error:  # torch.load raises half a dozen types on damaged files
-        raise UserError(f"{path}: corrupt checkpoint ({type(error).__name__}); delete it to train again from the start") from error
+        raise UserError(
+            f"{path}: corrupt checkpoint ({type(error).__name__}); delete it to train again from "
+            "the start"
+        ) from error
     if config_hash and found != config_hash:
-        raise UserError(f"{path}: this checkpoint belongs to another config ({found}, not {config_hash}); use another folder or delete it")
+        raise UserError(
+            f"{path}: this checkpoint belongs to another config ({found}, not {config_hash}); use "
+            "another folder or delete it"
+        )
     return checkpoint

@@ -15,14 +15,21 @@ from torch import Tensor
 from attnres_lab.config import RunConfig, content_hash, to_yaml
 from attnres_lab.data import Corpus
 from attnres_lab.model import Transformer
-from attnres_lab.optim import lr_factor, make_optimizers, set_lr
+from attnres_lab.training.optim import lr_factor, make_optimizers, set_lr
 
 
 class Stopwatch:
-    """Seconds by part of the step; it waits for the device only while ``exact`` (a logged step), else it would slow training."""
+    """Seconds by part of the step; it waits for the device only while ``exact`` (a logged step),
+    else it would slow training.
+    """
 
     def __init__(self, device: torch.device) -> None:
-        self.device, self.exact, self.parts, self.last = device, False, dict[str, float](), time.perf_counter()
+        self.device, self.exact, self.parts, self.last = (
+            device,
+            False,
+            dict[str, float](),
+            time.perf_counter(),
+        )
 
     def lap(self, part: str) -> None:
         """Add the time since the last lap to ``part``."""
@@ -34,10 +41,11 @@ class Stopwatch:
 
 
 class LitTransformer(pl.LightningModule):
-    """A Transformer with its optimisation: one ``training_step`` is one optimiser step, over all its micro-batches.
+    """A Transformer with its optimisation: one ``training_step`` is one optimiser step, over all
+    its micro-batches.
 
-    Optimisation is manual because Muon needs a second optimiser beside it, and because a step is then the same thing for accumulation,
-    schedules, budgets and checkpoints.
+    Optimisation is manual because Muon needs a second optimiser beside it, and because a step is
+    then the same thing for accumulation, schedules, budgets and checkpoints.
     """
 
     def __init__(self, config: RunConfig) -> None:
@@ -117,7 +125,11 @@ class LitTransformer(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["config"] = to_yaml(self.config)
         checkpoint["config_hash"] = content_hash(self.config)
-        checkpoint["run"] = {"step": self.step, "seconds": self.seconds, "loss_sum": float(self.loss_sum)}
+        checkpoint["run"] = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "loss_sum": float(self.loss_sum),
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         run = checkpoint["run"]
@@ -126,7 +138,9 @@ class LitTransformer(pl.LightningModule):
 
 
 class StepLoader:
-    """Batches [rows of this rank, T + 1] from the module's current step on: an interrupted run continues with the very batch it owes."""
+    """Batches [rows of this rank, T + 1] from the module's current step on: an interrupted run
+    continues with the very batch it owes.
+    """
 
     def __init__(self, module: LitTransformer, corpus: Corpus, rank: int, world: int) -> None:
         self.module, self.corpus, self.rank, self.world = module, corpus, rank, world
@@ -135,6 +149,8 @@ class StepLoader:
         c = self.module.config
         step = self.module.step
         while self.module.total_steps is None or step < self.module.total_steps:
-            batch = self.corpus.train_batch(c.seed, step, c.train.batch_size, c.data.seq_len, slice(self.rank, None, self.world))
+            batch = self.corpus.train_batch(
+                c.seed, step, c.train.batch_size, c.data.seq_len, slice(self.rank, None, self.world)
+            )
             yield torch.from_numpy(batch)
             step += 1

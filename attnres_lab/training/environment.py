@@ -14,14 +14,18 @@ import torch
 from attnres_lab.config import RunConfig, content_hash
 from attnres_lab.data import Corpus
 from attnres_lab.data.corpus import MANIFEST
-from attnres_lab.flops import num_params
-from attnres_lab.runfiles import RunFolder, write_atomic, write_json
+from attnres_lab.model.flops import num_params
+from attnres_lab.runs.folder import RunFolder, write_atomic, write_json
 
 DIFF_BYTES = 1_000_000  # a longer diff is cut
 
 
-def write_environment(files: RunFolder, config: RunConfig, corpus: Corpus, device: torch.device) -> None:
-    """Write ``environment.json``, and as artifacts the corpus's manifest (``data.json``) and what of the code is not committed (``code.diff``)."""
+def write_environment(
+    files: RunFolder, config: RunConfig, corpus: Corpus, device: torch.device
+) -> None:
+    """Write ``environment.json``, and as artifacts the corpus's manifest (``data.json``) and what
+    of the code is not committed (``code.diff``).
+    """
     diff = uncommitted(Path(__file__).parent)
     write_json(files.environment, environment(config, corpus, device) | {"dirty": bool(diff)})
     files.artifacts.mkdir(exist_ok=True)
@@ -42,7 +46,10 @@ def environment(config: RunConfig, corpus: Corpus, device: torch.device) -> dict
         "params": params.non_embedding,
         "params_total": params.total,
         "revision": _git(Path(__file__).parent, "rev-parse", "HEAD").decode().strip() or None,
-        "versions": {name: version(name) for name in ("attnres-lab", "torch", "pytorch-lightning", "optuna", "mlflow", "numpy")},
+        "versions": {
+            name: version(name)
+            for name in ("attnres-lab", "torch", "pytorch-lightning", "optuna", "mlflow", "numpy")
+        },
         "python": platform.python_version(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
         "devices": config.train.world,
@@ -55,18 +62,33 @@ def cpu_name() -> str:
     """The processor's model, where the system tells, else its architecture."""
     facts = Path("/proc/cpuinfo")
     lines = facts.read_text().splitlines() if facts.exists() else []
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    model = next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), ""
+    )
     return model or platform.processor() or platform.machine()
 
 
 def uncommitted(code: Path) -> bytes:
-    """The changes in the repository that holds ``code``, and the files below ``code`` that are new, as one patch; empty where there is no Git."""
+    """The changes in the repository that holds ``code``, and the files below ``code`` that are new,
+    as one patch; empty where there is no Git.
+    """
     top = Path(_git(code, "rev-parse", "--show-toplevel").decode().strip() or code)
-    new = _git(top, "ls-files", "--others", "--exclude-standard", "-z", str(code)).decode().split("\0")
-    parts = [_git(top, "diff", "HEAD"), *(_git(top, "diff", "--no-index", "/dev/null", name) for name in new if name)]
+    new = (
+        _git(top, "ls-files", "--others", "--exclude-standard", "-z", str(code))
+        .decode()
+        .split("\0")
+    )
+    parts = [
+        _git(top, "diff", "HEAD"),
+        *(_git(top, "diff", "--no-index", "/dev/null", name) for name in new if name),
+    ]
     return b"".join(parts)
 
 
 def _git(folder: Path, *words: str) -> bytes:
     """What Git prints; nothing where there is no Git or no repository."""
-    return subprocess.run(["git", "-C", str(folder), *words], capture_output=True).stdout if shutil.which("git") else b""
+    return (
+        subprocess.run(["git", "-C", str(folder), *words], capture_output=True).stdout
+        if shutil.which("git")
+        else b""
+    )

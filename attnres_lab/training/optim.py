@@ -4,37 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import nn
 
+from attnres_lab.config import OptimConfig
 from attnres_lab.model import Transformer
-
-
-@dataclass(frozen=True)
-class OptimConfig:
-    """AdamW, or Muon for the trunk's matrices with AdamW for the rest."""
-
-    name: Literal["adamw", "muon"] = "adamw"
-    lr: float = 3e-3
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.1  # of the trunk's matrices only
-    residual_lr_mult: float = 1.0  # the residual's parameters: no weight decay, no Muon
-    clip: float = 1.0  # global gradient norm; 0: off
-    schedule: Literal["cosine", "wsd"] = "cosine"
-    warmup: float = 0.05  # fraction of the steps
-    decay: float = 0.2  # fraction of the steps; wsd only
-    final_lr: float = 0.1  # fraction of lr at the last step
-
-    def __post_init__(self) -> None:
-        """Raises ValueError with the key and the remedy."""
-        if self.lr <= 0:
-            raise ValueError(f"optim.lr: {self.lr} is not positive")
-        for key in ("warmup", "decay", "final_lr"):
-            if not 0 <= getattr(self, key) <= 1:
-                raise ValueError(f"optim.{key}: {getattr(self, key)} is not a fraction between 0 and 1")
 
 
 def lr_factor(c: OptimConfig, progress: float) -> float:
@@ -50,7 +25,9 @@ def lr_factor(c: OptimConfig, progress: float) -> float:
 
 
 def parameter_groups(model: Transformer) -> dict[str, list[nn.Parameter]]:
-    """Parameters by kind: ``matrix`` (the trunk's, with weight decay), ``vector`` (gains, embedding and head, without) and ``residual``."""
+    """Parameters by kind: ``matrix`` (the trunk's, with weight decay), ``vector`` (gains, embedding
+    and head, without) and ``residual``.
+    """
     residual = list(model.residual.parameters())
     known = {id(p) for p in residual}
     matrix = [p for p in model.sublayers.parameters() if p.ndim == 2]
@@ -60,12 +37,20 @@ def parameter_groups(model: Transformer) -> dict[str, list[nn.Parameter]]:
 
 
 def make_optimizers(model: Transformer, c: OptimConfig) -> list[torch.optim.Optimizer]:
-    """One optimiser, or two with Muon. Each group keeps its full learning rate under ``base_lr``."""
+    """One optimiser, or two with Muon. Each group keeps its full learning rate under
+    ``base_lr``.
+    """
     groups = parameter_groups(model)
     matrix = {"params": groups["matrix"], "weight_decay": c.weight_decay, "base_lr": c.lr}
     plain = [{"params": groups["vector"], "weight_decay": 0.0, "base_lr": c.lr}]
     if groups["residual"]:
-        plain.append({"params": groups["residual"], "weight_decay": 0.0, "base_lr": c.lr * c.residual_lr_mult})
+        plain.append(
+            {
+                "params": groups["residual"],
+                "weight_decay": 0.0,
+                "base_lr": c.lr * c.residual_lr_mult,
+            }
+        )
     if c.name == "adamw":
         return [torch.optim.AdamW([matrix, *plain], lr=c.lr, betas=c.betas, fused=True)]
     muon = torch.optim.Muon([matrix], lr=c.lr, adjust_lr_fn="match_rms_adamw")

@@ -2,16 +2,17 @@
 
     weight                    | distribution      | standard deviation
     --------------------------|-------------------|---------------------------------------------
-    embed                     | normal            | 1 (tied: 1/sqrt(D), and the input is multiplied by sqrt(D))
+    embed                     | normal            | 1 (tied: 1/sqrt(D), the input times sqrt(D))
     head                      | normal            | 1/sqrt(D)
     q, kv, gate_up            | truncated normal  | 1/sqrt(fan in)
     out (attention, MLP)      | truncated normal  | 1/sqrt(fan in * number of sublayers)
     norm gains                | constant 1        |
     residual parameters       | by the variant    | deterministic: a variant draws no random numbers
 
-The embedding has unit scale because every depth read divides by about the number of sources: with std 0.02 the norm's eps (1e-6) would already
-change the logits by 2.8 %, with unit scale by less than 1e-5.
-Weights are drawn from one generator in the order of the trunk's modules, so that all variants of a seed share them.
+The embedding has unit scale because every depth read divides by about the number of sources: with
+std 0.02 the norm's eps (1e-6) would already change the logits by 2.8 %, with unit scale by less
+than 1e-5. Weights are drawn from one generator in the order of the trunk's modules, so that all
+variants of a seed share them.
 """
 
 from __future__ import annotations
@@ -22,17 +23,23 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from attnres_lab.model import Transformer
+    from attnres_lab.model.transformer import Transformer
 
 
 def init_weights(model: Transformer, seed: int) -> None:
-    """Draw the trunk's weights from ``seed``, in place; residual parameters stay as their variant made them."""
+    """Draw the trunk's weights from ``seed``, in place; residual parameters stay as their variant
+    made them.
+    """
     generator = torch.Generator().manual_seed(seed)
     c = model.config
-    nn.init.normal_(model.embed.weight, std=c.dim**-0.5 if c.tie_embeddings else 1.0, generator=generator)
+    nn.init.normal_(
+        model.embed.weight, std=c.dim**-0.5 if c.tie_embeddings else 1.0, generator=generator
+    )
     for name, module in model.sublayers.named_modules():
         if isinstance(module, nn.Linear):
             depth = c.num_sublayers if name.endswith("out") else 1
             std = (module.in_features * depth) ** -0.5
-            nn.init.trunc_normal_(module.weight, std=std, a=-3 * std, b=3 * std, generator=generator)
+            nn.init.trunc_normal_(
+                module.weight, std=std, a=-3 * std, b=3 * std, generator=generator
+            )
     nn.init.normal_(model.head.weight, std=c.dim**-0.5, generator=generator)

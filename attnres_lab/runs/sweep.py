@@ -1,4 +1,6 @@
-"""A sweep's folder: what was planned, what each trial did, who runs it now. Standard library only, so that ``status`` is quick."""
+"""A sweep's folder: what was planned, what each trial did, who runs it now. Standard library only,
+so that ``status`` is quick.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +18,15 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from attnres_lab.errors import UserError
-from attnres_lab.paths import runs_folder
-from attnres_lab.runfiles import RunFolder, read_json, write_atomic, write_json
+from attnres_lab.runs.folder import RunFolder, read_json, write_atomic, write_json
+from attnres_lab.runs.paths import runs_folder
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A planned trial: ``hash`` of its resolved config, ``point`` of the same config whatever the seed; FLOPs and tokens of the whole training."""
+    """A planned trial: ``hash`` of its resolved config, ``point`` of the same config whatever the
+    seed; FLOPs and tokens of the whole training.
+    """
 
     hash: str
     point: str
@@ -89,11 +93,16 @@ class SweepFolder:
 
     @contextmanager
     def coordinate(self) -> Iterator[None]:
-        """Hold the sweep. The kernel frees the lock of a dead holder. Raises UserError that says who holds it."""
+        """Hold the sweep. The kernel frees the lock of a dead holder. Raises UserError that says
+        who holds it.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(self.path / "coordinator.lock", timeout=0):
-                write_json(self.path / "coordinator.json", {"pid": os.getpid(), "host": socket.gethostname(), "started": time.time()})
+                write_json(
+                    self.path / "coordinator.json",
+                    {"pid": os.getpid(), "host": socket.gethostname(), "started": time.time()},
+                )
                 self.stop.unlink(missing_ok=True)
                 yield
         except Timeout:

@@ -1,4 +1,6 @@
-"""``run(config, folder)``: one training run, from wherever its folder stands to its result. Composes, decides nothing."""
+"""``run(config, folder)``: one training run, from wherever its folder stands to its result.
+Composes, decides nothing.
+"""
 
 from __future__ import annotations
 
@@ -19,21 +21,31 @@ import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 
-from attnres_lab.checkpoint import AtomicCheckpoint, load_checkpoint
 from attnres_lab.config import RunConfig, content_hash, load, to_yaml
 from attnres_lab.data import prepare
-from attnres_lab.environment import write_environment
 from attnres_lab.errors import UserError
-from attnres_lab.lit import LitTransformer, StepLoader
-from attnres_lab.occupy import heartbeat, only_one
-from attnres_lab.progress import Progress
-from attnres_lab.record import Recorder
-from attnres_lab.runfiles import DONE, Failure, RunFolder, Status, read_json, write_atomic, write_json
+from attnres_lab.runs.folder import (
+    DONE,
+    Failure,
+    RunFolder,
+    Status,
+    read_json,
+    write_atomic,
+    write_json,
+)
+from attnres_lab.runs.lock import heartbeat, only_one
+from attnres_lab.training.checkpoint import AtomicCheckpoint, load_checkpoint
+from attnres_lab.training.environment import write_environment
+from attnres_lab.training.module import LitTransformer, StepLoader
+from attnres_lab.training.progress import Progress
+from attnres_lab.training.record import Recorder
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a run ended, and its final numbers (the keys of ``result.json``; empty unless it finished)."""
+    """How a run ended, and its final numbers (the keys of ``result.json``; empty unless it
+    finished).
+    """
 
     status: Status
     metrics: dict[str, Any]
@@ -42,12 +54,15 @@ class RunResult:
 def run(config: RunConfig, folder: Path | str, *, progress: bool = False) -> RunResult:
     """Train ``config`` in ``folder``: resume what was interrupted, return at once what is done.
 
-    Raises UserError for bad data, a folder of another config, a corrupt checkpoint, a full disk, or a folder that another process trains in.
+    Raises UserError for bad data, a folder of another config, a corrupt checkpoint, a full disk, or
+    a folder that another process trains in.
     """
     files = RunFolder(folder)
     files.path.mkdir(parents=True, exist_ok=True)
     with only_one(files), heartbeat(files):
-        if config.train.world > 1 and "attnres_lab.train" not in str(getattr(sys.modules["__main__"], "__spec__", None)):
+        if config.train.world > 1 and "attnres_lab.training.run" not in str(
+            getattr(sys.modules["__main__"], "__spec__", None)
+        ):
             return _run_ranks(config, files)
         return _run(config, files, progress)
 
@@ -63,12 +78,18 @@ def _run(config: RunConfig, files: RunFolder, progress: bool) -> RunResult:
         _fail(files, "config", str(error))
         raise
     except torch.OutOfMemoryError as error:
-        advice = f"halve train.micro_batch_size (now {config.train.micro}) or set model.activation_checkpointing=true"
+        advice = (
+            f"halve train.micro_batch_size (now {config.train.micro}) or set "
+            "model.activation_checkpointing=true"
+        )
         _fail(files, "out_of_memory", f"{str(error).splitlines()[0]} - {advice}")
         raise UserError(f"{files.path}: out of memory; {advice}") from error
     except OSError as error:
         _fail(files, "infrastructure", str(error))
-        raise UserError(f"{error.filename or files.path}: {error.strerror}; the last checkpoint is intact, run again once this is mended") from error
+        raise UserError(
+            f"{error.filename or files.path}: {error.strerror}; the last checkpoint is intact, "
+            "run again once this is mended"
+        ) from error
     except BaseException as error:
         _fail(files, "bug", f"{type(error).__name__}: {error}")
         raise
@@ -83,8 +104,15 @@ def _train(config: RunConfig, files: RunFolder, progress: bool) -> RunResult:
     torch.set_num_threads(config.train.threads)
     corpus = prepare(config.data, progress=progress)
     if corpus.vocab_size > config.model.vocab_size:
-        raise UserError(f"model.vocab_size: {config.model.vocab_size} is less than the tokenizer's {corpus.vocab_size}; set it to that")
-    trainer = _trainer(config, files, [recorder := Recorder(files, config, corpus)] + ([Progress(config)] if progress else []))
+        raise UserError(
+            f"model.vocab_size: {config.model.vocab_size} is less than the tokenizer's "
+            f"{corpus.vocab_size}; set it to that"
+        )
+    trainer = _trainer(
+        config,
+        files,
+        [recorder := Recorder(files, config, corpus)] + ([Progress(config)] if progress else []),
+    )
     module = LitTransformer(config)
     resume = None
     if files.checkpoint.exists():
@@ -98,11 +126,18 @@ def _train(config: RunConfig, files: RunFolder, progress: bool) -> RunResult:
         files.set_status("running", step=module.step)
     loader = StepLoader(module, corpus, trainer.global_rank, trainer.world_size)
     with _quiet():
-        trainer.fit(module, train_dataloaders=loader, ckpt_path=resume, weights_only=True if resume else None)
+        trainer.fit(
+            module,
+            train_dataloaders=loader,
+            ckpt_path=resume,
+            weights_only=True if resume else None,
+        )
     return _conclude(files, recorder, module, trainer.is_global_zero)
 
 
-def _conclude(files: RunFolder, recorder: Recorder, module: LitTransformer, writes: bool) -> RunResult:
+def _conclude(
+    files: RunFolder, recorder: Recorder, module: LitTransformer, writes: bool
+) -> RunResult:
     state = "finished" if recorder.state == "running" else recorder.state
     result = recorder.result(module)
     if writes:
@@ -115,16 +150,25 @@ def _conclude(files: RunFolder, recorder: Recorder, module: LitTransformer, writ
 
 def _trainer(config: RunConfig, files: RunFolder, callbacks: list[pl.Callback]) -> pl.Trainer:
     t = config.train
-    accelerator = t.device if t.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    accelerator = (
+        t.device if t.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    )
     if accelerator == "cuda" and not torch.cuda.is_available():
-        raise UserError("train.device: cuda was asked for, but torch finds no GPU here; use auto or cpu")
-    bf16 = t.precision == "bf16" or (t.precision == "auto" and accelerator == "cuda" and torch.cuda.is_bf16_supported())
+        raise UserError(
+            "train.device: cuda was asked for, but torch finds no GPU here; use auto or cpu"
+        )
+    bf16 = t.precision == "bf16" or (
+        t.precision == "auto" and accelerator == "cuda" and torch.cuda.is_bf16_supported()
+    )
     strategy: Any = "auto"
     plugins: list[Any] = [AtomicCheckpoint()]
     if t.nodes == 1:
-        plugins.append(LightningEnvironment())  # inside a Slurm job too: the lease is ours, not srun's
+        # inside a Slurm job too: the lease is ours, not srun's
+        plugins.append(LightningEnvironment())
     if t.strategy == "fsdp":
-        strategy = ModelParallelStrategy(data_parallel_size=t.world, tensor_parallel_size=1, save_distributed_checkpoint=False)
+        strategy = ModelParallelStrategy(
+            data_parallel_size=t.world, tensor_parallel_size=1, save_distributed_checkpoint=False
+        )
     elif t.world > 1:
         strategy = DDPStrategy()
     with _quiet():
@@ -151,22 +195,31 @@ def _claim(config: RunConfig, files: RunFolder) -> None:
     if files.config.exists():
         found = content_hash(load(files.config))
         if found != content_hash(config):
-            raise UserError(f"{files.path}: holds a run of another config ({found}, not {content_hash(config)}); choose another name or delete it")
+            raise UserError(
+                f"{files.path}: holds a run of another config ({found}, not "
+                f"{content_hash(config)}); choose another name or delete it"
+            )
     else:
         write_atomic(files.config, to_yaml(config).encode())
 
 
 def _run_ranks(config: RunConfig, files: RunFolder) -> RunResult:
-    """Several devices: Lightning starts the ranks by repeating the command line, so give it one that is this run and nothing else."""
+    """Several devices: Lightning starts the ranks by repeating the command line, so give it one
+    that is this run and nothing else.
+    """
     _claim(config, files)
     inherited = {**os.environ, "ATTNRES_LOCKED": str(files.path)}
-    ranks = subprocess.Popen([sys.executable, "-m", "attnres_lab.train", str(files.path)], env=inherited)
+    ranks = subprocess.Popen(
+        [sys.executable, "-m", "attnres_lab.training.run", str(files.path)], env=inherited
+    )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, frame: ranks.send_signal(number))
     code = ranks.wait()
     status = files.status()
     if code and status.state not in ("failed", "stopped"):
-        files.set_status("failed", failure="killed", message=f"a rank ended with code {code}", step=status.step)
+        files.set_status(
+            "failed", failure="killed", message=f"a rank ended with code {code}", step=status.step
+        )
     if files.status().state == "failed":
         raise UserError(f"{files.path}: {files.status().message}")
     return RunResult(files.status(), read_json(files.result) or {})
@@ -174,7 +227,9 @@ def _run_ranks(config: RunConfig, files: RunFolder) -> RunResult:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Lightning's advice on loggers, workers and hardware does not fit a loader that is index arithmetic."""
+    """Lightning's advice on loggers, workers and hardware does not fit a loader that is index
+    arithmetic.
+    """
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning.*")

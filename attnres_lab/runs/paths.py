@@ -7,7 +7,9 @@ from pathlib import Path
 
 
 def runs_folder() -> Path:
-    """``$ATTNRES_RUNS``, else ``runs`` in the nearest parent that holds ``runs/mlflow.db`` or ``pyproject.toml``, else in the working directory."""
+    """``$ATTNRES_RUNS``, else ``runs`` in the nearest parent that holds ``runs/mlflow.db`` or
+    ``pyproject.toml``, else in the working directory.
+    """
     if folder := os.environ.get("ATTNRES_RUNS"):
         return Path(folder).absolute()
     here = Path.cwd()
