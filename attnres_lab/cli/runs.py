@@ -47,7 +47,8 @@ def show(
     """A line per run, newest first."""
     from rich.table import Table
 
-    from attnres_lab.tracking.folders import find, records
+    from attnres_lab.runs.table import find
+    from attnres_lab.runs.table import table as records
 
     paths = find(folder)
     table = Table(box=None, header_style="bold")
@@ -73,9 +74,9 @@ def compare(
     """Final numbers of two runs side by side, and where their configs differ."""
     from rich.table import Table
 
-    from attnres_lab.tracking.folders import locate, records
+    from attnres_lab.runs.table import locate, table
 
-    first, second = records([locate(a), locate(b)])
+    first, second = table([locate(a), locate(b)])
     metrics = Table("metric", a, b, "difference", box=None, header_style="bold")
     configs = Table("config", a, b, box=None, header_style="bold")
     for key in dict.fromkeys([*first, *second]):
@@ -98,7 +99,8 @@ def export(
     rows: bool = typer.Option(False, "--rows", help="A line per logged row, not per run."),
 ) -> None:
     """Write the runs as a table: final numbers, labels, configs."""
-    from attnres_lab.tracking.folders import find, write_table
+    from attnres_lab.runs.table import find
+    from attnres_lab.tracking.export import write_table
 
     typer.echo(f"{file}: {write_table(file, find(folder), rows=rows)} lines")
 

@@ -13,7 +13,21 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+from attnres_lab.runs import rows
+from attnres_lab.runs.files import finite, read_json, set_aside, write_atomic, write_json
+
+__all__ = [
+    "DONE",
+    "Failure",
+    "RunFolder",
+    "State",
+    "Status",
+    "read_json",
+    "write_atomic",
+    "write_json",
+]
 
 State = Literal["scheduled", "running", "finished", "diverged", "failed", "stopped", "pruned"]
 Failure = Literal["out_of_memory", "killed", "config", "infrastructure", "bug"]
@@ -32,47 +46,6 @@ class Status:
     updated: float = 0.0
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Replace ``path`` by ``data``: the old content or the new one, never a mixture. Raises OSError
-    (disk full, read-only).
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """``value`` as JSON, atomically. Non-finite floats become the strings "nan", "inf" and "-inf":
-    JSON has no such numbers.
-    """
-    write_atomic(path, (json.dumps(_finite(value), indent=1) + "\n").encode())
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in ``path``, or None where there is no file."""
-    try:
-        return json.loads(path.read_text())  # type: ignore[no-any-return]
-    except FileNotFoundError:
-        return None
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
-
-
 class RunFolder:
     """Paths, readers and writers of one run's folder."""
 
@@ -88,14 +61,22 @@ class RunFolder:
         self.stop = self.path / "stop"  # its presence asks the run to write a checkpoint and end
 
     def status(self) -> Status:
-        """The last written status; ``scheduled`` before the first."""
-        value = read_json(self.path / "status.json")
-        return Status(**value) if value else Status("scheduled")
+        """The last written status; ``scheduled`` before the first, and where a damaged one was set
+        aside.
+        """
+        path = self.path / "status.json"
+        if not (value := read_json(path)):
+            return Status("scheduled")
+        if _is_status(value):
+            return Status(**value)
+        set_aside(path, path.read_bytes())
+        return Status("scheduled")
 
     def set_status(
         self, state: State, *, failure: Failure | None = None, message: str = "", step: int = 0
     ) -> None:
-        """Write the status, atomically."""
+        """Write the status, atomically, and after the rows that it speaks of."""
+        self.sync_metrics()
         write_json(
             self.path / "status.json", asdict(Status(state, failure, message, step, time.time()))
         )
@@ -116,16 +97,23 @@ class RunFolder:
         write.
         """
         with open(self.metrics, "ab") as file:
-            file.write((json.dumps(_finite(row)) + "\n").encode())
+            file.write((json.dumps(finite(row)) + "\n").encode())
+
+    def sync_metrics(self) -> None:
+        """Bring the rows to the disk: before a checkpoint or a status that counts on them."""
+        try:
+            with open(self.metrics, "rb") as file:
+                os.fsync(file.fileno())
+        except FileNotFoundError:
+            return
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """The metric rows written so far; a line that is still being written is left out."""
-        if not self.metrics.exists():
-            return
-        with open(self.metrics, "rb") as file:
-            for line in file:
-                if line.endswith(b"\n"):
-                    yield json.loads(line)
+        return rows.rows(self.metrics)
+
+    def last_row(self) -> dict[str, Any]:
+        """The newest metric row; empty where there is none."""
+        return rows.last_row(self.metrics)
 
     def truncate_metrics(self, step: int) -> None:
         """Drop the rows past ``step``: a resumed run writes them again."""
@@ -133,3 +121,13 @@ class RunFolder:
             return
         kept = [row for row in self.rows() if row["step"] <= step]
         write_atomic(self.metrics, "".join(json.dumps(row) + "\n" for row in kept).encode())
+
+
+def _is_status(value: Mapping[str, Any]) -> bool:
+    kinds = {"message": str, "step": int, "updated": int | float}
+    return (
+        value.get("state") in get_args(State)
+        and value.get("failure") in (None, *get_args(Failure))
+        and set(value) <= {"state", "failure", *kinds}
+        and all(isinstance(value[key], kind) for key, kind in kinds.items() if key in value)
+    )

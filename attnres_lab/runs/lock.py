@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from attnres_lab.errors import UserError
 from attnres_lab.runs.folder import RunFolder
+
+BEAT = 1.0  # seconds
 
 
 @contextmanager
@@ -29,17 +32,51 @@ def only_one(files: RunFolder) -> Iterator[None]:
 @contextmanager
 def heartbeat(files: RunFolder) -> Iterator[None]:
     """Touch the folder's heartbeat once a second."""
+    with beating(files.beat):
+        yield
+
+
+@contextmanager
+def beating(beat: Callable[[], None]) -> Iterator[None]:
+    """Call ``beat`` once a second while the block runs; a disk that is full or gone is no matter
+    of the heartbeat's.
+    """
     ended = threading.Event()
 
-    def beat() -> None:
+    def loop() -> None:
         while not ended.is_set():
-            files.beat()
-            ended.wait(1.0)
+            with suppress(OSError):
+                beat()
+            ended.wait(BEAT)
 
-    thread = threading.Thread(target=beat, daemon=True)
+    thread = threading.Thread(target=loop, daemon=True)
     thread.start()
     try:
         yield
     finally:
         ended.set()
         thread.join()
+
+
+def born(pid: int) -> int | None:
+    """When the process began, in the system's own count, so that a process id which is used again
+    is not taken for the old process; None where none lives or the system does not tell.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def alive(pid: int, begun: int | None) -> bool:
+    """Whether the process ``pid`` of this machine that began at ``begun`` still lives."""
+    if begun is not None:
+        return born(pid) == begun
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True

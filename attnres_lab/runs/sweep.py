@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from attnres_lab.errors import UserError
-from attnres_lab.runs.folder import RunFolder, read_json, write_atomic, write_json
+from attnres_lab.runs.files import read_json, say, set_aside, write_atomic, write_json
+from attnres_lab.runs.folder import RunFolder
+from attnres_lab.runs.lock import alive, beating, born
 from attnres_lab.runs.paths import runs_folder
+
+#: Seconds without a heartbeat after which a coordinator on another machine is taken for gone.
+SILENT = 30.0
 
 
 @dataclass(frozen=True)
@@ -58,9 +64,13 @@ class SweepFolder:
         """The run folder of a trial."""
         return RunFolder(self.trials / hash)
 
+    def facts(self) -> dict[str, Any]:
+        """What ``describe`` wrote: ``name``, ``id``, ``base``, ``yaml``; empty before it did."""
+        return read_json(self.path / "sweep.json") or {}
+
     def describe(self, name: str, base: str, yaml: str) -> None:
         """Write ``sweep.json``; the id stays what it was."""
-        old = read_json(self.path / "sweep.json") or {}
+        old = self.facts()
         value = {"name": name, "id": old.get("id", uuid.uuid4().hex), "base": base, "yaml": yaml}
         if value != old:
             write_json(self.path / "sweep.json", value)
@@ -74,52 +84,91 @@ class SweepFolder:
             write_atomic(path, data)
 
     def plan(self) -> list[Entry]:
-        """The planned trials; empty before the first run."""
+        """The planned trials; empty before the first run. Of a damaged plan, which is set aside,
+        those whose lines are whole.
+        """
+        path = self.path / "plan.json"
         try:
-            return [Entry(**row) for row in json.loads((self.path / "plan.json").read_text())]
-        except FileNotFoundError:
+            data = path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
             return []
+        try:
+            rows = json.loads(data)
+        except (ValueError, RecursionError):
+            rows = None
+        if isinstance(rows, list):
+            found = [_entry(row) for row in rows]
+        else:
+            found = [_entry(_line(line)) for line in data.splitlines() if len(line) > 1] or [None]
+        entries = list({entry.hash: entry for entry in found if entry}.values())
+        if None in found:
+            set_aside(path, data)
+            say(f"{path}: {len(entries)} trials of the damaged plan could be read")
+            if entries and not path.exists():
+                self.write_plan(entries)
+        return entries
 
     def holder(self) -> dict[str, Any] | None:
-        """Who coordinates the sweep now, or None."""
+        """Who coordinates the sweep now (``pid``, ``host``, ``started``), or None. Asks without
+        the coordinator's lock, so that a look never keeps a sweep from starting.
+        """
         holder = read_json(self.path / "coordinator.json")
-        try:
-            with FileLock(self.path / "coordinator.lock", timeout=0) if holder else nullcontext():
-                return None
-        except Timeout:
-            return holder
-        except OSError:  # where nothing can be written, nothing runs
+        if not holder:
             return None
+        if holder.get("host") == socket.gethostname() and isinstance(holder.get("pid"), int):
+            return holder if alive(holder["pid"], holder.get("born")) else None
+        try:
+            beat = (self.path / "coordinator.heartbeat").stat().st_mtime
+        except OSError:
+            return None
+        return holder if time.time() - beat < SILENT else None
 
     @contextmanager
     def coordinate(self) -> Iterator[None]:
         """Hold the sweep. The kernel frees the lock of a dead holder. Raises UserError that says
-        who holds it.
+        who holds it, or that nothing may be written here.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        about = self.path / "coordinator.json"
         try:
-            with FileLock(self.path / "coordinator.lock", timeout=0):
-                write_json(
-                    self.path / "coordinator.json",
-                    {"pid": os.getpid(), "host": socket.gethostname(), "started": time.time()},
-                )
-                self.stop.unlink(missing_ok=True)
-                yield
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / "coordinator.lock", timeout=0).acquire()
         except Timeout:
-            h = read_json(self.path / "coordinator.json") or {}
+            h = read_json(about) or {}
             since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(h.get("started", 0)))
             raise UserError(
                 f"{self.path}: held by process {h.get('pid')} on {h.get('host')} since {since}; "
                 "wait, or end it with: attnres sweep stop, or look with: attnres sweep status"
             ) from None
+        except PermissionError:
+            raise UserError(f"{self.path}: you may not write here; run it as its owner") from None
+        pid, host = os.getpid(), socket.gethostname()
+        with lock, beating((self.path / "coordinator.heartbeat").touch):
+            write_json(about, {"pid": pid, "born": born(pid), "host": host, "started": time.time()})
+            self.stop.unlink(missing_ok=True)
+            try:
+                yield
+            finally:
+                with suppress(OSError):
+                    about.unlink(missing_ok=True)
 
 
 def last_row(folder: RunFolder) -> dict[str, Any]:
-    """The newest whole metrics row of a run, without reading the file from its start."""
+    """The newest metrics row of a run; empty where there is none."""
+    return folder.last_row()
+
+
+def _line(line: bytes) -> Any:
     try:
-        with open(folder.metrics, "rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 8192))
-            lines = file.read().split(b"\n")[:-1]
-        return json.loads(lines[-1]) if lines else {}
-    except (FileNotFoundError, ValueError):
-        return {}
+        return json.loads(line.rstrip(b","))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _entry(row: Any) -> Entry | None:
+    """An entry, unless ``row`` is none or its hash leads out of the folder of the trials."""
+    try:
+        entry = Entry(**row)
+    except TypeError:
+        return None
+    safe = isinstance(entry.hash, str) and re.fullmatch(r"\w[\w.-]*", entry.hash)
+    return entry if safe and isinstance(entry.params, dict) else None

@@ -93,7 +93,7 @@ def rebuild(folder: Path) -> Iterator[Path]:
 
     Raises UserError when there are no runs, and what MLflow raises.
     """
-    from attnres_lab.tracking.folders import find
+    from attnres_lab.runs.table import find
     from attnres_lab.tracking.sweep import SweepSync
     from attnres_lab.tracking.worker import single
 

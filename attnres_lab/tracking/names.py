@@ -1,4 +1,4 @@
-"""Names and values that MLflow takes, and the way back (docs/tracking.md).
+"""Names and values that MLflow takes (docs/tracking.md); ``analysis.runs`` has the way back.
 
 MLflow refuses names with other characters than letters, digits, ``/ _ . -`` and space, names that
 are no normal path, and values over 6000 characters.
@@ -6,18 +6,18 @@ are no normal path, and values over 6000 characters.
 
 from __future__ import annotations
 
-import json
 import math
 import posixpath
 import re
 from collections.abc import Mapping
 from typing import Any
 
+from attnres_lab.runs.table import as_text
+
 VALUE_LIMIT = 6000
 # an "_x" of its own is escaped too, so that every "_x" starts an escape
 _REFUSED = re.compile(r"[^/\w.\- ]|_(?=x)")
 _FACTORS = ("data.seq_len", "train.batch_size")
-_ESCAPE = re.compile(r"_x([0-9a-f]+)_")
 
 
 def encode(name: str) -> str:
@@ -30,42 +30,18 @@ def encode(name: str) -> str:
     return safe
 
 
-def decode(name: str) -> str:
-    """The inverse of ``encode``."""
-    return _ESCAPE.sub(lambda match: chr(int(match[1], 16)), name)
-
-
 def to_params(values: Mapping[str, Any]) -> dict[str, str]:
-    """MLflow parameters of dotted keys: text as it is, anything else as JSON (1e5 as 100000, as a
-    plan may have it); the rest of a long value goes on under ``key/2``, ``key/3``, ..."""
+    """MLflow parameters of dotted keys; the rest of a long value goes on under ``key/2``,
+    ``key/3``, ...
+    """
     params = {}
     for key, value in values.items():
-        whole = isinstance(value, float) and value.is_integer() and abs(value) < 1e15
-        text = (
-            value
-            if isinstance(value, str)
-            else json.dumps(int(value) if whole else value, ensure_ascii=False)
-        )
-        name = encode(key)
+        text, name = as_text(value), encode(key)
         for index in range(0, max(len(text), 1), VALUE_LIMIT):
             params[f"{name}/{index // VALUE_LIMIT + 1}" if index else name] = text[
                 index : index + VALUE_LIMIT
             ]
     return params
-
-
-def from_params(params: Mapping[str, str]) -> dict[str, str]:
-    """Dotted keys and whole texts again."""
-    values = {}
-    for name, text in params.items():
-        head, _, tail = name.rpartition("/")
-        if tail.isdigit() and head in params:
-            continue
-        index = 2
-        while (more := params.get(f"{name}/{index}")) is not None:
-            text, index = text + more, index + 1
-        values[decode(name)] = text
-    return values
 
 
 def factors(values: Mapping[str, Any]) -> dict[str, float]:
@@ -90,17 +66,6 @@ def factors(values: Mapping[str, Any]) -> dict[str, float]:
         for key, value in numbers.items()
         if math.isfinite(value)
     }
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted key to value."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def _escape(match: re.Match[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -10,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from attnres_lab.runs.folder import RunFolder, Status, read_json
+from attnres_lab.runs.rows import RowReader
 from attnres_lab.tracking.artifacts import Memory, send_files, stamp
-from attnres_lab.tracking.names import encode, factors, flatten, to_params
-from attnres_lab.tracking.rows import RowReader, finite
+from attnres_lab.tracking.names import encode, factors, to_params
 from attnres_lab.tracking.store import Store
-from attnres_lab.yamlfile import YamlFile
 
 # others: KILLED
 MLFLOW_STATUS = {
@@ -91,7 +91,7 @@ class RunSync:
             if not self._attached:
                 self._attach()
             self._describe()
-            self._send_rows(self._rows.new())
+            self._send_rows(self._new_rows())
             if status.state not in ("scheduled", "running") and (
                 result := read_json(self.files.result)
             ):
@@ -139,6 +139,8 @@ class RunSync:
         )
         self._at_step = {metric.key for metric in latest if metric.step == self._step}
         self._rows = RowReader(self.files.metrics)
+        # metric to (rows without a finite value, first such step)
+        self._nonfinite: dict[str, tuple[int, int]] = {}
         self._described: Any = None
         self._last_time = 0.0
         self._ended = None
@@ -165,8 +167,8 @@ class RunSync:
         mark = (stamp(self.files.config), stamp(self.files.environment))
         if mark == self._described:
             return
-        config = flatten(YamlFile(self.files.config).data) if mark[0] else {}
         environment = read_json(self.files.environment) or {}
+        config = environment.get("config") or {}
         # a plan's own keys are kept: it says how the trial came about
         params = to_params({**self.identity.params, **config})
         told = {key: environment[key] for key in TAG_KEYS if environment.get(key) is not None}
@@ -192,11 +194,11 @@ class RunSync:
             self.store.client.update_run(self.run_id, name=name)
             self._name = name
         self._set(params, {"kind": "run"} | tags | dict(self.identity.tags))
-        if mark[0]:
+        if mark[1]:
             new = {key: value for key, value in factors(config).items() if key not in self._known}
-            self._log(_metrics(new, mark[0][0] / 1e9, 0))
+            self._log(_metrics(new, mark[1][0] / 1e9, 0))
             self._known |= set(new)
-            self._described = mark
+        self._described = mark
 
     def _set(self, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
         from mlflow.entities import Param, RunTag
@@ -211,6 +213,20 @@ class RunSync:
         self._params |= {item.key: item.value for item in new_params}
         self._tags |= {item.key: item.value for item in new_tags}
 
+    def _new_rows(self) -> list[dict[str, Any]]:
+        """Rows since the last turn; counts those whose values MLflow cannot store."""
+        rows = self._rows.new()
+        if self._rows.restarted:
+            self._nonfinite = {}
+        for row in rows:
+            for key, value in row.items():
+                if value in ("nan", "inf", "-inf") or (
+                    isinstance(value, float) and not finite(value)
+                ):
+                    count, first = self._nonfinite.get(key, (0, row["step"]))
+                    self._nonfinite[key] = (count + 1, first)
+        return rows
+
     def _send_rows(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Log what the store does not hold: later steps, and at the last step the keys that are new
         (a step may have several rows).
@@ -218,7 +234,8 @@ class RunSync:
         batch: list[Any] = []
         for row in rows:
             step = int(row["step"])
-            self._last_time = max(self._last_time, row["time"])
+            when = row.get("time", self._last_time)
+            self._last_time = max(self._last_time, when)
             if step < self._step:
                 continue
             if step > self._step:
@@ -235,7 +252,7 @@ class RunSync:
             if len(batch) + len(numbers) > METRICS_PER_CALL:
                 self._log(batch)
                 batch = []
-            batch += _metrics(numbers, row["time"], step)
+            batch += _metrics(numbers, when, step)
         self._log(batch)
 
     def _log(self, metrics: list[Any]) -> None:
@@ -246,7 +263,7 @@ class RunSync:
         tags = {"status": status.state, "failure": status.failure or "", "message": status.message}
         tags |= {
             f"nonfinite.{key}": f"{count} rows, first at step {step}"
-            for key, (count, step) in self._rows.nonfinite.items()
+            for key, (count, step) in self._nonfinite.items()
         }
         self._set({}, {key: value for key, value in tags.items() if value or key in self._tags})
         state = MLFLOW_STATUS.get(status.state, "KILLED")
@@ -257,6 +274,11 @@ class RunSync:
                 self.store.client.set_terminated(self.run_id, state, int(status.updated * 1000))
             self._state = state
         self.status = status
+
+
+def finite(value: Any) -> bool:
+    """Whether MLflow can store it as a number."""
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _metrics(values: Mapping[str, float], when: float, step: int) -> list[Any]:

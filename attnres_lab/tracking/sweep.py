@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from attnres_lab.errors import UserError
 from attnres_lab.runs.folder import DONE, read_json, write_json
+from attnres_lab.runs.sweep import Entry, SweepFolder
+from attnres_lab.runs.table import flatten, table
 from attnres_lab.tracking import figures
-from attnres_lab.tracking.folders import records, write_table
-from attnres_lab.tracking.names import flatten
+from attnres_lab.tracking.export import write_records
 from attnres_lab.tracking.note import markdown
 from attnres_lab.tracking.run import Identity, RunSync
 from attnres_lab.tracking.store import Store, redact
@@ -37,7 +38,7 @@ class SweepSync:
         self.id = sweep_id(folder)
         self._parent: str | None = None
         self._trials: dict[str, RunSync] = {}
-        self._entries: dict[str, dict[str, Any]] = {}
+        self._entries: dict[str, Entry] = {}
         self._variants: dict[str, int] = {}  # in the order of the plan
         self._plan_stamp = 0
         self._unreadable: set[str] = set()
@@ -172,10 +173,9 @@ class SweepSync:
         if not paths:
             return
         with tempfile.TemporaryDirectory() as place:
-            write_table(Path(place) / "trials.csv", paths)
-            (Path(place) / "figures.html").write_text(
-                figures.page(self.name, list(records(paths)), paths)
-            )
+            records = table(paths)
+            write_records(Path(place) / "trials.csv", records)
+            (Path(place) / "figures.html").write_text(figures.page(self.name, records, paths))
             self.store.client.log_artifacts(self._parent, place)
 
     def _read_plan(self) -> None:
@@ -183,8 +183,8 @@ class SweepSync:
         stamp = path.stat().st_mtime_ns if path.exists() else 0
         if stamp == self._plan_stamp:
             return
-        for entry in json.loads(path.read_text()):
-            if (key := entry["hash"]) not in self._trials:
+        for entry in SweepFolder(self.folder).plan():
+            if (key := entry.hash) not in self._trials:
                 identity = self._identity(entry)
                 self._entries[key] = entry
                 self._trials[key] = RunSync(
@@ -201,23 +201,21 @@ class SweepSync:
             self.store.client.log_text(self._parent, redact((self.folder / name).read_text()), name)
         self._plan_stamp = stamp
 
-    def _identity(self, entry: Mapping[str, Any]) -> Identity:
+    def _identity(self, entry: Entry) -> Identity:
         tags = {
             "sweep": self.name,
             "sweep_id": self.id,
-            "trial": entry["hash"],
+            "trial": entry.hash,
             "mlflow.parentRunId": str(self._parent),
         }
-        tags |= {key: str(entry[key]) for key in ("variant", "size", "seed")}
+        tags |= {key: str(getattr(entry, key)) for key in ("variant", "size", "seed")}
         tags["mlflow.runColor"] = figures.COLOURS[
-            self._variants.setdefault(entry["variant"], len(self._variants)) % len(figures.COLOURS)
+            self._variants.setdefault(entry.variant, len(self._variants)) % len(figures.COLOURS)
         ]
         tags["protocol"] = (
-            "tuned" if any(key.startswith("optim.") for key in entry["params"]) else "shared"
+            "tuned" if any(key.startswith("optim.") for key in entry.params) else "shared"
         )
-        return Identity(
-            f"{self.id}/{entry['hash']}", entry["run_name"], tags, flatten(entry["params"])
-        )
+        return Identity(f"{self.id}/{entry.hash}", entry.run_name, tags, flatten(entry.params))
 
     def _write_note(self, at_once: bool = False) -> None:
         if not at_once and time.monotonic() < self._note_due:
@@ -227,7 +225,7 @@ class SweepSync:
             state = trial.files.status().state
             trials.append(
                 {
-                    **self._entries[key],
+                    **asdict(self._entries[key]),
                     "state": state,
                     "result": read_json(trial.files.result) if state in DONE else None,
                 }

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from attnres_lab.config import RunConfig, content_hash
+from attnres_lab.config import RunConfig, content_hash, flatten
 from attnres_lab.data import Corpus
 from attnres_lab.data.corpus import MANIFEST
 from attnres_lab.model.flops import num_params
@@ -43,6 +43,7 @@ def environment(config: RunConfig, corpus: Corpus, device: torch.device) -> dict
         "seed": config.seed,
         "run_name": config.run_name,
         "config_hash": content_hash(config),
+        "config": flatten(config),
         "params": params.non_embedding,
         "params_total": params.total,
         "revision": _git(Path(__file__).parent, "rev-parse", "HEAD").decode().strip() or None,

@@ -10,6 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from attnres_lab.runs import Entry, RunFolder, SweepFolder
+from attnres_lab.runs.files import write_json
+
 GAINS = {"baseline": 1.0, "full": 1.3, "block8": 1.15}
 SIZES = {"d32-L8": 1e13, "d48-L8": 4e13, "d64-L8": 1.6e14, "d96-L12": 6.4e14}
 SPEC = """# What do Full and Block buy at a scale
@@ -100,6 +103,7 @@ def tracked(store, tmp_path_factory) -> Tracked:
     cells = [(v, s, seed) for v in GAINS for s in SIZES for seed in (0, 1)] + [
         ("full", "d96-L12", 2)
     ]
+    plan = []
     for variant, size, seed in cells:
         state, trial = (
             "diverged" if seed == 2 else "finished",
@@ -153,6 +157,18 @@ def tracked(store, tmp_path_factory) -> Tracked:
         )
         (folder / "trials" / trial / "artifacts" / "depth").mkdir(parents=True)
         environment = {
+            "run_name": f"{variant}-{size}-s{seed}",
+            "variant": variant,
+            "size": size,
+            "data_fingerprint": "0123456789ab",
+            "config": {
+                "seed": seed,
+                "model.dim": int(size[1:3]),
+                "model.residual.num_blocks": 8 if variant == "block8" else None,
+                "optim.lr": 0.003,
+                "model.tie": True,
+                "name": "base",
+            },
             "revision": "abc1234",
             "dirty": False,
             "device": "cpu",
@@ -160,12 +176,34 @@ def tracked(store, tmp_path_factory) -> Tracked:
             "seed": seed,
         }
         (folder / "trials" / trial / "environment.json").write_text(json.dumps(environment))
+        files = RunFolder(folder / "trials" / trial)
+        for step in (25, 50, 75, 100):
+            values = {m.key: m.value for m in metrics if m.step == step and m.key != "val/loss"}
+            files.append_metrics({"step": step, "time": 0.04 * step} | values)
+        result = {m.key: m.value for m in metrics if m.step == 100}
+        write_json(files.result, {"step": 100} | result)
+        files.set_status(state, step=100)
+        plan.append(
+            Entry(
+                trial,
+                variant,
+                {"seed": seed},
+                variant,
+                size,
+                seed,
+                environment["run_name"],
+                1000,
+                flops,
+                400_000,
+            )
+        )
         record = depth_record(8, full=variant == "full") | (
             {"reads": []} if variant == "baseline" else {}
         )
         (folder / "trials" / trial / "artifacts" / "depth" / "step-000100.json").write_text(
             json.dumps(record)
         )
+    SweepFolder(folder).write_plan(plan)
     spec = root / "demo.yaml"
     spec.write_text(SPEC)
     return Tracked(f"sqlite:///{root / 'runs' / 'mlflow.db'}", folder, spec, SIZES, GAINS)

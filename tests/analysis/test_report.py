@@ -245,7 +245,6 @@ def test_the_command_prints_the_verdict_and_stores_the_report_with_the_sweep(
 
     monkeypatch.setenv("ATTNRES_RUNS", str(tracked.folder.parents[1]))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    (tracked.folder / "plan.json").write_text("[]")
     result = CliRunner().invoke(app, ["report", str(tracked.spec)])
     assert result.exit_code == 0, result.output
     assert "full is better: it behaves like baseline given 1.30 times the compute" in result.stdout

@@ -1,4 +1,4 @@
-"""Tracked runs come out as tidy tables."""
+"""Runs come out as tidy tables, from their folders and from a store."""
 
 import sqlite3
 import subprocess
@@ -11,15 +11,23 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.runs import default_tracking_uri, load_curves, load_runs
+from analysis.runs import depth_artifacts, load_curves, load_runs
+from attnres_lab.runs import Entry, RunFolder, SweepFolder
+from attnres_lab.runs.files import write_json
 
 # MLflow with SQLAlchemy 2.1
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
 
 
+@pytest.fixture(scope="module", params=["folders", "store"])
+def uri(request, tracked) -> str | None:
+    """Where the sweep is read from."""
+    return tracked.uri if request.param == "store" else None
+
+
 @pytest.fixture(scope="module")
-def runs(tracked) -> pd.DataFrame:
-    return load_runs("demo", tracked.uri)
+def runs(tracked, uri) -> pd.DataFrame:
+    return load_runs("demo" if uri else tracked.folder, uri)
 
 
 def test_a_sweep_is_one_row_per_run_without_its_parent(runs) -> None:
@@ -63,7 +71,8 @@ def test_metrics_that_repeat_config_keys_are_left_out(runs) -> None:
     assert not [column for column in runs if column.startswith("factor/")]
 
 
-def test_an_experiment_holds_the_same_runs(tracked, runs) -> None:
+def test_an_experiment_holds_the_same_runs(tracked) -> None:
+    runs = load_runs("demo", tracked.uri)
     assert set(load_runs("attnres", tracked.uri)["run_id"]) == set(runs["run_id"])
 
 
@@ -153,8 +162,8 @@ def test_a_table_in_a_file_is_read_as_it_is(tmp_path) -> None:
         load_runs(tmp_path / "absent.csv")
 
 
-def test_curves_are_long_and_carry_their_place(tracked, runs) -> None:
-    curves = load_curves("demo", tracked.uri, runs=runs[runs["seed"] == 0].head(3))
+def test_curves_are_long_and_carry_their_place(uri, runs) -> None:
+    curves = load_curves("demo", uri, runs=runs[runs["seed"] == 0].head(3))
     train = curves[curves["key"] == "train/loss"]
     assert train.groupby("run_id")["value"].apply(list).tolist() == [[9, 8, 7, 6]] * 3
     assert train.groupby("run_id")["step"].apply(list).tolist() == [[25, 50, 75, 100]] * 3
@@ -186,17 +195,104 @@ def test_a_value_written_twice_at_one_step_counts_once(store) -> None:
     ]
 
 
-def test_the_default_store_follows_the_environment_then_the_project(tmp_path, monkeypatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.delenv("ATTNRES_RUNS", raising=False)
-    (tmp_path / "project" / "notebooks").mkdir(parents=True)
-    (tmp_path / "project" / "pyproject.toml").touch()
-    monkeypatch.chdir(tmp_path / "project" / "notebooks")
-    assert default_tracking_uri() == f"sqlite:///{tmp_path / 'project' / 'runs' / 'mlflow.db'}"
-    monkeypatch.setenv("ATTNRES_RUNS", str(tmp_path / "elsewhere"))
-    assert default_tracking_uri() == f"sqlite:///{tmp_path / 'elsewhere' / 'mlflow.db'}"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
-    assert default_tracking_uri() == "http://127.0.0.1:1"
+@pytest.fixture
+def sweep(tmp_path, monkeypatch) -> SweepFolder:
+    """Three planned trials, of which one has finished, one has begun and one has not."""
+    monkeypatch.setenv("ATTNRES_RUNS", str(tmp_path))
+    folder = SweepFolder.named("small")
+    folder.path.mkdir(parents=True)
+    folder.write_plan(
+        Entry(hash, "p", {"optim": {"lr": lr}}, "full", "d32-L8", 0, f"full-{hash}", 9, 1e9, 4000)
+        for hash, lr in (("done", 0.1), ("begun", 0.2), ("planned", 0.3))
+    )
+    finish(folder.trial("done"), 3.0)
+    begun = folder.trial("begun")
+    begun.set_status("running", step=5)
+    begun.append_metrics({"step": 5, "time": 1.0, "train/loss": 4.0, "tokens": 50})
+    return folder
+
+
+def finish(run: RunFolder, loss: float | str) -> None:
+    write_json(run.result, {"val/loss": loss, "step": 10, "flops": 1e9, "tokens": 4000})
+    run.set_status("finished", step=10)
+
+
+def test_a_name_a_folder_and_its_text_are_one_sweep(sweep, monkeypatch) -> None:
+    table = load_runs("small")
+    pd.testing.assert_frame_equal(table, load_runs(sweep.path))
+    monkeypatch.chdir(sweep.path.parent)
+    pd.testing.assert_frame_equal(table, load_runs("small"))
+    assert table["trial"].tolist() == ["done", "begun", "planned"]
+    assert table["status"].tolist() == ["finished", "running", "scheduled"]
+    assert table["optim.lr"].tolist() == [0.1, 0.2, 0.3]
+    assert table["tokens"].tolist()[:2] == [4000, 50]
+
+
+def test_run_folders_beside_the_plan_are_never_mixed_in(sweep) -> None:
+    finish(sweep.trial("stale"), 0.1)
+    assert "stale" not in set(load_runs("small")["trial"])
+    assert (sweep.trials / "stale" / "result.json").exists()
+
+
+def test_runs_that_belong_to_no_sweep_are_read_from_any_folder_above(tmp_path) -> None:
+    for name in ("a", "b"):
+        finish(RunFolder(tmp_path / "train" / name), 2.0)
+    table = load_runs(tmp_path / "train")
+    assert set(table["name"]) == {"a", "b"}
+    assert set(table["run_id"]) == {str(tmp_path / "train" / name) for name in ("a", "b")}
+
+
+def test_a_damaged_run_costs_its_own_row_at_most(sweep, capsys) -> None:
+    """Its numbers are not there; those of the others are."""
+    (sweep.trial("begun").path / "status.json").write_text("[]")
+    (sweep.trial("done").result).write_text('{"val/loss": ')
+    (sweep.trial("planned").path).mkdir()
+    sweep.trial("planned").environment.write_text("")
+    table = load_runs("small")
+    assert table["status"].tolist() == ["finished", "scheduled", "scheduled"]
+    assert capsys.readouterr().err.count("damaged; set aside") == 3
+
+
+def test_infinities_are_numbers(sweep) -> None:
+    finish(sweep.trial("done"), "inf")
+    assert load_runs("small")["val/loss"].iloc[0] == np.inf
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("smal", "smal: no such sweep in .*, and no folder, did you mean 'small'"),
+        ("empty", "empty: no run has started"),
+        ("lost", "lost: .* has no plan.json"),
+    ],
+)
+def test_a_sweep_that_cannot_be_read_is_one_line(sweep, name, message) -> None:
+    (sweep.path.parent / "empty").mkdir()
+    finish(SweepFolder.named("lost").trial("x"), 1.0)
+    with pytest.raises(ValueError, match=message) as error:
+        load_runs(name)
+    assert "\n" not in str(error.value)
+
+
+def test_depth_records_are_where_the_run_left_them(tracked, tmp_path) -> None:
+    run = load_runs(tracked.folder).iloc[0]
+    found = depth_artifacts(run["run_id"], tmp_path)
+    assert found == Path(run["run_id"]) / "artifacts" / "depth"
+    assert depth_artifacts(str(tmp_path), tmp_path) is None
+
+
+@pytest.mark.slow
+def test_two_thousand_run_folders_load_within_five_seconds(tmp_path, monkeypatch) -> None:
+    """With 55 config keys each; processor time."""
+    monkeypatch.setenv("ATTNRES_RUNS", str(tmp_path))
+    config = {f"section.key{k}": (1, 0.5, None, "text")[k % 4] for k in range(55)}
+    for number in range(2000):
+        run = RunFolder(tmp_path / "train" / f"r{number}")
+        finish(run, 2.0)
+        write_json(run.environment, {"variant": "full", "size": "s", "seed": 0, "config": config})
+    start = time.process_time()
+    assert load_runs(tmp_path / "train").shape[0] == 2000
+    assert time.process_time() - start < 5
 
 
 def test_the_package_is_imported_within_its_budget() -> None:

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, _validate_param_name
 
-from attnres_lab.tracking.names import decode, encode, factors, from_params, to_params
+from analysis.runs import decode, from_params
+from attnres_lab.tracking.names import encode, factors, to_params
 
 
 @given(st.text(min_size=1, max_size=30) | st.text("_x./a5f=(", min_size=1, max_size=12))

@@ -14,6 +14,7 @@ import pytest
 from tracking_helpers import OLD_LOADER, dump, write_run
 
 from attnres_lab.errors import UserError
+from attnres_lab.runs.files import read_json, write_json
 from attnres_lab.tracking import connect, rebuild, redact, tracking_uri
 from tests.sweep.services import Postgres
 
@@ -188,12 +189,12 @@ def test_an_experiment_name_of_the_user_is_respected(runs, monkeypatch) -> None:
 
 def test_a_long_parameter_and_a_refused_name_arrive_whole(runs) -> None:
     """10,000 characters and a name with '=' in it."""
-    from attnres_lab.tracking.names import from_params
+    from analysis.runs import from_params
 
     files = write_run(runs / "odd")
-    files.config.write_text(
-        files.config.read_text() + f'"data.gr\\u00f6\\u00dfe=(x)": "{"ü" * 10_000}"\n'
-    )
+    environment = read_json(files.environment) or {}
+    environment["config"]["data.größe=(x)"] = "ü" * 10_000
+    write_json(files.environment, environment)
     list(rebuild(files.path))
     (run,) = dump(tracking_uri()).values()
     assert from_params(run["params"])["data.größe=(x)"] == "ü" * 10_000

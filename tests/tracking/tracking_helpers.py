@@ -32,6 +32,14 @@ def write_run(
             "run_name": f"{variant}-d32-L8-s{seed}",
             "revision": "abc",
             "data_fingerprint": "f00",
+            "config": {
+                "name": "run",
+                "seed": seed,
+                "model.dim": 32,
+                "model.num_layers": 8,
+                "model.residual.name": variant,
+                "budget.tokens": 40000.0,
+            },
         },
     )
     for step in steps:
@@ -97,6 +105,8 @@ def write_sweep(
             plan.append(
                 {
                     "hash": f"{variant}{seed}",
+                    "point": variant,
+                    "num_params": 12345,
                     "params": params,
                     "flops": 1e9,
                     "tokens": 40000,

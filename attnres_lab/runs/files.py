@@ -1,0 +1,88 @@
+"""Small files, written whole or not at all, and read with tolerance: a damaged one is set aside."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_said: set[str] = set()  # each damage is named once a process
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace ``path`` by ``data``: the old content or the new one, never a mixture. Raises OSError
+    (disk full, read-only).
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """``value`` as JSON, atomically. Non-finite floats become the strings "nan", "inf" and "-inf":
+    JSON has no such numbers.
+    """
+    write_atomic(path, (json.dumps(finite(value), indent=1) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in ``path``, or None where there is no file or a damaged one, which is set
+    aside.
+    """
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        value = None
+    if isinstance(value, dict):
+        return value
+    set_aside(path, data)
+    return None
+
+
+def set_aside(path: Path, data: bytes) -> None:
+    """Rename a damaged file whose content is ``data`` to ``<name>.damaged-<n>`` and say so in one
+    line; where nothing can be renamed it stays.
+    """
+    n = 1
+    while (aside := path.with_name(f"{path.name}.damaged-{n}")).exists():
+        n += 1
+    try:
+        if path.read_bytes() != data:  # replaced by a good one since
+            return
+        os.replace(path, aside)
+        say(f"{path}: damaged; set aside as {aside.name}")
+    except OSError:
+        say(f"{path}: damaged, and cannot be renamed; it is taken as missing")
+
+
+def say(text: str) -> None:
+    """A line on standard error, once a process."""
+    if text not in _said:
+        _said.add(text)
+        print(text, file=sys.stderr, flush=True)
+
+
+def finite(value: Any) -> Any:
+    """``value`` with its non-finite floats as "nan", "inf" and "-inf"."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value

@@ -1,0 +1,122 @@
+"""Run folders as records: the one answer to what there is and what came out."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from attnres_lab.errors import UserError
+from attnres_lab.runs.folder import RunFolder, read_json
+from attnres_lab.runs.paths import runs_folder
+from attnres_lab.runs.sweep import Entry, SweepFolder
+
+#: What ``environment.json`` says of a run that its record repeats.
+LABELS = (
+    "run_name",
+    "variant",
+    "size",
+    "seed",
+    "config_hash",
+    "revision",
+    "dirty",
+    "device",
+    "data_fingerprint",
+)
+
+
+def find(folder: Path | None = None) -> list[Path]:
+    """Run folders below ``folder`` (default: all runs), the last changed first. Raises UserError
+    when there are none.
+    """
+    root = Path(folder or runs_folder()).absolute()
+    found = []
+    for path, folders, files in os.walk(root):
+        if Path(path) == runs_folder() / "artifacts":  # MLflow's copies
+            folders.clear()
+        elif "status.json" in files:
+            folders.clear()
+            found.append((os.stat(f"{path}/status.json").st_mtime, path))
+    if not found:
+        raise UserError(f"{root}: no runs here; train or sweep first, or name another folder")
+    return [Path(path) for _, path in sorted(found, reverse=True)]
+
+
+def locate(name: str) -> Path:
+    """The run folder ``name``, from here or from the folder of the runs. Raises UserError."""
+    for path in (Path(name), runs_folder() / name):
+        if (path / "status.json").exists():
+            return path
+    raise UserError(
+        f"{name}: no run folder (it has no status.json); 'attnres runs list' prints the names"
+    )
+
+
+def table(paths: Iterable[Path]) -> list[dict[str, Any]]:
+    """Per run folder: its name, state and failure, labels, final numbers (of a run without a
+    result those of its last row) and, as ``config/<dotted key>``, its config.
+    """
+    root = runs_folder()
+    return [_record(path, root, None) for path in paths]
+
+
+def planned(sweep: SweepFolder) -> list[dict[str, Any]]:
+    """The records of the planned trials, in the order of the plan, with ``sweep`` and ``trial``
+    (the hash). What the plan says of a trial stands where its folder says nothing; folders beside
+    the plan are left out: they are of an earlier one.
+    """
+    root, entries = runs_folder(), sweep.plan()
+    return [
+        {"sweep": sweep.path.name, "trial": entry.hash}
+        | _record(sweep.trial(entry.hash).path, root, entry)
+        for entry in entries
+    ]
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted key to value."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def as_text(value: Any) -> str:
+    """The one form of a config value in a store or a table: text as it is, anything else as JSON
+    (1e5 as 100000, as a plan may have it).
+    """
+    if isinstance(value, str):
+        return value
+    whole = isinstance(value, float) and value.is_integer() and abs(value) < 1e15
+    return json.dumps(int(value) if whole else value, ensure_ascii=False)
+
+
+def _record(path: Path, root: Path, entry: Entry | None) -> dict[str, Any]:
+    files = RunFolder(path)
+    status = files.status()
+    environment = read_json(files.environment) or {}
+    labels: dict[str, Any] = {key: environment.get(key) for key in LABELS}
+    config = environment.get("config")
+    config = config if isinstance(config, dict) else {}
+    if entry:
+        labels |= {key: getattr(entry, key) for key in ("variant", "size", "seed")}
+        labels["run_name"] = labels["run_name"] or entry.run_name
+        config = flatten(entry.params) | config
+    numbers = read_json(files.result) or files.last_row()
+    head = {
+        "run": str(path.relative_to(root) if path.is_relative_to(root) else path),
+        "state": status.state,
+        "failure": status.failure,
+        **labels,
+        "step": numbers.get("step", status.step),
+    }
+    return (
+        head
+        | {key: value for key, value in numbers.items() if key not in head and key != "time"}
+        | {f"config/{key}": value for key, value in config.items()}
+    )
