@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, fields
 from attnres_lab.errors import nearest
 from attnres_lab.mixers.attention import AttentionConfig
 from attnres_lab.mixers.base import Mixer, MixerConfig, State, Trunk
+from attnres_lab.mixers.mla import MLAConfig
+from attnres_lab.mixers.moe import MoEConfig
 from attnres_lab.mixers.swiglu import MLPConfig, SwiGLUConfig
 
 
@@ -16,6 +18,7 @@ class MixersConfig:
 
     pattern: tuple[str, ...] = ("attention",)  # repeated over the layers
     attention: AttentionConfig = field(default_factory=AttentionConfig)
+    mla: MLAConfig = field(default_factory=MLAConfig)
 
     def at(self, layer: int) -> MixerConfig:
         """The token mixer of this layer (from 0)."""
@@ -36,18 +39,26 @@ class MixersConfig:
                 f"model.mixers.pattern: {len(self.pattern)} entries do not divide model.num_layers "
                 f"= {num_layers}; repeat a pattern that does, or name the mixer of every layer"
             )
+        for name in known:
+            if name not in self.pattern and getattr(self, name) != type(getattr(self, name))():
+                raise ValueError(
+                    f"model.mixers.{name}: options of a mixer that model.mixers.pattern does not "
+                    "use; add it to the pattern or leave them out"
+                )
 
 
 #: Channel mixers by ``model.mlp.name``.
-MLPS: dict[str, type[MLPConfig]] = {"swiglu": SwiGLUConfig}
+MLPS: dict[str, type[MLPConfig]] = {"swiglu": SwiGLUConfig, "moe": MoEConfig}
 
 __all__ = [
     "MLPS",
     "AttentionConfig",
+    "MLAConfig",
     "MLPConfig",
     "Mixer",
     "MixerConfig",
     "MixersConfig",
+    "MoEConfig",
     "State",
     "SwiGLUConfig",
     "Trunk",

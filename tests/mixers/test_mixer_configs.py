@@ -6,6 +6,7 @@ import pytest
 
 from attnres_lab.config import RunConfig, content_hash, load, parse_overrides, to_yaml
 from attnres_lab.errors import UserError
+from attnres_lab.mixers import AttentionConfig, MLAConfig, MoEConfig, SwiGLUConfig
 
 TINY = Path(__file__).parents[2] / "experiments" / "tiny.yaml"
 
@@ -37,7 +38,22 @@ def test_a_dense_run_has_the_identity_it_had_before_there_were_mixers() -> None:
             "model.mixers.attention.rope={scaling: yarn, slow: 40}",
             "model.mixers.attention.rope.slow: 40.0 is not between 0 and fast = 32.0",
         ),
-        ("model.mlp.name=mo", "model.mlp.name: unknown channel mixer 'mo'"),
+        ("model.mlp.name=mo", "model.mlp.name: unknown channel mixer 'mo', did you mean 'moe'?"),
+        (
+            "model.mlp={name: moe, experts: 4, top_k: 5}",
+            "model.mlp.top_k: 5 is more than model.mlp.experts = 4",
+        ),
+        ("model.mlp={name: moe, shared: -1}", "model.mlp.shared: -1 is negative"),
+        (
+            "model.mlp={name: moe, top_k: 8, shared: 90}",
+            "model.mlp.expert_dim: 0 is not positive; give a width",
+        ),
+        ("model.mlp={name: swiglu, top_k: 8}", "model.mlp.top_k: unknown key"),
+        (
+            "model.mixers={pattern: [mla], mla: {latent_dim: 0}}",
+            "model.mixers.mla.latent_dim: 0 is not positive",
+        ),
+        ("model.mixers.mla.latent_dim=9", "model.mixers.mla: options of a mixer that"),
     ],
 )
 def test_bad_input_gets_one_line_with_key_and_remedy(word: str, message: str) -> None:
@@ -47,7 +63,29 @@ def test_bad_input_gets_one_line_with_key_and_remedy(word: str, message: str) ->
     assert "\n" not in str(caught.value)
 
 
+def test_heads_that_do_not_divide_are_refused_unless_they_have_a_width() -> None:
+    words = ["model.mixers.pattern=[mla]", "model.num_heads=5"]
+    with pytest.raises(UserError, match=r"num_heads: 5 heads do not divide model.dim = 32"):
+        load(TINY, parse_overrides(words))
+    load(TINY, parse_overrides([*words, "model.mixers.mla.head_dim=8"]))
+
+
+def test_another_channel_mixer_drops_the_options_of_the_one_before(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text(
+        "budget: {steps: 1}\nmodel: {dim: 32, mlp: {name: moe, experts: 4}}"
+    )
+    assert load(tmp_path / "x.yaml", {"model.mlp.name": "swiglu"}).model.mlp == SwiGLUConfig()
+
+
 def test_the_resolved_form_loads_to_the_same(tmp_path: Path) -> None:
-    config = load(TINY, {"model.mixers.attention.rope": {"scaling": "llama3", "factor": 4}})
+    words = ["model.mixers.attention.rope={scaling: llama3, factor: 4}"]
+    words += ["model.mixers.pattern=[attention, mla]", "model.mlp={name: moe, experts: 6}"]
+    config = load(TINY, parse_overrides(words))
+    assert [type(c) for c in config.model.sublayers[:4]] == [
+        AttentionConfig,
+        SwiGLUConfig,
+        MLAConfig,
+        MoEConfig,
+    ]
     (tmp_path / "resolved.yaml").write_text(to_yaml(config))
     assert load(tmp_path / "resolved.yaml") == config
