@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from attnres_lab.errors import nearest
 from attnres_lab.mixers.attention import AttentionConfig
 from attnres_lab.mixers.base import Mixer, MixerConfig, State, Trunk
+from attnres_lab.mixers.kda import KDAConfig
 from attnres_lab.mixers.mla import MLAConfig
 from attnres_lab.mixers.moe import MoEConfig
 from attnres_lab.mixers.swiglu import MLPConfig, SwiGLUConfig
@@ -18,6 +19,7 @@ class MixersConfig:
 
     pattern: tuple[str, ...] = ("attention",)  # repeated over the layers
     attention: AttentionConfig = field(default_factory=AttentionConfig)
+    kda: KDAConfig = field(default_factory=KDAConfig)
     mla: MLAConfig = field(default_factory=MLAConfig)
 
     def at(self, layer: int) -> MixerConfig:
@@ -53,6 +55,7 @@ MLPS: dict[str, type[MLPConfig]] = {"swiglu": SwiGLUConfig, "moe": MoEConfig}
 __all__ = [
     "MLPS",
     "AttentionConfig",
+    "KDAConfig",
     "MLAConfig",
     "MLPConfig",
     "Mixer",
