@@ -50,10 +50,13 @@ def kda(
     if state_BHKV is not None:
         memory = state_BHKV
     memories, corrections = [], []
-    for n in range(k.shape[2]):
+    # unbound at once: a gradient of each chunk by itself would be as large as all of them
+    for value, read, key, kept in zip(
+        values.unbind(2), reads.unbind(2), keys.unbind(2), forget.unbind(2), strict=True
+    ):
         memories.append(memory)
-        corrections.append(values[:, :, n] - reads[:, :, n] @ memory)
-        memory = memory * forget[:, :, n] + keys[:, :, n] @ corrections[-1]
+        corrections.append(value - read @ memory)
+        memory = memory * kept + key @ corrections[-1]
     within = ((q * rising) @ falling.mT).tril() @ torch.stack(corrections, 2)
     out = (q * total) @ torch.stack(memories, 2) + within
     return out.flatten(2, 3)[:, :, :T], memory

@@ -110,7 +110,7 @@ def test_flops_and_parameters_equal_torchs_counts(
     counted = both.get_total_flops() - grouped_convolution_excess(both)
     # in KDA's backward pass the solve has a product that counts, and the ends of a sequence less
     assert counted == pytest.approx(
-        expected, rel=0.01 if "kda" in model.config.mixers.pattern else 0
+        expected, rel=0.02 if "kda" in model.config.mixers.pattern else 0
     )
     params = num_params(model.config)
     assert params.total == sum(p.numel() for p in model.parameters())
