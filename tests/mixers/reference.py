@@ -68,3 +68,28 @@ def mla(x_TD: Tensor, w: dict[str, Tensor], heads: int, latent: int, shared: int
             y = y * sigmoid(w["gate.weight"] @ x)
         outputs.append(w["out.weight"] @ y)
     return torch.stack(outputs)
+
+
+def kda(x_TD: Tensor, w: dict[str, Tensor], heads: int) -> Tensor:
+    """Kimi Delta Attention: convolution, unit queries and keys, decay by channel, delta rule."""
+    width = w["out.weight"].shape[1] // heads
+    taps = w["conv"].view(3 * heads * width, -1)
+    before = torch.zeros(taps.shape[1] - 1, len(taps), dtype=x_TD.dtype)
+    projected = torch.cat([before, torch.stack([w["qkv.weight"] @ x for x in x_TD])])
+    outputs = []
+    memory = torch.zeros(heads, width, width, dtype=x_TD.dtype)
+    for time, x in enumerate(x_TD):
+        mixed = silu(sum(taps[:, i] * projected[time + i] for i in range(taps.shape[1])))
+        q, k, v = mixed.view(3, heads, width)
+        change = (w["decay_up.weight"] @ w["decay_down.weight"] @ x).view(heads, width)
+        change = change + w["decay_bias"].view(heads, width)
+        beta, out = sigmoid(w["beta.weight"] @ x), []
+        for h in range(heads):
+            unit_q, unit_k = (y / (y.square().sum() + 1e-6).sqrt() for y in (q[h], k[h]))
+            forget = torch.exp(-w["log_rate"][h].exp() * torch.log1p(change[h].exp()))
+            kept = torch.diag(forget) @ memory[h]
+            memory[h] = kept + beta[h] * torch.outer(unit_k, v[h] - kept.T @ unit_k)
+            out.append(rms(memory[h].T @ unit_q / math.sqrt(width), w["gain"], 1e-5))
+        gate = sigmoid(w["gate_up.weight"] @ w["gate_down.weight"] @ x)
+        outputs.append(w["out.weight"] @ (torch.cat(out) * gate))
+    return torch.stack(outputs)
