@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from reference import kda as definition
+from definitions import kda as definition
 from torch import Tensor
 from trunks import build, tokens
 

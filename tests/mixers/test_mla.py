@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from reference import mla as definition
+from definitions import mla as definition
 from torch import nn
 
 from attnres_lab.mixers.mla import MLA, MLAConfig

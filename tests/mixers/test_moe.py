@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from reference import moe as definition
+from definitions import moe as definition
 from torch import Tensor, distributed, multiprocessing
 from trunks import build, tokens
 
