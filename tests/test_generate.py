@@ -10,7 +10,7 @@ from attnres_lab.cli import app
 from attnres_lab.cli.generate import load_model
 from attnres_lab.config import RunConfig, to_yaml
 from attnres_lab.errors import UserError
-from attnres_lab.model import KVCache, ModelConfig, Transformer
+from attnres_lab.model import ModelConfig, Transformer
 from attnres_lab.model.generate import generate, prefill
 from attnres_lab.residual.attnres import BlockConfig, FullConfig
 from attnres_lab.residual.baseline import BaselineConfig
@@ -42,13 +42,13 @@ def model_of(residual, **sizes):
 def test_reading_in_chunks_equals_the_full_forward(residual, chunk):
     """Logits of every position, whatever the pieces, to 1e-9 in float64."""
     model, tokens = model_of(residual, num_kv_heads=1), torch.arange(22).view(2, 11) * 7 % 256
-    caches = [KVCache() for _ in range(4)]
+    cache = model.cache()
     with torch.no_grad():
         whole = model(tokens)
-        pieces = torch.cat([model(piece, caches) for piece in tokens.split(chunk, 1)], 1)
+        pieces = torch.cat([model(piece, cache) for piece in tokens.split(chunk, 1)], 1)
         torch.testing.assert_close(pieces, whole, rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(
-            prefill(model, tokens, [KVCache() for _ in range(4)], chunk),
+            prefill(model, tokens, model.cache(), chunk),
             whole[:, -1],
             rtol=1e-9,
             atol=1e-9,

@@ -10,7 +10,7 @@ LAYERS = [
     {"errors"},
     {"runs", "yamlfile"},
     {"ops"},
-    {"residual"},
+    {"residual", "mixers"},
     {"model"},
     {"data"},
     {"config"},

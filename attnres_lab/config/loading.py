@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from attnres_lab.config.tree import RunConfig
 from attnres_lab.errors import UserError, nearest
+from attnres_lab.mixers import MLPS, MLPConfig
 from attnres_lab.residual import REGISTRY, ResidualConfig
 from attnres_lab.yamlfile import YamlFile, parse_value
 
@@ -100,12 +101,28 @@ INCIDENTAL = (
 )
 
 
+#: Sections that came later. Where they are at their default they are left out of a run's identity,
+#: so that the runs from before keep theirs.
+LATER = ("model.mixers.", "model.mlp.")
+
+
 def content_hash(config: RunConfig) -> str:
     """Identity of a run: 12 hex digits over the resolved config, without names, folders and the
     frequency of logging.
     """
-    value = {key: item for key, item in flatten(config).items() if key not in INCIDENTAL}
+    default = _default()
+    value = {
+        key: item
+        for key, item in flatten(config).items()
+        if key not in INCIDENTAL
+        and not (key.startswith(LATER) and key in default and default[key] == item)
+    }
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+
+
+@lru_cache(maxsize=1)
+def _default() -> dict[str, Any]:
+    return flatten(RunConfig())
 
 
 class _BadKey(Exception):
@@ -126,7 +143,7 @@ def _set(raw: dict[str, Any], dotted: str, value: Any) -> None:
         node = child
     if (
         last == "name"
-        and parents in (["model", "residual"], ["data", "source"])
+        and parents in (["model", "residual"], ["model", "mlp"], ["data", "source"])
         and node.get("name") != value
     ):
         node.clear()
@@ -146,6 +163,13 @@ def _build(cls: Any, raw_json: str, prefix: str) -> Any:
                 f"{prefix}.name", f"unknown variant '{name}'{nearest(str(name), REGISTRY)}"
             )
         cls = REGISTRY[name].Config
+    if cls is MLPConfig:
+        name = raw.get("name", "swiglu")
+        if name not in MLPS:
+            raise _BadKey(
+                f"{prefix}.name", f"unknown channel mixer '{name}'{nearest(str(name), MLPS)}"
+            )
+        cls = MLPS[name]
     hints = typing.get_type_hints(cls)
     names = {f.name for f in dataclasses.fields(cls)}
     values: dict[str, Any] = {}

@@ -8,11 +8,13 @@ backward pass costs twice the forward. Recomputation is not counted.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 
+from attnres_lab.mixers import Mixer
 from attnres_lab.model.transformer import ModelConfig
 from attnres_lab.residual import REGISTRY, Residual
 
@@ -20,40 +22,40 @@ from attnres_lab.residual import REGISTRY, Residual
 @dataclass(frozen=True)
 class Params:
     """Numbers of parameters; ``non_embedding`` is N of the scaling laws (embedding and head left
-    out).
+    out), ``active`` the part of it that a token uses.
     """
 
     non_embedding: int
     total: int
+    active: int
 
 
 @lru_cache(maxsize=1024)
 def num_params(c: ModelConfig) -> Params:
-    """Parameters of a model, without building it."""
-    attention = (
-        c.dim
-        + 2 * c.dim * c.dim
-        + 2 * c.dim * c.kv_heads * c.head_dim
-        + (2 * c.head_dim if c.qk_norm else 0)
-    )
-    mlp = c.dim + 3 * c.dim * c.hidden_dim
+    """Parameters of a model, without its memory."""
+    sublayers = _sublayers(c)
     residual = sum(p.numel() for p in _residual(c).parameters())
-    n = c.num_layers * (attention + mlp) + c.dim + residual
-    return Params(n, n + c.vocab_size * c.dim * (1 if c.tie_embeddings else 2))
+    n = c.dim + residual + sum(p.numel() * k for m, k in sublayers for p in m.parameters())
+    idle = sum(m.idle_params() * k for m, k in sublayers)
+    return Params(n, n + c.vocab_size * c.dim * (1 if c.tie_embeddings else 2), n - idle)
 
 
 @lru_cache(maxsize=1024)
 def forward_flops_per_token(c: ModelConfig, seq_len: int) -> int:
     """Forward FLOPs per token at ``seq_len``, depth attention included."""
-    attention = 2 * (2 * c.dim * c.dim + 2 * c.dim * c.kv_heads * c.head_dim) + 4 * seq_len * c.dim
-    mlp = 2 * 3 * c.dim * c.hidden_dim
-    head = 2 * c.dim * c.vocab_size
-    return c.num_layers * (attention + mlp) + head + _residual(c).flops_per_token()
+    sublayers = sum(m.flops_per_token(seq_len) * k for m, k in _sublayers(c))
+    return sublayers + 2 * c.dim * c.vocab_size + _residual(c).flops_per_token()
 
 
 def training_flops_per_token(c: ModelConfig, seq_len: int) -> int:
     """Forward and backward FLOPs per token."""
     return 3 * forward_flops_per_token(c, seq_len)
+
+
+def _sublayers(c: ModelConfig) -> list[tuple[Mixer, int]]:
+    """Each kind of sublayer, without memory, and how often it occurs."""
+    with torch.device("meta"):
+        return [(config.build(c), count) for config, count in Counter(c.sublayers).items()]
 
 
 def _residual(c: ModelConfig) -> Residual:

@@ -1,4 +1,4 @@
-"""Decoding with a key/value cache; depth attention runs as in training, on one token at a time.
+"""Decoding with a cache; depth attention runs as in training, on one token at a time.
 Shapes: B batch, T time, V vocabulary.
 """
 
@@ -9,15 +9,15 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from attnres_lab.model.transformer import KVCache, Transformer
+from attnres_lab.model.transformer import Cache, Transformer
 
 
-def prefill(model: Transformer, tokens_BT: Tensor, caches: list[KVCache], chunk: int) -> Tensor:
+def prefill(model: Transformer, tokens_BT: Tensor, cache: Cache, chunk: int) -> Tensor:
     """Logits [B, V] after the prompt, fed in chunks: the rows of depth attention are then never
     longer than ``chunk`` tokens.
     """
     for piece_BT in torch.split(tokens_BT, chunk, 1):
-        logits_BTV = model(piece_BT, caches)
+        logits_BTV = model(piece_BT, cache)
     return logits_BTV[:, -1]  # type: ignore[no-any-return]
 
 
@@ -37,8 +37,8 @@ def generate(
     """
     if not prompt_BT.shape[1]:
         raise ValueError("generate: the prompt is empty; give at least one token")
-    caches = [KVCache() for _ in range(model.config.num_layers)]
-    logits_BV = prefill(model, prompt_BT, caches, chunk)
+    cache = model.cache()
+    logits_BV = prefill(model, prompt_BT, cache, chunk)
     for left in range(count, 0, -1):
         if temperature > 0:
             token_B = torch.multinomial(
@@ -48,4 +48,4 @@ def generate(
             token_B = logits_BV.argmax(-1)
         yield token_B
         if left > 1:
-            logits_BV = model(token_B[:, None], caches)[:, -1]
+            logits_BV = model(token_B[:, None], cache)[:, -1]

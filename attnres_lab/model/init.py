@@ -1,12 +1,12 @@
-"""All initialisation in one place.
+"""Initialisation. What else a sublayer has, it says itself (``Mixer.init_weights``).
 
     weight                    | distribution      | standard deviation
     --------------------------|-------------------|---------------------------------------------
     embed                     | normal            | 1 (tied: 1/sqrt(D), the input times sqrt(D))
     head                      | normal            | 1/sqrt(D)
-    q, kv, gate_up            | truncated normal  | 1/sqrt(fan in)
-    out (attention, MLP)      | truncated normal  | 1/sqrt(fan in * number of sublayers)
-    norm gains                | constant 1        |
+    sublayers' projections    | truncated normal  | 1/sqrt(fan in)
+    out, of every sublayer    | truncated normal  | 1/sqrt(fan in * number of sublayers)
+    norm gains, biases        | constant 1, 0     |
     residual parameters       | by the variant    | deterministic: a variant draws no random numbers
 
 The embedding has unit scale because every depth read divides by about the number of sources: with
@@ -35,11 +35,6 @@ def init_weights(model: Transformer, seed: int) -> None:
     nn.init.normal_(
         model.embed.weight, std=c.dim**-0.5 if c.tie_embeddings else 1.0, generator=generator
     )
-    for name, module in model.sublayers.named_modules():
-        if isinstance(module, nn.Linear):
-            depth = c.num_sublayers if name.endswith("out") else 1
-            std = (module.in_features * depth) ** -0.5
-            nn.init.trunc_normal_(
-                module.weight, std=std, a=-3 * std, b=3 * std, generator=generator
-            )
+    for sublayer in model.mixers():
+        sublayer.init_weights(generator, c.num_sublayers)
     nn.init.normal_(model.head.weight, std=c.dim**-0.5, generator=generator)

@@ -46,6 +46,7 @@ def environment(config: RunConfig, corpus: Corpus, device: torch.device) -> dict
         "config": flatten(config),
         "params": params.non_embedding,
         "params_total": params.total,
+        "params_active": params.active,
         "revision": _git(Path(__file__).parent, "rev-parse", "HEAD").decode().strip() or None,
         "versions": {
             name: version(name)

@@ -112,6 +112,7 @@ class LitTransformer(pl.LightningModule):
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
+        self.model.after_step()
         self.watch.lap("optimizer")
         self.step += 1
         self.loss_sum = self.loss_sum.to(total.device) + total.double()

@@ -4,12 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
 
 from attnres_lab.config import OptimConfig
 from attnres_lab.model import Transformer
+
+
+class Muon(torch.optim.Muon):
+    """Muon for stacks of matrices [E, m, n] too, such as those of experts, one by one."""
+
+    def __init__(self, group: dict[str, Any], lr: float) -> None:
+        kinds = [[p for p in group["params"] if p.ndim == n] for n in (2, 3)]
+        super().__init__([group | {"params": kinds[0]}], lr=lr, adjust_lr_fn="match_rms_adamw")
+        if kinds[1]:  # not through the constructor of the base, which takes matrices only
+            self.add_param_group(group | {"params": kinds[1]})
+
+    def _init_group(self, *args: Any) -> bool:
+        complex_: bool = super()._init_group(*args)
+        for tensors in args[1:]:  # parameters, gradients, momenta; views, so that updates go home
+            tensors[:] = [m for t in tensors for m in (t.unbind() if t.ndim == 3 else (t,))]
+        return complex_
 
 
 def lr_factor(c: OptimConfig, progress: float) -> float:
@@ -30,7 +47,7 @@ def parameter_groups(model: Transformer) -> dict[str, list[nn.Parameter]]:
     """
     residual = list(model.residual.parameters())
     known = {id(p) for p in residual}
-    matrix = [p for p in model.sublayers.parameters() if p.ndim == 2]
+    matrix = [p for p in model.sublayers.parameters() if p.ndim >= 2]
     known |= {id(p) for p in matrix}
     vector = [p for p in model.parameters() if id(p) not in known]
     return {"matrix": matrix, "vector": vector, "residual": residual}
@@ -53,8 +70,7 @@ def make_optimizers(model: Transformer, c: OptimConfig) -> list[torch.optim.Opti
         )
     if c.name == "adamw":
         return [torch.optim.AdamW([matrix, *plain], lr=c.lr, betas=c.betas, fused=True)]
-    muon = torch.optim.Muon([matrix], lr=c.lr, adjust_lr_fn="match_rms_adamw")
-    return [muon, torch.optim.AdamW(plain, lr=c.lr, betas=c.betas, fused=True)]
+    return [Muon(matrix, c.lr), torch.optim.AdamW(plain, lr=c.lr, betas=c.betas, fused=True)]
 
 
 def set_lr(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> None:

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from attnres_lab.model import Attention, Transformer
+from attnres_lab.model import Transformer
 
 #: Weights per position are averaged over this many equal stretches of the sequence.
 STRETCHES = 8
@@ -86,9 +86,7 @@ class Probe:
         lists = {key: _floats(values) for key, values in self._values.items()}
         if not any(lists["update_ratio"]):
             lists["update_ratio"] = []
-        kinds = [
-            "attention" if isinstance(m, Attention) else "mlp" for m in self.model.sublayers
-        ] + ["output"]
+        kinds = [*(m.kind for m in self.model.mixers()), "output"]
         reads = [
             {
                 "sublayer": index,

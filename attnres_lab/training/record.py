@@ -130,6 +130,7 @@ class Recorder(pl.Callback):
             "peak_memory_bytes": peak_memory(module.device),
             **{f"perf/{part}_seconds": value for part, value in module.watch.parts.items()},
             "perf/logging_seconds": self._logging,
+            **module.model.metrics(),
             **self._gauges.sample(),
         }
         if self._peak:
@@ -205,11 +206,12 @@ class Recorder(pl.Callback):
             if key != "time" and not key.startswith("system/")
         }
         return keep | {
-            "flops_6nd": 6 * self.params.non_embedding * keep.get("tokens", 0),
+            "flops_6nd": 6 * self.params.active * keep.get("tokens", 0),
             "device_seconds": module.seconds * self.config.train.world,
             "peak_memory_bytes": peak_memory(module.device),
             "params": self.params.non_embedding,
             "params_total": self.params.total,
+            "params_active": self.params.active,
         }
 
 

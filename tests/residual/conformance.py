@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attnres_lab.model import KVCache, ModelConfig, Transformer
+from attnres_lab.model import ModelConfig, Transformer
 from attnres_lab.residual import BaselineConfig, ResidualConfig
 
 B, T, D, VOCAB, LAYERS = 2, 5, 16, 11, 6
@@ -154,8 +154,8 @@ def check_decoding_agrees(config: ResidualConfig) -> None:
     model = build(config, randomise=True)
     whole = model(tokens())
     for pieces in ([1] * T, [2, T - 2]):
-        caches = [KVCache() for _ in range(LAYERS)]
-        parts = [model(part, caches) for part in tokens().split(pieces, dim=1)]
+        cache = model.cache()
+        parts = [model(part, cache) for part in tokens().split(pieces, dim=1)]
         torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=1e-10, atol=1e-10)
 
 

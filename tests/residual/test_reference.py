@@ -5,12 +5,11 @@ import itertools
 import pytest
 import reference
 import torch
-from conformance import TINY_EPS, D, T, build, tokens
+from conformance import TINY_EPS, D, build, tokens
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnres_lab import ops
-from attnres_lab.model import rope_angles
 from attnres_lab.residual.attnres import AttnRes, Block, BlockConfig, FullConfig
 
 TOLERANCE = {"rtol": 1e-9, "atol": 1e-9}
@@ -226,10 +225,7 @@ def test_operator(count, width, scale, seed):
 def test_the_whole_transformer(size):
     """The model's own sublayers as black boxes: its logits are those of the reference."""
     model = build(BlockConfig(block_size=size), randomise=True)
-    x, rope = model.embed(tokens()), rope_angles(model.config, 0, T, torch.device("cpu"))
-    functions = [
-        model._sublayer(module, index, rope, None) for index, module in enumerate(model.sublayers)
-    ]
+    x, functions = model.embed(tokens()), list(model.sublayers)
     sizes = [size] * (12 // size) + ([12 % size] if 12 % size else [])
     reads = reads_of(model.residual)
     torch.testing.assert_close(

@@ -1,0 +1,124 @@
+"""Softmax attention.
+
+Shapes: B batch, T time, D width, H query heads, K key/value heads, E head width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attnres_lab.mixers.base import Mixer, MixerConfig, State, Trunk, head_width
+from attnres_lab.mixers.rope import RopeConfig, rope_angles, rotate
+
+
+@dataclass(frozen=True)
+class AttentionConfig(MixerConfig):
+    """Heads, base of the rotary positions and QK-norm are the model's."""
+
+    head_dim: int | None = None  # None: dim / num_heads
+    bias: bool = False  # of queries, keys and values
+    window: int | None = None  # a position sees this many, itself included; None: all before it
+    output_gate: bool = False  # times sigmoid(W x), before the last projection
+    rope: RopeConfig = field(default_factory=RopeConfig)
+
+    def build(self, trunk: Trunk) -> Attention:
+        return Attention(self, trunk)
+
+    def check(self, trunk: Trunk) -> None:
+        for key in ("head_dim", "window"):
+            if (getattr(self, key) or 1) < 1 or getattr(self, key) == 0:
+                raise ValueError(
+                    f"model.mixers.attention.{key}: {getattr(self, key)} is not positive"
+                )
+        self.rope.check(head_width(trunk, trunk.num_heads, self.head_dim, "num_heads"))
+        if trunk.kv_heads < 1 or trunk.num_heads % trunk.kv_heads:
+            raise ValueError(
+                f"model.num_kv_heads: {trunk.kv_heads} does not divide model.num_heads = "
+                f"{trunk.num_heads}"
+            )
+
+
+class Attention(Mixer):
+    """Causal grouped-query self-attention with rotary positions. Decoding keeps keys and values."""
+
+    kind = "attention"
+
+    def __init__(self, c: AttentionConfig, trunk: Trunk) -> None:
+        super().__init__()
+        self.c, self.heads, self.kv_heads = c, trunk.num_heads, trunk.kv_heads
+        self.theta = trunk.rope_theta
+        self.width = head_width(trunk, self.heads, c.head_dim, "num_heads")
+        inner = self.heads * self.width
+        self.norm = nn.RMSNorm(trunk.dim, eps=trunk.norm_eps)
+        self.q = nn.Linear(trunk.dim, inner, bias=c.bias)
+        self.kv = nn.Linear(trunk.dim, 2 * self.kv_heads * self.width, bias=c.bias)
+        self.out = nn.Linear(inner, trunk.dim, bias=False)
+        self.gate = nn.Linear(trunk.dim, inner, bias=False) if c.output_gate else None
+        self.q_norm, self.k_norm = (
+            nn.RMSNorm(self.width, eps=trunk.norm_eps) if trunk.qk_norm else nn.Identity()
+            for _ in range(2)
+        )
+
+    def forward(self, x_BTD: Tensor, past: int = 0, state: State | None = None) -> Tensor:
+        B, T, _ = x_BTD.shape
+        x_BTD = self.norm(x_BTD)
+        q_BHTE = self.q(x_BTD).view(B, T, self.heads, -1).transpose(1, 2)
+        k_BKTE, v_BKTE = self.kv(x_BTD).view(B, T, 2, self.kv_heads, -1).permute(2, 0, 3, 1, 4)
+        q_BHTE, k_BKTE = self._turn(self.q_norm(q_BHTE), self.k_norm(k_BKTE), past)
+        if state is not None:
+            k_BKTE, v_BKTE = self._append(state, k_BKTE, v_BKTE)
+        mask = visible(T, k_BKTE.shape[2], self.c.window, x_BTD.device)
+        y_BHTE = F.scaled_dot_product_attention(
+            q_BHTE,
+            k_BKTE,
+            v_BKTE,
+            attn_mask=mask,
+            is_causal=mask is None,
+            enable_gqa=self.kv_heads != self.heads,
+        )
+        y_BTP = y_BHTE.transpose(1, 2).reshape(B, T, -1)
+        if self.gate is not None:
+            y_BTP = y_BTP * self.gate(x_BTD).sigmoid()
+        out: Tensor = self.out(y_BTP)
+        return out
+
+    def _turn(self, q_BHTE: Tensor, k_BKTE: Tensor, past: int) -> tuple[Tensor, Tensor]:
+        rope, width = self.c.rope, self.c.rope.width(self.width)
+        if not width:
+            return q_BHTE, k_BKTE
+        positions = range(past, past + q_BHTE.shape[2])
+        angles = rope_angles(rope, width, self.theta, positions, q_BHTE.device)
+        return rotate(q_BHTE, angles, rope.amplitude), rotate(k_BKTE, angles, rope.amplitude)
+
+    def _append(self, state: State, k_BKTE: Tensor, v_BKTE: Tensor) -> tuple[Tensor, Tensor]:
+        """All keys and values that are still seen; of those the next token sees are kept."""
+        if state:
+            k_BKTE, v_BKTE = (
+                torch.cat([state["k"], k_BKTE], 2),
+                torch.cat([state["v"], v_BKTE], 2),
+            )
+        gone = 0 if self.c.window is None else max(0, k_BKTE.shape[2] - self.c.window + 1)
+        state["k"], state["v"] = k_BKTE[:, :, gone:], v_BKTE[:, :, gone:]
+        return k_BKTE, v_BKTE
+
+    def flops_per_token(self, seq_len: int) -> int:
+        """Scores counted in full, whatever the window."""
+        D, inner = self.q.in_features, self.heads * self.width
+        products = D * (3 if self.gate is not None else 2) * inner + D * self.kv.out_features
+        return 2 * products + 4 * seq_len * inner
+
+
+def visible(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor | None:
+    """Which keys the last ``queries`` positions see, [queries, keys]; None where all positions are
+    there and causality says it all.
+    """
+    if queries == keys and (window is None or window >= keys):
+        return None
+    at = torch.arange(keys - queries, keys, device=device)[:, None]
+    of = torch.arange(keys, device=device)
+    seen = of <= at
+    return seen if window is None else seen & (of > at - window)

@@ -1,0 +1,184 @@
+"""A whole small Kimi Linear against the one in transformers, with its weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from attnres_lab.mixers import KDAConfig, MixersConfig, MLAConfig, MoEConfig
+from attnres_lab.mixers.kda import KDA
+from attnres_lab.mixers.mla import MLA
+from attnres_lab.mixers.moe import MoE
+from attnres_lab.model import ModelConfig, Transformer
+
+LAYERS, VOCAB = 8, 50
+#: Ours to theirs, within a sublayer; lists are stacked.
+KDA_NAMES = {
+    "qkv.weight": ["q_proj.weight", "k_proj.weight", "v_proj.weight"],
+    "conv": "conv1d.weight",
+    "decay_down.weight": "forget_gate.f_a_proj.weight",
+    "decay_up.weight": "forget_gate.f_b_proj.weight",
+    "log_rate": "forget_gate.A_log",
+    "decay_bias": "forget_gate.dt_bias",
+    "beta.weight": "b_proj.weight",
+    "gate_down.weight": "g_a_proj.weight",
+    "gate_up.weight": "g_b_proj.weight",
+    "gain": "o_norm.weight",
+    "out.weight": "o_proj.weight",
+}
+MLA_NAMES = {
+    "q.weight": "q_proj.weight",
+    "latent.weight": "kv_a_proj_with_mqa.weight",
+    "latent_norm.weight": "kv_a_layernorm.weight",
+    "kv.weight": "kv_b_proj.weight",
+    "out.weight": "o_proj.weight",
+}
+MOE_NAMES = {
+    "router.weight": "gate.weight",
+    "balance": "gate.e_score_correction_bias",
+    "gate_up": "experts.gate_up_proj",
+    "down": "experts.down_proj",
+    "shared_gate_up.weight": ["shared_experts.gate_proj.weight", "shared_experts.up_proj.weight"],
+    "shared_out.weight": "shared_experts.down_proj.weight",
+}
+MLP_NAMES = {
+    "gate_up.weight": ["gate_proj.weight", "up_proj.weight"],
+    "out.weight": "down_proj.weight",
+}
+
+
+def released() -> Any:
+    """Layers 4 and 8 (from 1) are MLA, the first is dense; no constant is at its start."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.KimiLinearConfig(
+        vocab_size=VOCAB,
+        hidden_size=32,
+        intermediate_size=48,
+        moe_intermediate_size=12,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        kv_lora_rank=24,
+        qk_rope_head_dim=4,
+        qk_nope_head_dim=8,
+        v_head_dim=8,
+        num_local_experts=6,
+        num_experts_per_tok=2,
+        pad_token_id=None,
+        bos_token_id=None,
+        eos_token_id=None,
+        linear_attn_config={
+            "full_attn_layers": [4, 8],
+            "kda_layers": [1, 2, 3, 5, 6, 7],
+            "head_dim": 8,
+            "num_heads": 2,
+            "short_conv_kernel_size": 4,
+        },
+    )
+    config._experts_implementation = "eager"
+    torch.manual_seed(0)
+    model = transformers.KimiLinearForCausalLM(config).double()
+    for name, value in model.state_dict().items():
+        if value.ndim == 1:
+            value += 0.3 * torch.randn_like(value)
+        elif "A_log" not in name:
+            # unit embeddings and small weights: what their fp32 rounds off is not amplified
+            std = 1.0 if "embed" in name else 0.5 * value.shape[-1] ** -0.5
+            value.copy_(std * torch.randn_like(value))
+    return model
+
+
+def ours(theirs: Any) -> tuple[Transformer, dict[str, list[str]]]:
+    """Our model with their weights; and the names of theirs under each of ours."""
+    config = ModelConfig(
+        vocab_size=VOCAB,
+        dim=32,
+        num_layers=LAYERS,
+        num_heads=2,
+        mlp_dim=48,
+        norm_eps=1e-5,
+        mixers=MixersConfig(
+            ("kda", "kda", "kda", "mla"),
+            kda=KDAConfig(head_dim=8),
+            mla=MLAConfig(head_dim=8, latent_dim=24, shared_dim=4),
+        ),
+        mlp=MoEConfig(experts=6, top_k=2, expert_dim=12),
+    )
+    model = Transformer(config).double()
+    names = {
+        "embed.weight": ["model.embed_tokens.weight"],
+        "norm.weight": ["model.norm.weight"],
+        "head.weight": ["lm_head.weight"],
+    }
+    for index, sublayer in enumerate(model.sublayers):
+        layer, channel = divmod(index, 2)
+        place = f"model.layers.{layer}."
+        norm = "post_attention_layernorm" if channel else "input_layernorm"
+        names[f"sublayers.{index}.norm.weight"] = [f"{place}{norm}.weight"]
+        table = {KDA: KDA_NAMES, MLA: MLA_NAMES, MoE: MOE_NAMES}.get(type(sublayer), MLP_NAMES)
+        for own, other in table.items():
+            others = [other] if isinstance(other, str) else other
+            part = "mlp" if channel else "self_attn"
+            names[f"sublayers.{index}.{own}"] = [f"{place}{part}.{name}" for name in others]
+    weights = theirs.state_dict()
+    assert sorted(weights) == sorted(name for others in names.values() for name in others)
+    target = model.state_dict()
+    model.load_state_dict({own: joined(weights, names[own], target[own]) for own in target})
+    return model, names
+
+
+def joined(values: dict[str, Tensor], names: list[str], like: Tensor) -> Tensor:
+    return torch.cat([values[name] for name in names]).reshape(like.shape)
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    return ((a - b).norm() / b.norm()).item()
+
+
+def test_logits_and_gradients_are_those_of_the_released_model() -> None:
+    """Theirs computes KDA in fp32, so logits agree to 1e-6 and gradients to 1e-4."""
+    theirs = released()
+    model, names = ours(theirs)
+    tokens = torch.randint(VOCAB, (2, 37), generator=torch.Generator().manual_seed(1))
+    logits, expected = model(tokens), theirs(tokens).logits
+    assert relative(logits, expected) < 1e-6
+    for out in (logits, expected):
+        F.cross_entropy(out[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()).backward()
+    gradients = {name: p.grad for name, p in theirs.named_parameters()}
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None
+        other = joined(gradients, names[name], parameter)
+        assert relative(parameter.grad, other) < 1e-4, name
+
+
+@pytest.mark.parametrize(
+    ("part", "bug"),
+    [
+        ("balance", lambda model: [m.balance.zero_() for m in model.sublayers[3::2]]),
+        ("latent norm", lambda model: model.sublayers[6].latent_norm.register_forward_hook(_skip)),
+        ("decay", lambda model: model.sublayers[0].decay_bias.data.copy_(_swapped(model))),
+        ("gate", lambda model: model.sublayers[0].gate_up.weight.data.zero_()),
+    ],
+)
+def test_the_comparison_notices(part: str, bug: Any) -> None:
+    """A part left out, or on the wrong axis, shows in the logits a thousand times over."""
+    theirs = released()
+    model, _ = ours(theirs)
+    tokens = torch.randint(VOCAB, (2, 37), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        bug(model)
+        assert relative(model(tokens), theirs(tokens).logits) > 1e-3, part
+
+
+def _skip(module: torch.nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor:
+    return args[0]
+
+
+def _swapped(model: Transformer) -> Tensor:
+    """Biases by channel, then head."""
+    bias: Tensor = model.sublayers[0].decay_bias
+    return bias.view(2, 8).mT.flatten()
