@@ -46,12 +46,9 @@ class YamlFile:
                     raise UserError(
                         f"{self.path}: nested deeper than {MAX_DEPTH} levels, not a config"
                     )
-                if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+                if wrong := _foreign(event):
                     line = event.start_mark.line + 1 if event.start_mark else 0
-                    raise UserError(
-                        f"{self.path}:{line}: anchors and aliases are not supported; write the "
-                        "value out"
-                    )
+                    raise UserError(f"{self.path}:{line}: {wrong}")
             node = yaml.compose(text, Loader=_Loader)
             if node is not None:
                 self._walk(node, ())
@@ -125,11 +122,23 @@ _Loader.add_implicit_resolver(
 )
 
 
+def _foreign(event: yaml.Event) -> str:
+    """Why the event is not plain data; empty where it is."""
+    if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+        return "anchors and aliases are not supported; write the value out"
+    if tag := getattr(event, "tag", None):
+        tag = tag.replace("tag:yaml.org,2002:", "!!")
+        return f"tags ({tag}) are not supported; write a plain value"
+    return ""
+
+
 def parse_value(text: str) -> Any:
     """The value of ``key=text`` on the command line, by the same rules as in a file. Raises
     UserError.
     """
     try:
+        for wrong in filter(None, map(_foreign, yaml.parse(text, Loader=_Loader))):
+            raise UserError(f"{text!r}: {wrong}")
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError:
         raise UserError(f"{text!r}: not readable as a YAML value") from None

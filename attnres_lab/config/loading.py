@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import field
@@ -19,6 +20,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from attnres_lab.config.tree import RunConfig
+from attnres_lab.data.config import SourceConfig
 from attnres_lab.errors import UserError, nearest
 from attnres_lab.residual import REGISTRY, ResidualConfig
 from attnres_lab.yamlfile import YamlFile, parse_value
@@ -108,6 +110,10 @@ def content_hash(config: RunConfig) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
+#: Sections that are known by a name, and may be given as the name alone.
+NAMED = (ResidualConfig, SourceConfig)
+
+
 class _BadKey(Exception):
     def __init__(self, key: str, message: str) -> None:
         self.key, self.message = key, message
@@ -122,7 +128,7 @@ def _set(raw: dict[str, Any], dotted: str, value: Any) -> None:
     for part in parents:
         child = node.get(part)
         if not isinstance(child, dict):
-            child = node[part] = {}
+            child = node[part] = {"name": child} if isinstance(child, str) else {}
         node = child
     if (
         last == "name"
@@ -137,11 +143,13 @@ def _set(raw: dict[str, Any], dotted: str, value: Any) -> None:
 def _build(cls: Any, raw_json: str, prefix: str) -> Any:
     """One dataclass from its JSON. Cached by section: a large grid varies few sections."""
     raw = json.loads(raw_json)
+    if isinstance(raw, str) and cls in NAMED:
+        raw = {"name": raw}
     if not isinstance(raw, dict):
         raise _BadKey(prefix, f"a mapping is expected, got {raw!r}")
     if cls is ResidualConfig:
         name = raw.get("name", "baseline")
-        if name not in REGISTRY:
+        if not isinstance(name, str) or name not in REGISTRY:
             raise _BadKey(
                 f"{prefix}.name", f"unknown variant '{name}'{nearest(str(name), REGISTRY)}"
             )
@@ -153,7 +161,7 @@ def _build(cls: Any, raw_json: str, prefix: str) -> Any:
     for key, value in raw.items():
         dotted = f"{prefix}.{key}" if prefix else key
         if key not in names:
-            raise _BadKey(dotted, f"unknown key{nearest(key, names)}")
+            raise _BadKey(dotted, f"unknown key{_owners(cls, key) or nearest(key, names)}")
         if dataclasses.is_dataclass(hints[key]):
             values[key] = _build(hints[key], json.dumps(value), dotted)
         else:
@@ -164,6 +172,19 @@ def _build(cls: Any, raw_json: str, prefix: str) -> Any:
     except ValueError as error:
         key, _, message = str(error).partition(": ")
         raise _BadKey(key, message) from None
+
+
+def _owners(cls: Any, key: str) -> str:
+    """Which other variants have the option that this one does not; empty where none does."""
+    if not issubclass(cls, ResidualConfig):
+        return ""
+    owners = [
+        name
+        for name, variant in REGISTRY.items()
+        if key in {f.name for f in dataclasses.fields(variant.Config)}
+    ]
+    own = next(name for name, variant in REGISTRY.items() if variant.Config is cls)
+    return f" of {own}; set model.residual.name: {' or '.join(owners)}" if owners else ""
 
 
 def _leaves(cls: type[Any], leaves: dict[str, Any], prefix: str) -> dict[str, Any]:
@@ -182,12 +203,17 @@ def _leaves(cls: type[Any], leaves: dict[str, Any], prefix: str) -> dict[str, An
             and typing.get_type_hints(cls)[key] in (int, int | None)
         ):
             value = int(value)  # 1e3 is a whole number too
+        if str(typing.get_type_hints(cls)[key]).endswith("...]") and not isinstance(value, list):
+            value = [value]  # one path is a list of one
         try:
             merged = OmegaConf.to_container(OmegaConf.merge(schema, {key: value}))
         except OmegaConfBaseException as error:
             raise _BadKey(dotted, str(error).splitlines()[0]) from None
         assert isinstance(merged, dict)
         item = merged[key]
+        for number in item if isinstance(item, list) else [item]:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise _BadKey(dotted, f"{number} is not a finite number")
         result[key] = tuple(item) if isinstance(item, list) else item
     return result
 

@@ -41,7 +41,7 @@ Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:,@%+=/-]*$")]
 @dataclass(frozen=True)
 class _Strict:
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(
-        extra="forbid", use_attribute_docstrings=True
+        extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
     )
 
 
@@ -199,6 +199,12 @@ class SpecFile:
 
 
 _ADAPTER = TypeAdapter(SweepSpec)
+#: What a text that its pattern refuses should have been, by key.
+FORMS = {
+    "name": "is no name: letters, digits, '.', '_' and '-', at most 100, a letter or digit first",
+    "function": "is not written module:function",
+}
+FORM = "may hold letters, digits and . _ : , @ % + = / - only, a letter or digit first"
 #: What pydantic puts into a place beside the file's own keys: which member of a union was tried.
 HIDDEN = ("local", "slurm", "ray", "Objective", "list[Objective]")
 
@@ -267,6 +273,14 @@ def _line(file: YamlFile, error: ValidationError) -> str:
     if kind == "unexpected_keyword_argument":
         names = {f.name for part in _Strict.__subclasses__() for f in fields(part)}
         message = f"unknown key{nearest(keys[-1], names)}"
+    elif kind == "missing":
+        message = "missing"
+    elif kind == "union_tag_invalid":
+        tags = problem["ctx"]["expected_tags"].replace("'", "").split(", ")
+        tag = problem["ctx"]["tag"]
+        message = f"no {keys[-1]} is called '{tag}'{nearest(tag, tags)}"
+    elif kind == "string_pattern_mismatch":
+        message = f"{given!r} {FORMS.get(keys[-1], FORM)}"
     elif not isinstance(given, dict):
         message += f", got {given!r}"
     dotted = ".".join(keys)
