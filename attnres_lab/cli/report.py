@@ -35,6 +35,7 @@ def report(
     name = file.data.get("name")
     if not isinstance(name, str):
         raise UserError(f"{file.where('name')}: name: missing; a sweep needs one")
+    import attnres_lab.analysis  # noqa: F401  # first, so that analysis is ours
     from analysis.report import write_report
 
     home = SweepFolder.named(name)

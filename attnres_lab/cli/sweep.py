@@ -31,7 +31,8 @@ def read(spec: Path, scale: str | None) -> SpecFile:
     return load_spec(find(spec, "sweeps"), scale)
 
 
-def _folder(source: SpecFile) -> SweepFolder:
+def folder_of(source: SpecFile) -> SweepFolder:
+    """Where the sweep lives."""
     from attnres_lab.runs.sweep import SweepFolder
 
     return SweepFolder.named(source.spec.name)
@@ -59,14 +60,14 @@ def plan(
     from attnres_lab.sweep.planview import print_plan
 
     source = read(spec, scale)
-    print_plan(source, _folder(source), large=large, measure=measure)
+    print_plan(source, folder_of(source), large=large, measure=measure)
     if power:
         _print_power(source.spec.name)
 
 
 def _print_power(name: str) -> None:
-    from analysis import load_runs, pilot
-    from analysis import plan as seeds
+    from attnres_lab.analysis import load_runs, pilot
+    from attnres_lab.analysis import plan as seeds
     from attnres_lab.errors import UserError
 
     try:
@@ -94,7 +95,7 @@ def run(
     from attnres_lab.sweep.engine import run_sweep
 
     source = read(spec, scale)
-    raise typer.Exit(run_sweep(source, _folder(source), large=large).exit_code)
+    raise typer.Exit(run_sweep(source, folder_of(source), large=large).exit_code)
 
 
 @sub.command()
@@ -109,7 +110,7 @@ def status(
     from attnres_lab.sweep.report import print_status
 
     source = read(spec, scale)
-    print_status(_folder(source), as_json=json, watch=watch, slots=local_slots(source.spec))
+    print_status(folder_of(source), as_json=json, watch=watch, slots=local_slots(source.spec))
 
 
 @sub.command()
@@ -140,7 +141,7 @@ def retry(
     if failed and trials:
         raise UserError("retry: name trials or say --failed, not both")
     source = read(spec, scale)
-    raise typer.Exit(run_sweep(source, _folder(source), again=trials or ()).exit_code)
+    raise typer.Exit(run_sweep(source, folder_of(source), again=trials or ()).exit_code)
 
 
 @sub.command()
@@ -152,7 +153,7 @@ def export(
     """Write everything about every trial to trials.csv and trials.parquet."""
     from attnres_lab.sweep.report import export as write
 
-    folder = _folder(read(spec, scale))
+    folder = folder_of(read(spec, scale))
     for path in write(folder, to or folder.path / "export"):
         print(path)
 
@@ -160,7 +161,7 @@ def export(
 @sub.command()
 def stop(spec: Path = SPEC, scale: str | None = SCALE) -> None:
     """Ask a running sweep to write checkpoints and end."""
-    folder = _folder(read(spec, scale))
+    folder = folder_of(read(spec, scale))
     holder = folder.holder()
     if holder is None:
         print("nothing is running")
