@@ -17,16 +17,17 @@ MAX_DEPTH = 50
 
 
 class YamlFile:
-    """A mapping read from ``path``: ``data`` and, for messages, ``where(dotted_key)``.
+    """A mapping read from ``path`` (or from ``text``, said to lie there): ``data`` and, for
+    messages, ``where(dotted_key)``.
 
     Raises UserError, with file and line, for a missing file, bad syntax, aliases, duplicate keys,
     tags, or anything but a mapping at the top.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, text: str | None = None) -> None:
         self.path = Path(path)
         try:
-            text = self.path.read_text()
+            self.text = text = self.path.read_text() if text is None else text
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(
                 f"{self.path}: cannot be read "
@@ -34,7 +35,7 @@ class YamlFile:
             ) from None
         if len(text) > MAX_BYTES:
             raise UserError(f"{self.path}: larger than {MAX_BYTES} bytes, not a config")
-        self.lines: dict[tuple[str, ...], int] = {}
+        self.lines: dict[tuple[str, ...], str] = {}  # file:line of each key
         try:
             depth = 0
             for event in yaml.parse(text, Loader=_Loader):
@@ -45,12 +46,9 @@ class YamlFile:
                     raise UserError(
                         f"{self.path}: nested deeper than {MAX_DEPTH} levels, not a config"
                     )
-                if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+                if wrong := _foreign(event):
                     line = event.start_mark.line + 1 if event.start_mark else 0
-                    raise UserError(
-                        f"{self.path}:{line}: anchors and aliases are not supported; write the "
-                        "value out"
-                    )
+                    raise UserError(f"{self.path}:{line}: {wrong}")
             node = yaml.compose(text, Loader=_Loader)
             if node is not None:
                 self._walk(node, ())
@@ -75,8 +73,8 @@ class YamlFile:
         """``file:line`` of the key, or of its nearest parent that the file holds."""
         parts = tuple(dotted.split("."))
         for end in range(len(parts), 0, -1):
-            if line := self.lines.get(parts[:end]):
-                return f"{self.path}:{line}"
+            if place := self.lines.get(parts[:end]):
+                return place
         return str(self.path)
 
     def _walk(self, node: yaml.Node, path: tuple[str, ...]) -> None:
@@ -90,9 +88,9 @@ class YamlFile:
                 if here in self.lines:
                     raise UserError(
                         f"{self.path}:{key.start_mark.line + 1}: '{'.'.join(here)}' is given "
-                        f"twice (first on line {self.lines[here]})"
+                        f"twice (first on line {self.lines[here].rpartition(':')[2]})"
                     )
-                self.lines[here] = key.start_mark.line + 1
+                self.lines[here] = f"{self.path}:{key.start_mark.line + 1}"
                 self._walk(value, here)
         elif isinstance(node, yaml.SequenceNode):
             for index, item in enumerate(node.value):
@@ -124,11 +122,23 @@ _Loader.add_implicit_resolver(
 )
 
 
+def _foreign(event: yaml.Event) -> str:
+    """Why the event is not plain data; empty where it is."""
+    if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+        return "anchors and aliases are not supported; write the value out"
+    if tag := getattr(event, "tag", None):
+        tag = tag.replace("tag:yaml.org,2002:", "!!")
+        return f"tags ({tag}) are not supported; write a plain value"
+    return ""
+
+
 def parse_value(text: str) -> Any:
     """The value of ``key=text`` on the command line, by the same rules as in a file. Raises
     UserError.
     """
     try:
+        for wrong in filter(None, map(_foreign, yaml.parse(text, Loader=_Loader))):
+            raise UserError(f"{text!r}: {wrong}")
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError:
         raise UserError(f"{text!r}: not readable as a YAML value") from None

@@ -23,7 +23,7 @@ from scipy import optimize
 
 from analysis import CHINCHILLA, bootstrap, fit
 from analysis.laws import Array
-from benchmarks.saving import save_row
+from attnres_lab.benchmarks.saving import save_row
 
 RESAMPLES, SINGLES = 4000, 40
 

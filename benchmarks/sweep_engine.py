@@ -27,8 +27,8 @@ from typing import Any
 import yaml
 
 import attnres_lab.training.run  # noqa: F401  (what a real trial imports)
+from attnres_lab.benchmarks.saving import save_row
 from attnres_lab.config import RunConfig
-from benchmarks.saving import save_row
 
 WORKERS = 2
 BASE = {

@@ -8,9 +8,9 @@ from unittest.mock import patch
 import pytest
 from typer.testing import CliRunner
 
+from attnres_lab.benchmarks import residual
 from attnres_lab.cli import app
 from attnres_lab.errors import UserError
-from benchmarks import residual
 
 TINY = [
     "bench",
@@ -48,10 +48,16 @@ def test_an_arm_that_computes_something_else_is_refused():
     case = residual.Case(dim=8, layers=2, batch=1, seq_len=8)
     with (
         patch.dict(
-            "benchmarks.peers.PEERS", {"wrong": (lambda sources, *_: sources[0], "torch", False)}
+            "attnres_lab.benchmarks.peers.PEERS",
+            {"wrong": (lambda sources, *_: sources[0], "torch", False)},
         ),
         pytest.raises(ValueError, match="wrong:full"),
     ):
         residual.check("wrong:full", case)
     with pytest.raises(UserError, match="unknown variant 'blok'"):
         residual.check("blok", case)
+
+
+def test_a_case_that_an_arm_does_not_fit_is_a_users_error():
+    with pytest.raises(UserError, match="num_blocks: 8 is not within 1 and the 2 sublayers"):
+        CliRunner().invoke(app, [*TINY, "--variants", "block8"], catch_exceptions=False)

@@ -69,6 +69,19 @@ def test_every_experiment_loads_and_its_resolved_form_loads_to_the_same(
         ("name=../up", "may hold letters, digits"),
         ("train.micro_batch_size=3", "is not a multiple of micro_batch_size 3"),
         ("lr", "overrides are written key=value"),
+        ("optim.lr=.nan", "optim.lr: nan is not a finite number"),
+        ("optim.lr=inf", "optim.lr: inf is not a finite number"),
+        ("budget.tokens=.inf", "budget.tokens: inf is not a finite number"),
+        ("optim.clip=-1", "optim.clip: -1.0 is negative"),
+        ("optim.betas=[0.9, 1.5]", "optim.betas: [0.9, 1.5] are not all in [0, 1)"),
+        ("seed=-1", "seed: -1 is not a whole number from 0"),
+        ("seed=4294967296", "seed: 4294967296 is not a whole number from 0"),
+        ("name=!!binary aGk=", "tags (!!binary) are not supported; write a plain value"),
+        ("model.residual.name=[a]", "model.residual.name: unknown variant '['a']'"),
+        (
+            "model.residual.num_blocks=4",
+            "model.residual.num_blocks: unknown key of baseline; set model.residual.name: block",
+        ),
         ("optim.lr=[", "not readable as a YAML value"),
     ],
 )
@@ -94,8 +107,10 @@ def test_a_bad_override_dies_with_its_key_and_remedy(word: str, message: str) ->
         ("a: &x 1\nb: *x", "x.yaml:1: anchors and aliases are not supported"),
         (
             "name: !!python/object/apply:os.system ['true']",
-            "x.yaml:1: could not determine a constructor for the tag",
+            "x.yaml:1: tags (!!python/object/apply:os.system) are not supported",
         ),
+        ("name: x\nseed: !!set {a}", "x.yaml:2: tags (!!set) are not supported"),
+        ("name: !!timestamp 2001-01-01", "x.yaml:1: tags (!!timestamp) are not supported"),
         ("name: [", "x.yaml:1:"),
         (
             "budget:\n  steps: 1\n   tokens: 2",
@@ -156,6 +171,17 @@ def test_another_variant_drops_the_options_of_the_one_before(tmp_path: Path) -> 
     path.write_text("model: {residual: {name: block, num_blocks: 2}}\nbudget: {steps: 1}")
     assert load(path, {"model.residual.name": "full"}).variant == "full"
     assert load(path, {"model.residual.name": "block"}).variant == "block2"
+
+
+def test_a_section_that_has_a_name_may_be_given_by_it_and_one_path_is_a_list(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("model: {residual: block}\nbudget: {steps: 1}")
+    assert load(path, {"model.residual.num_blocks": 4}).variant == "block4"
+    assert load(path, {"model.residual": "full"}) == load(path, {"model.residual.name": "full"})
+    files = {"name": "files", "paths": "corpus/*.txt"}
+    assert load(path, {"data.source": files}).data.source.paths == ("corpus/*.txt",)
 
 
 def test_the_hash_is_the_science_not_the_names() -> None:

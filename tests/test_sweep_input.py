@@ -178,7 +178,7 @@ def test_the_time_left_counts_as_many_workers_as_a_coordinator_would(
     done = lab.folder.trial(trials[0].hash)
     write_json(done.result, {"seconds": 3600.0, "flops": trials[0].flops})
     done.set_status("finished")
-    status(lab.path / "sweep.yaml", json=False, watch=False)
+    status(lab.path / "sweep.yaml", scale=None, json=False, watch=False)
     assert "about 1:30:00 left" in capsys.readouterr().out
 
 
@@ -190,7 +190,7 @@ def test_a_report_opens_with_what_is_owed_and_without_runs_says_how_to_start(
     with pytest.raises(
         UserError, match=r"^s: nothing has run yet; start it with: attnres sweep run .*sweep\.yaml"
     ):
-        report(path, out=None)
+        report(path, scale=None, out=None)
     trials = [trial.entry for trial in Planner(load_spec(path)).grid()]
     lab.folder.write_plan(trials)
     lab.folder.trial(trials[0].hash).set_status("finished")

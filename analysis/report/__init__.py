@@ -5,7 +5,7 @@ verdict.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from matplotlib import rc_context
@@ -34,6 +34,7 @@ def write_report(
     *,
     spec: Path | None = None,
     folder: Path | None = None,
+    words: str = "",
     tracking_uri: str | None = None,
 ) -> Report:
     """Write ``report.md``, ``report.html`` and the figures (PNG) into the folder ``out``, made if
@@ -41,12 +42,14 @@ def write_report(
 
     ``source``: what ``load_runs`` takes: a sweep, an experiment, a CSV or Parquet file. ``spec``:
     the sweep's YAML, for the question and the plan. ``folder``: the sweep's folder, for
-    environments and depth records; by default where the sweep of that name lies.
+    environments and depth records; by default where the sweep of that name lies. ``words``: what
+    follows ``attnres sweep run``, to reproduce.
 
     Raises ValueError, in one line, where there is nothing to report on; a comparison that the
     evidence does not carry is said so in the verdict.
     """
-    evidence, page = gather(source, spec, folder, tracking_uri), Page(Path(out))
+    evidence = replace(gather(source, spec, folder, tracking_uri), words=words)
+    page = Page(Path(out))
     page.out.mkdir(parents=True, exist_ok=True)
     markdown, html = page.out / "report.md", page.out / "report.html"
     for stale in re.findall(

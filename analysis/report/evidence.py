@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from analysis.ablation import AblationTable, ablation_table
 from analysis.depth import DepthRecord, load_depth
@@ -33,7 +34,7 @@ _NO_FACTORS = (
 @dataclass(frozen=True)
 class Evidence:
     """A sweep's runs; ``source`` is what ``load_runs`` took, ``folder`` the sweep's folder,
-    ``spec`` its YAML, both where they exist.
+    ``spec`` its YAML, both where they exist; ``words`` is what follows ``attnres sweep run``.
     """
 
     source: str
@@ -41,6 +42,7 @@ class Evidence:
     folder: Path | None
     spec: Path | None
     tracking_uri: str | None
+    words: str = ""
 
     @property
     def name(self) -> str:
@@ -197,10 +199,8 @@ class Evidence:
 
     @property
     def question(self) -> str:
-        """The comment that opens the sweep's YAML."""
-        lines = self.spec.read_text().splitlines() if self.spec else []
-        count = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))
-        return " ".join(line.lstrip("# ").strip() for line in lines[:count]).strip()
+        """``question`` of the sweep's YAML."""
+        return str(yaml.safe_load(self.spec.read_text()).get("question", "")) if self.spec else ""
 
     @cached_property
     def environments(self) -> list[dict[str, Any]]:

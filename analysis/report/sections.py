@@ -210,11 +210,9 @@ def _environment(evidence: Evidence, page: Page) -> None:
 def _reproduce(evidence: Evidence, page: Page) -> None:
     """The commands."""
     revisions = sorted({str(e["revision"]) for e in evidence.environments if e.get("revision")})
-    file = evidence.spec.name if evidence.spec else f"{evidence.name}.yaml"
+    words = evidence.words or f"sweeps/{evidence.name}.yaml"
     checkout = [f"git checkout {revisions[0]}"] if len(revisions) == 1 else []
-    lines = "\n".join(
-        [*checkout, f"attnres sweep run sweeps/{file}", f"attnres report sweeps/{file}"]
-    )
+    lines = "\n".join([*checkout, f"attnres sweep run {words}", f"attnres report {words}"])
     page.add(
         "## How to reproduce",
         f"```sh\n{lines}\n```",

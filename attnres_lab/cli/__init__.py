@@ -9,20 +9,31 @@ import sys
 import typer
 from rich.console import Console
 
+from attnres_lab import __version__
 from attnres_lab.errors import UserError
 
 app = typer.Typer(
     name="attnres",
     help="Put Attention Residuals to the test: train, sweep, browse, report.",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"attnres-lab {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def options(debug: bool = typer.Option(False, "--debug", help="Show tracebacks.")) -> None:
+def options(
+    debug: bool = typer.Option(False, "--debug", help="Show tracebacks."),
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True),
+) -> None:
     """Options of every command."""
 
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from pathlib import Path
 from typing import Literal
 
 import typer
 
 from attnres_lab.errors import UserError
-
-ROOT = Path(__file__).parents[2]
 
 
 def register(app: typer.Typer) -> None:
@@ -44,27 +40,22 @@ def residual(  # noqa: PLR0913
         "train", help="A training step, or greedy decoding of 64 tokens."
     ),
     peers: bool = typer.Option(True, help="Measure installed peers too, as Full."),
-    out: Path = typer.Option(
-        ROOT / "benchmarks" / "results", help="Folder of the dated CSV and plot."
-    ),
+    out: Path = typer.Option(Path("benchmarks/results"), help="Folder of the dated CSV and plot."),
 ) -> None:
     """Time whole training steps of residual connections against the plain one."""
-    if not (ROOT / "benchmarks" / "residual.py").exists():
-        raise UserError(
-            "attnres bench: the benchmarks are part of a checkout of the repository, not of the "
-            "installed package; run it there"
-        )
-    sys.path.insert(0, str(ROOT))
-    harness, saving = (
-        importlib.import_module("benchmarks.residual"),
-        importlib.import_module("benchmarks.saving"),
-    )
+    from attnres_lab.benchmarks import residual as harness
+    from attnres_lab.benchmarks import saving
+    from attnres_lab.benchmarks.peers import installed
+
     case = harness.Case(dim, layers, batch, seq_len, device, dtype, threads, repeats, mode)
     arms = [
         *variants.replace(",", " ").split(),
-        *(f"{peer}:full" for peer in (harness.installed(device) if peers else {})),
+        *(f"{peer}:full" for peer in (installed(device) if peers else {})),
     ]
-    rows = harness.measure(case, arms)
+    try:
+        rows = harness.measure(case, arms)
+    except ValueError as error:
+        raise UserError(str(error)) from None
     print(
         f"{case.label}, {threads} threads; copy bandwidth "
         f"{rows[0]['copy_bytes_per_second'] / 1e9:.1f} GB/s"

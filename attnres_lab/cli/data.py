@@ -23,7 +23,7 @@ def data() -> None:
 def prepare(
     config: Path = typer.Argument(
         None,
-        help="A run YAML, for example experiments/tiny.yaml; without one, the embedded corpus.",
+        help="A run YAML, or the name of one: tiny, nano; without one, the embedded corpus.",
     ),
     overrides: list[str] = typer.Argument(
         None, help="Dotted keys, for example data.source.paths=[corpus/*.jsonl]."
@@ -35,8 +35,10 @@ def prepare(
     """
     from attnres_lab.config import load, parse_overrides
     from attnres_lab.data import DataConfig, prepare
+    from attnres_lab.shipped import find
 
-    chosen = load(config, parse_overrides(overrides or [])).data if config else DataConfig()
+    changes = parse_overrides(overrides or [])
+    chosen = load(find(config, "experiments"), changes).data if config else DataConfig()
     corpus = prepare(chosen, progress=True, force=force)
     corpus.verify()
     print(

@@ -13,7 +13,10 @@ def register(app: typer.Typer) -> None:
 
 
 def report(
-    sweep: Path = typer.Argument(help="A sweep YAML, for example sweeps/quickstart.yaml."),
+    sweep: Path = typer.Argument(help="A sweep YAML, or the name of one: quickstart, scaling."),
+    scale: str | None = typer.Option(
+        None, "--scale", help="For a study: nano, small, lab or paper."
+    ),
     out: Path | None = typer.Option(
         None, "--out", help="Where to write; by default the folder report/ of the sweep."
     ),
@@ -23,22 +26,34 @@ def report(
     """
     from attnres_lab.errors import UserError
     from attnres_lab.runs.sweep import SweepFolder
+    from attnres_lab.shipped import find
+    from attnres_lab.sweep.scales import at_scale
     from attnres_lab.yamlfile import YamlFile
 
-    file = YamlFile(sweep)
+    found = find(sweep, "sweeps")
+    file = at_scale(YamlFile(found), scale)
     name = file.data.get("name")
     if not isinstance(name, str):
         raise UserError(f"{file.where('name')}: name: missing; a sweep needs one")
+    import attnres_lab.analysis  # noqa: F401  # first, so that analysis is ours
     from analysis.report import write_report
 
     home = SweepFolder.named(name)
+    out = out or home.path / "report"
+    if scale:  # what the study is at this scale
+        out.mkdir(parents=True, exist_ok=True)
+        (spec := out / "sweep.yaml").write_text(file.text)
+    else:
+        spec = found
+    words = f"{found.name} --scale {scale}" if scale else found.name
     try:
-        written = write_report(name, out or home.path / "report", spec=sweep, folder=home.path)
+        written = write_report(name, out, spec=spec, folder=home.path, words=f"sweeps/{words}")
     except ValueError as error:
         if home.plan():
             raise UserError(str(error)) from None
         raise UserError(
-            f"{name}: nothing has run yet; start it with: attnres sweep run {sweep} ({error})"
+            f"{name}: nothing has run yet; start it with: attnres sweep run {sweep}"
+            f"{' --scale ' + scale if scale else ''} ({error})"
         ) from None
     print(written.verdict.replace("> ", "").replace(">\n", "\n").strip())
     print(f"\n{written.html}\n{written.markdown}")

@@ -9,11 +9,13 @@ import typer
 
 if TYPE_CHECKING:
     from attnres_lab.runs.sweep import SweepFolder
+    from attnres_lab.sweep.spec import SpecFile
 
 sub = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Plan, run and watch a sweep of many trials."
 )
-SPEC = typer.Argument(help="A sweep YAML, for example sweeps/quickstart.yaml.")
+SPEC = typer.Argument(help="A sweep YAML, or the name of one: quickstart, scaling.")
+SCALE = typer.Option(None, "--scale", help="For a study: nano, small, lab or paper.")
 
 
 def register(app: typer.Typer) -> None:
@@ -21,16 +23,25 @@ def register(app: typer.Typer) -> None:
     app.add_typer(sub, name="sweep")
 
 
-def _folder(spec: Path) -> SweepFolder:
-    from attnres_lab.runs.sweep import SweepFolder
+def read(spec: Path, scale: str | None) -> SpecFile:
+    """The sweep that a command names. Raises UserError."""
+    from attnres_lab.shipped import find
     from attnres_lab.sweep.spec import load_spec
 
-    return SweepFolder.named(load_spec(spec).spec.name)
+    return load_spec(find(spec, "sweeps"), scale)
+
+
+def folder_of(source: SpecFile) -> SweepFolder:
+    """Where the sweep lives."""
+    from attnres_lab.runs.sweep import SweepFolder
+
+    return SweepFolder.named(source.spec.name)
 
 
 @sub.command()
 def plan(
     spec: Path = SPEC,
+    scale: str | None = SCALE,
     large: bool = typer.Option(False, "--large", help="Allow more than 10,000 trials."),
     measure: bool = typer.Option(
         False,
@@ -47,16 +58,16 @@ def plan(
 ) -> None:
     """Print the trials and what they cost, before anything runs."""
     from attnres_lab.sweep.planview import print_plan
-    from attnres_lab.sweep.spec import load_spec
 
-    print_plan(load_spec(spec), _folder(spec), large=large, measure=measure)
+    source = read(spec, scale)
+    print_plan(source, folder_of(source), large=large, measure=measure)
     if power:
-        _print_power(_folder(spec).path.name)
+        _print_power(source.spec.name)
 
 
 def _print_power(name: str) -> None:
-    from analysis import load_runs, pilot
-    from analysis import plan as seeds
+    from attnres_lab.analysis import load_runs, pilot
+    from attnres_lab.analysis import plan as seeds
     from attnres_lab.errors import UserError
 
     try:
@@ -75,29 +86,31 @@ def _print_power(name: str) -> None:
 @sub.command()
 def run(
     spec: Path = SPEC,
+    scale: str | None = SCALE,
     large: bool = typer.Option(False, "--large", help="Allow more than 10,000 trials."),
 ) -> None:
     """Run what is owed; after an interruption, go on. Exit code: 0 all done, 1 some trials failed,
     2 bad input, 130 interrupted.
     """
     from attnres_lab.sweep.engine import run_sweep
-    from attnres_lab.sweep.spec import load_spec
 
-    raise typer.Exit(run_sweep(load_spec(spec), _folder(spec), large=large).exit_code)
+    source = read(spec, scale)
+    raise typer.Exit(run_sweep(source, folder_of(source), large=large).exit_code)
 
 
 @sub.command()
 def status(
     spec: Path = SPEC,
+    scale: str | None = SCALE,
     json: bool = typer.Option(False, "--json", help="For programs."),
     watch: bool = typer.Option(False, "--watch", help="Renew every two seconds until done."),
 ) -> None:
     """Show what each trial is doing; from any terminal, while the sweep runs or not."""
     from attnres_lab.sweep.launchers import local_slots
     from attnres_lab.sweep.report import print_status
-    from attnres_lab.sweep.spec import load_spec
 
-    print_status(_folder(spec), as_json=json, watch=watch, slots=local_slots(load_spec(spec).spec))
+    source = read(spec, scale)
+    print_status(folder_of(source), as_json=json, watch=watch, slots=local_slots(source.spec))
 
 
 @sub.command()
@@ -118,35 +131,37 @@ def retry(
             "ones go on."
         ),
     ),
+    scale: str | None = SCALE,
     failed: bool = typer.Option(False, "--failed", help="The failed ones; the default."),
 ) -> None:
     """Run exactly the failed trials again, or exactly the named ones. Exit codes as of run."""
     from attnres_lab.errors import UserError
     from attnres_lab.sweep.engine import run_sweep
-    from attnres_lab.sweep.spec import load_spec
 
     if failed and trials:
         raise UserError("retry: name trials or say --failed, not both")
-    raise typer.Exit(run_sweep(load_spec(spec), _folder(spec), again=trials or ()).exit_code)
+    source = read(spec, scale)
+    raise typer.Exit(run_sweep(source, folder_of(source), again=trials or ()).exit_code)
 
 
 @sub.command()
 def export(
     spec: Path = SPEC,
+    scale: str | None = SCALE,
     to: Path = typer.Option(None, "--to", help="A folder; by default the sweep's own."),
 ) -> None:
     """Write everything about every trial to trials.csv and trials.parquet."""
     from attnres_lab.sweep.report import export as write
 
-    folder = _folder(spec)
+    folder = folder_of(read(spec, scale))
     for path in write(folder, to or folder.path / "export"):
         print(path)
 
 
 @sub.command()
-def stop(spec: Path = SPEC) -> None:
+def stop(spec: Path = SPEC, scale: str | None = SCALE) -> None:
     """Ask a running sweep to write checkpoints and end."""
-    folder = _folder(spec)
+    folder = folder_of(read(spec, scale))
     holder = folder.holder()
     if holder is None:
         print("nothing is running")

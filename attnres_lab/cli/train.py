@@ -13,7 +13,7 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    config: Path = typer.Argument(help="A run YAML, for example experiments/tiny.yaml."),
+    config: Path = typer.Argument(help="A run YAML, or the name of one: tiny, nano."),
     overrides: list[str] = typer.Argument(
         None, help="Dotted keys, for example model.residual.name=block optim.lr=3e-3."
     ),
@@ -21,8 +21,9 @@ def train(
     """Train one model; a run that was interrupted goes on where it stopped."""
     from attnres_lab.config import content_hash, load, parse_overrides
     from attnres_lab.runs.paths import runs_folder
+    from attnres_lab.shipped import find
 
-    run_config = load(config, parse_overrides(overrides or []))
+    run_config = load(find(config, "experiments"), parse_overrides(overrides or []))
     from attnres_lab import tracking  # heavy, and of no use for a config that does not load
     from attnres_lab.training import run as training
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import field
@@ -19,6 +20,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from attnres_lab.config.tree import RunConfig
+from attnres_lab.data.config import SourceConfig
 from attnres_lab.errors import UserError, nearest
 from attnres_lab.mixers import MLPS, MLPConfig
 from attnres_lab.residual import REGISTRY, ResidualConfig
@@ -125,6 +127,15 @@ def _default() -> dict[str, Any]:
     return flatten(RunConfig())
 
 
+#: Sections that are known by a name, and may be given as the name alone.
+NAMED = (ResidualConfig, SourceConfig, MLPConfig)
+#: Sections whose class depends on the name: what it is called, its default, the classes.
+CLASSES: dict[Any, tuple[str, str, dict[str, Any]]] = {
+    ResidualConfig: ("variant", "baseline", {n: v.Config for n, v in REGISTRY.items()}),
+    MLPConfig: ("channel mixer", "swiglu", dict(MLPS)),
+}
+
+
 class _BadKey(Exception):
     def __init__(self, key: str, message: str) -> None:
         self.key, self.message = key, message
@@ -139,7 +150,7 @@ def _set(raw: dict[str, Any], dotted: str, value: Any) -> None:
     for part in parents:
         child = node.get(part)
         if not isinstance(child, dict):
-            child = node[part] = {}
+            child = node[part] = {"name": child} if isinstance(child, str) else {}
         node = child
     if (
         last == "name"
@@ -154,22 +165,16 @@ def _set(raw: dict[str, Any], dotted: str, value: Any) -> None:
 def _build(cls: Any, raw_json: str, prefix: str) -> Any:
     """One dataclass from its JSON. Cached by section: a large grid varies few sections."""
     raw = json.loads(raw_json)
+    if isinstance(raw, str) and cls in NAMED:
+        raw = {"name": raw}
     if not isinstance(raw, dict):
         raise _BadKey(prefix, f"a mapping is expected, got {raw!r}")
-    if cls is ResidualConfig:
-        name = raw.get("name", "baseline")
-        if name not in REGISTRY:
-            raise _BadKey(
-                f"{prefix}.name", f"unknown variant '{name}'{nearest(str(name), REGISTRY)}"
-            )
-        cls = REGISTRY[name].Config
-    if cls is MLPConfig:
-        name = raw.get("name", "swiglu")
-        if name not in MLPS:
-            raise _BadKey(
-                f"{prefix}.name", f"unknown channel mixer '{name}'{nearest(str(name), MLPS)}"
-            )
-        cls = MLPS[name]
+    if cls in CLASSES:
+        kind, default, classes = CLASSES[cls]
+        name = raw.get("name", default)
+        if not isinstance(name, str) or name not in classes:
+            raise _BadKey(f"{prefix}.name", f"unknown {kind} '{name}'{nearest(str(name), classes)}")
+        cls = classes[name]
     hints = typing.get_type_hints(cls)
     names = {f.name for f in dataclasses.fields(cls)}
     values: dict[str, Any] = {}
@@ -177,7 +182,7 @@ def _build(cls: Any, raw_json: str, prefix: str) -> Any:
     for key, value in raw.items():
         dotted = f"{prefix}.{key}" if prefix else key
         if key not in names:
-            raise _BadKey(dotted, f"unknown key{nearest(key, names)}")
+            raise _BadKey(dotted, f"unknown key{_owners(cls, key) or nearest(key, names)}")
         if dataclasses.is_dataclass(hints[key]):
             values[key] = _build(hints[key], json.dumps(value), dotted)
         else:
@@ -188,6 +193,19 @@ def _build(cls: Any, raw_json: str, prefix: str) -> Any:
     except ValueError as error:
         key, _, message = str(error).partition(": ")
         raise _BadKey(key, message) from None
+
+
+def _owners(cls: Any, key: str) -> str:
+    """Which other variants have the option that this one does not; empty where none does."""
+    if not issubclass(cls, ResidualConfig):
+        return ""
+    owners = [
+        name
+        for name, variant in REGISTRY.items()
+        if key in {f.name for f in dataclasses.fields(variant.Config)}
+    ]
+    own = next(name for name, variant in REGISTRY.items() if variant.Config is cls)
+    return f" of {own}; set model.residual.name: {' or '.join(owners)}" if owners else ""
 
 
 def _leaves(cls: type[Any], leaves: dict[str, Any], prefix: str) -> dict[str, Any]:
@@ -206,12 +224,17 @@ def _leaves(cls: type[Any], leaves: dict[str, Any], prefix: str) -> dict[str, An
             and typing.get_type_hints(cls)[key] in (int, int | None)
         ):
             value = int(value)  # 1e3 is a whole number too
+        if str(typing.get_type_hints(cls)[key]).endswith("...]") and not isinstance(value, list):
+            value = [value]  # one path is a list of one
         try:
             merged = OmegaConf.to_container(OmegaConf.merge(schema, {key: value}))
         except OmegaConfBaseException as error:
             raise _BadKey(dotted, str(error).splitlines()[0]) from None
         assert isinstance(merged, dict)
         item = merged[key]
+        for number in item if isinstance(item, list) else [item]:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise _BadKey(dotted, f"{number} is not a finite number")
         result[key] = tuple(item) if isinstance(item, list) else item
     return result
 

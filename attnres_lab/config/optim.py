@@ -25,6 +25,11 @@ class OptimConfig:
         """Raises ValueError with the key and the remedy."""
         if self.lr <= 0:
             raise ValueError(f"optim.lr: {self.lr} is not positive")
+        for key in ("weight_decay", "residual_lr_mult", "clip"):
+            if getattr(self, key) < 0:
+                raise ValueError(f"optim.{key}: {getattr(self, key)} is negative")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"optim.betas: {list(self.betas)} are not all in [0, 1)")
         for key in ("warmup", "decay", "final_lr"):
             if not 0 <= getattr(self, key) <= 1:
                 raise ValueError(

@@ -95,7 +95,11 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a name that is not a plain file name."""
+        """Raises ValueError for a name that is not a plain file name, and for a seed that numpy
+        does not take.
+        """
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed: {self.seed} is not a whole number from 0 to 2^32 - 1")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", self.name):
             raise ValueError(f"name: {self.name!r} may hold letters, digits, '.', '_' and '-' only")
 

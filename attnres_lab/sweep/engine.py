@@ -46,7 +46,7 @@ def run_sweep(
     planner, spec = Planner(source), source.spec
     with _writing(folder), folder.coordinate(), ExitStack() as stack:
         trials = planned(planner, folder, large=large or again is not None)
-        folder.describe(spec.name, str(planner.base.path), source.file.path.read_text())
+        folder.describe(spec.name, str(planner.base.path), source.file.text)
         folder.write_plan([trial.entry for trial in trials])
         owed = planner.spec.adaptive or any(
             folder.trial(t.entry.hash).status().state not in DONE for t in trials

@@ -60,6 +60,8 @@ def print_plan(
                 show(e.params),
             )
         )
+    if spec.question:
+        print(f"{spec.question}\n")
     print(columns(rows))
     counts = {state: sum(s == state for s in states.values()) for state in ("new", "owed", "done")}
     total = sum(t.entry.flops or 0.0 for t in trials)

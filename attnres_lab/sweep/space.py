@@ -169,6 +169,10 @@ def _seeds(axis: Axis) -> tuple[int, ...]:
 
 
 def _axis(key: str, value: Any, adaptive: bool) -> Axis:
+    if value is None:
+        raise ValueError("empty; give a value or a list")
+    if isinstance(value, str | int | float):  # the same as a list of one
+        value = [value]
     if isinstance(value, list):
         if not value:
             raise ValueError("an empty list")
@@ -196,14 +200,10 @@ def _axis(key: str, value: Any, adaptive: bool) -> Axis:
             Choice(str(label), {str(k): v for k, v in point.items()})
             for label, point in value.items()
         )
-    elif isinstance(value, dict):
+    else:
         raise ValueError(
             "give a list, {range: [low, high, step]}, {log: [low, high, count]}, or a bundle (an "
             "undotted name with named points)"
-        )
-    else:
-        raise ValueError(
-            f"a single value is not an axis; write [{value}], or put it under overrides"
         )
     if len({json.dumps(choice.label) for choice in choices}) < len(choices):
         raise ValueError("the same value is given twice")
@@ -217,10 +217,11 @@ def _numeric(value: Any) -> bool:
 
 def _choice(key: str, item: Any, adaptive: bool) -> Choice:
     """A plain value; or a mapping that replaces the whole section ``key``, in which lists and
-    ranges are axes of their own.
+    ranges are axes of their own. A list of one is that one.
     """
     if not isinstance(item, dict):
         return Choice(item if isinstance(item, Scalar) else json.dumps(item), {key: item})
+    item = {k: v[0] if isinstance(v, list) and len(v) == 1 else v for k, v in item.items()}
     fixed = {k: v for k, v in item.items() if not isinstance(v, list | dict)}
     axes = tuple(_axis(f"{key}.{k}", v, adaptive) for k, v in item.items() if k not in fixed)
     named = [str(fixed["name"])] if "name" in fixed else []

@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from attnres_lab.errors import UserError, nearest
+from attnres_lab.sweep.scales import at_scale
 from attnres_lab.yamlfile import YamlFile
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
@@ -40,7 +41,7 @@ Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:,@%+=/-]*$")]
 @dataclass(frozen=True)
 class _Strict:
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(
-        extra="forbid", use_attribute_docstrings=True
+        extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
     )
 
 
@@ -160,6 +161,8 @@ class SweepSpec(_Strict):
     base: str
     """The run YAML, relative to this file."""
     space: dict[str, Any]
+    question: str = ""
+    """What the sweep is to answer; opens the plan and the report."""
     overrides: dict[str, Any] = field(default_factory=dict)
     """Dotted keys laid over the base."""
     objective: Objective | Annotated[list[Objective], Field(min_length=1)] = Objective()
@@ -196,13 +199,21 @@ class SpecFile:
 
 
 _ADAPTER = TypeAdapter(SweepSpec)
+#: What a text that its pattern refuses should have been, by key.
+FORMS = {
+    "name": "is no name: letters, digits, '.', '_' and '-', at most 100, a letter or digit first",
+    "function": "is not written module:function",
+}
+FORM = "may hold letters, digits and . _ : , @ % + = / - only, a letter or digit first"
 #: What pydantic puts into a place beside the file's own keys: which member of a union was tried.
 HIDDEN = ("local", "slurm", "ray", "Objective", "list[Objective]")
 
 
-def load_spec(path: Path | str) -> SpecFile:
-    """Read a sweep YAML. Raises UserError with file, line, key and the nearest valid name."""
-    file = YamlFile(path)
+def load_spec(path: Path | str, scale: str | None = None) -> SpecFile:
+    """Read a sweep YAML, a study of several scales at ``scale``. Raises UserError with file, line,
+    key and the nearest valid name.
+    """
+    file = at_scale(YamlFile(path), scale)
     data = dict(file.data)
     if "space" not in data and {"model", "budget", "train"} & set(data):
         raise UserError(f"{file.path}: this is a run file; use attnres train")
@@ -232,10 +243,18 @@ def load_spec(path: Path | str) -> SpecFile:
 
 def json_schema() -> dict[str, Any]:
     """JSON Schema of the sweep YAML, for editors."""
+    schema = _ADAPTER.json_schema()
+    schema["properties"]["scales"] = {
+        "type": "object",
+        "description": "What differs at each scale; what is shared is in scales.yaml.",
+        "additionalProperties": {"type": "object"},
+    }
+    schema["required"].remove("base")  # a study has one at each scale
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "attnres-lab sweep",
-        **_ADAPTER.json_schema(),
+        **schema,
+        "anyOf": [{"required": ["base"]}, {"required": ["scales"]}],
     }
 
 
@@ -254,6 +273,14 @@ def _line(file: YamlFile, error: ValidationError) -> str:
     if kind == "unexpected_keyword_argument":
         names = {f.name for part in _Strict.__subclasses__() for f in fields(part)}
         message = f"unknown key{nearest(keys[-1], names)}"
+    elif kind == "missing":
+        message = "missing"
+    elif kind == "union_tag_invalid":
+        tags = problem["ctx"]["expected_tags"].replace("'", "").split(", ")
+        tag = problem["ctx"]["tag"]
+        message = f"no {keys[-1]} is called '{tag}'{nearest(tag, tags)}"
+    elif kind == "string_pattern_mismatch":
+        message = f"{given!r} {FORMS.get(keys[-1], FORM)}"
     elif not isinstance(given, dict):
         message += f", got {given!r}"
     dotted = ".".join(keys)

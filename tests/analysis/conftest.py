@@ -15,9 +15,10 @@ from attnres_lab.runs.files import write_json
 
 GAINS = {"baseline": 1.0, "full": 1.3, "block8": 1.15}
 SIZES = {"d32-L8": 1e13, "d48-L8": 4e13, "d64-L8": 1.6e14, "d96-L12": 6.4e14}
-SPEC = """# What do Full and Block buy at a scale
-# that a laptop can train?
-name: demo
+SPEC = """name: demo
+question: >-
+  What do Full and Block buy at a scale
+  that a laptop can train?
 base: ../experiments/tiny.yaml
 space:
   seed: [0, 1]

@@ -193,7 +193,9 @@ def test_text_from_outside_cannot_become_markup(tmp_path, quick) -> None:
     table = published(tmp_path)
     table["variant"] = table["variant"].replace("full", "<script>alert(1)</script>|x")
     table.to_csv(tmp_path / "runs.csv", index=False)
-    (tmp_path / "s.yaml").write_text('# <img src="http://example.com/x.png"> & more\nname: s\n')
+    (tmp_path / "s.yaml").write_text(
+        'question: <img src="http://example.com/x.png"> & more\nname: s\n'
+    )
     page = Page(
         write_report(
             tmp_path / "runs.csv", tmp_path / "out", spec=tmp_path / "s.yaml"

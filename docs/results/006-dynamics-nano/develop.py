@@ -1,4 +1,4 @@
-"""Table and figure of this record from the runs of ``sweeps/dynamics-nano.yaml``: ``python
+"""Table and figure of this record from the runs of ``sweeps/dynamics.yaml --scale nano``: ``python
 develop.py <runs folder>``.
 """
 

@@ -16,30 +16,34 @@ def attn_res(sources: Sequence[Tensor], query: Tensor, gain: Tensor, eps: float)
     from attn_res.main import AttnResOperator
 
     operator = AttnResOperator(query.shape[0], eps)
-    return torch.func.functional_call(
+    h: Tensor = torch.func.functional_call(
         operator, {"pseudo_query": query * gain}, (torch.stack(tuple(sources)),)
     )
+    return h
 
 
 def fla_naive(sources: Sequence[Tensor], query: Tensor, gain: Tensor, eps: float) -> Tensor:
     """fla-core, reference."""
     from fla.ops.attnres import naive_attnres
 
-    return naive_attnres(query, list(sources), gain, rms_eps=eps)
+    h: Tensor = naive_attnres(query, list(sources), gain, rms_eps=eps)
+    return h
 
 
 def fla_fused(sources: Sequence[Tensor], query: Tensor, gain: Tensor, eps: float) -> Tensor:
     """fla-core, Triton."""
     from fla.ops.attnres import fused_attnres
 
-    return fused_attnres(query, list(sources), gain, rms_eps=eps)
+    h: Tensor = fused_attnres(query, list(sources), gain, rms_eps=eps)
+    return h
 
 
 def liger(sources: Sequence[Tensor], query: Tensor, gain: Tensor, eps: float) -> Tensor:
     """Liger-Kernel, Triton."""
     from liger_kernel.transformers.functional import liger_attn_res
 
-    return liger_attn_res(torch.stack(tuple(sources)), query, gain, eps)
+    h: Tensor = liger_attn_res(torch.stack(tuple(sources)), query, gain, eps)
+    return h
 
 
 #: name: (read, import name, whether it needs a GPU). flash-attn-res has no single read to put here:

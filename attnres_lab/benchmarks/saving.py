@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from benchmarks.residual import Case
+    from attnres_lab.benchmarks.residual import Case
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path("benchmarks/results")
 
 
 def save_row(name: str, row: dict[str, Any]) -> None:
-    """Print a row and write it as ``results/<date>-<name>.csv``, in place of an earlier one of that
-    day.
+    """Print a row and write it as ``benchmarks/results/<date>-<name>.csv``, relative to the working
+    directory, in place of an earlier one of that day.
     """
     print("\n".join(f"{key:<30} {value}" for key, value in row.items()))
-    RESULTS.mkdir(exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     with (RESULTS / f"{datetime.date.today().isoformat()}-{name}.csv").open(
         "w", newline=""
     ) as file:

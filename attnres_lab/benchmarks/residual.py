@@ -20,12 +20,12 @@ import torch
 import torch.nn.functional as F
 
 from attnres_lab import ops
+from attnres_lab.benchmarks.peers import Read, installed
 from attnres_lab.errors import UserError
 from attnres_lab.model import ModelConfig, Transformer
 from attnres_lab.model.generate import generate
 from attnres_lab.ops import decoding, lean, naive, twophase
 from attnres_lab.residual import REGISTRY
-from benchmarks.peers import Read, installed
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -120,7 +120,7 @@ def work_of(model: Transformer, case: Case) -> Callable[[], None]:
 
     def train() -> None:
         loss = F.cross_entropy(model(tokens[:, :-1]).flatten(0, 1).float(), tokens[:, 1:].flatten())
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad()
 
@@ -131,7 +131,7 @@ def work_of(model: Transformer, case: Case) -> Callable[[], None]:
     return train if case.mode == "train" else decode
 
 
-def seconds(work: Callable[[], None], case: Case) -> float:
+def seconds(work: Callable[[], object], case: Case) -> float:
     start = time.perf_counter()
     work()
     if case.device == "cuda":
@@ -209,7 +209,8 @@ def measure(case: Case, arms: Sequence[str]) -> list[dict[str, Any]]:
                 spent = seconds(works[arm], case)
             if repeat >= 2:
                 times[arm].append(spent)
-    copy, rows = bandwidth(case), []
+    copy = bandwidth(case)
+    rows: list[dict[str, Any]] = []
     for arm in arms:
         low, mid, high = statistics.quantiles(times[arm], n=4)
         with reading(arm, case):

@@ -1,0 +1,53 @@
+"""``attnres quickstart`` and ``attnres init``: the first steps."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import typer
+
+STARTERS = (
+    "experiments/quickstart.yaml",
+    "sweeps/quickstart.yaml",
+    "notebooks/1_from_a_sweep_to_a_gain.ipynb",
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command()(quickstart)
+    app.command()(init)
+
+
+def quickstart() -> None:
+    """Run the sweep quickstart (minutes on two cores), then report what it has shown."""
+    from attnres_lab.cli.report import report
+    from attnres_lab.cli.sweep import folder_of, read
+    from attnres_lab.sweep.engine import run_sweep
+
+    name = Path("quickstart")
+    source = read(name, None)
+    outcome = run_sweep(source, folder_of(source))
+    if outcome.exit_code:
+        raise typer.Exit(outcome.exit_code)
+    report(name, scale=None, out=None)
+
+
+def init(folder: Path = typer.Argument(help="A folder; made if need be.")) -> None:
+    """Copy an experiment, a sweep and a notebook to start from; overwrites nothing."""
+    from attnres_lab.errors import UserError
+    from attnres_lab.shipped import HERE
+
+    if there := [name for name in STARTERS if (folder / name).exists()]:
+        raise UserError(
+            f"{folder / there[0]}: exists; init overwrites nothing, name another folder"
+        )
+    try:
+        for name in STARTERS:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(HERE / name, folder / name)
+            print(folder / name)
+    except OSError as error:
+        raise UserError(f"{error.filename or folder}: {error.strerror}") from None
+    print(f"\nNext: cd {folder}, edit, then: attnres sweep run sweeps/quickstart.yaml")
