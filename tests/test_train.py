@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from helpers import tiny
 
 from attnres_lab.config import RunConfig, load, to_yaml
 from attnres_lab.errors import UserError
-from attnres_lab.runs.folder import RunFolder
+from attnres_lab.runs.folder import RunFolder, read_json
 from attnres_lab.training.environment import uncommitted
 from attnres_lab.training.run import run
 
@@ -301,3 +302,52 @@ def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
         assert run(config, files.path).status.state == "finished"
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+CLOCKS = ("seconds", "device_seconds", "peak_memory_bytes")
+
+
+@pytest.mark.parametrize("lost", ["status", "validation", "rows"])
+def test_a_result_is_made_again_from_what_is_on_the_disk(tmp_path: Path, lost: str) -> None:
+    """A kill after the last checkpoint and before the last status: nothing is trained again, and
+    no number is missing.
+    """
+    config, files = tiny(tmp_path), RunFolder(tmp_path / "run")
+    before = run(config, files.path).metrics
+    checkpoint = files.checkpoint.read_bytes()
+    files.result.unlink()
+    files.set_status("running", step=config.steps or 0)
+    if lost != "status":
+        rows = [r for r in files.rows() if lost == "validation" and "val/loss" not in r]
+        files.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    after = run(config, files.path)
+    assert after.status.state == "finished"
+    assert after.metrics["val/loss"] == before["val/loss"]
+    if lost != "rows":
+        assert set(after.metrics) == set(before) == set(read_json(files.result) or {})
+        for key in set(before) - set(CLOCKS):
+            assert after.metrics[key] == before[key], key
+    assert files.checkpoint.read_bytes() == checkpoint
+
+
+def test_a_flipped_bit_is_told_and_never_trained_on(tmp_path: Path) -> None:
+    """In the weights of a checkpoint and in a shard of the corpus."""
+    config, files = tiny(tmp_path), RunFolder(tmp_path / "run")
+    run(config, files.path)
+    files.set_status("running")
+
+    def flip(path: Path, place: int) -> None:
+        data = bytearray(path.read_bytes())
+        data[place] ^= 1
+        path.write_bytes(data)
+
+    with zipfile.ZipFile(files.checkpoint) as archive:
+        largest = max(archive.infolist(), key=lambda entry: entry.file_size)
+    flip(files.checkpoint, largest.header_offset + 200 + largest.file_size // 2)
+    with pytest.raises(UserError, match="corrupt checkpoint"):
+        run(config, files.path)
+    files.checkpoint.unlink()
+    shard = next((tmp_path / "cache").rglob("*.val.bin"))
+    flip(shard, 10)
+    with pytest.raises(UserError, match="checksum differs"):
+        run(config, files.path)

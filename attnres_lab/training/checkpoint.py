@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,9 @@ def load_checkpoint(path: Path, config_hash: str | None = None) -> dict[str, Any
     or belongs to another config.
     """
     try:
+        with zipfile.ZipFile(path) as archive:  # torch does not compare the checksums it writes
+            if damaged := archive.testzip():
+                raise ValueError(f"checksum of {damaged}")
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         found = checkpoint["config_hash"]
     except FileNotFoundError:

@@ -1,10 +1,9 @@
-"""The LightningModule, and the loader whose batches are a pure function of (seed, step)."""
+"""The LightningModule: loss, optimiser and schedule of a run, for any ``pl.Trainer``."""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator
-from contextlib import nullcontext
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,9 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attnres_lab.config import RunConfig, content_hash, to_yaml
-from attnres_lab.data import Corpus
 from attnres_lab.model import Transformer
-from attnres_lab.training.optim import lr_factor, make_optimizers, set_lr
+from attnres_lab.training.optim import lr_factor, make_optimizer
 
 
 class Stopwatch:
@@ -24,12 +22,8 @@ class Stopwatch:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.device, self.exact, self.parts, self.last = (
-            device,
-            False,
-            dict[str, float](),
-            time.perf_counter(),
-        )
+        self.device, self.exact = device, False
+        self.parts, self.last = dict[str, float](), time.perf_counter()
 
     def lap(self, part: str) -> None:
         """Add the time since the last lap to ``part``."""
@@ -41,24 +35,27 @@ class Stopwatch:
 
 
 class LitTransformer(pl.LightningModule):
-    """A Transformer with its optimisation: one ``training_step`` is one optimiser step, over all
-    its micro-batches.
+    """A Transformer with its loss, optimiser and schedule. Batches are tokens [B, T + 1].
 
-    Optimisation is manual because Muon needs a second optimiser beside it, and because a step is
-    then the same thing for accumulation, schedules, budgets and checkpoints.
+    It logs ``train/loss``, ``val/loss`` (nats per token) and ``val/bpb`` (bits per byte; where a
+    ``CorpusDataModule`` tells the bytes of a token).
     """
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__()
-        self.automatic_optimization = False
         self.config = config
         self.model = Transformer(config.model, config.seed)
         self.total_steps = config.steps
-        self.step = 0
+        self.step = 0  # optimiser steps done
         self.seconds = 0.0  # training time so far, without validation, probes and checkpoints
         self.loss_sum = torch.zeros((), dtype=torch.float64)  # since the last logged row
         self.grad_norm = torch.zeros(())
+        self.lr = 0.0  # of the last step
+        self.validation: dict[str, float] = {}  # val/loss and val/bpb, in double precision
         self.watch = Stopwatch(torch.device("cpu"))
+        self._step_loss = torch.zeros(())  # of the step under way, over its micro-batches
+        self._begun = self._timed = 0  # steps
+        self._val_sum = torch.zeros(2, dtype=torch.float64)
 
     def configure_model(self) -> None:
         if self.config.train.strategy == "fsdp":
@@ -71,57 +68,120 @@ class LitTransformer(pl.LightningModule):
         if self.config.train.compile:
             self.model.compile()
 
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        return make_optimizers(self.model, self.config.optim)
+    def configure_optimizers(self) -> Any:
+        optimizer = make_optimizer(self.model, self.config.optim)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._lr_factor)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def _lr_factor(self, step: int) -> float:
+        """Of the step after ``step`` steps; a budget of seconds goes by the time."""
+        if self.total_steps:
+            return lr_factor(self.config.optim, min((step + 1) / self.total_steps, 1.0))
+        return lr_factor(self.config.optim, min(self.seconds / self._budget_seconds, 1.0))
+
+    @property
+    def _budget_seconds(self) -> float:
+        return self.config.budget.seconds or 1.0
 
     @property
     def progress(self) -> float:
-        """Fraction of the budget spent when the next step is done."""
+        """Fraction of the budget that is spent."""
         if self.total_steps:
-            return (self.step + 1) / self.total_steps
-        return self.seconds / (self.config.budget.seconds or 1.0)
+            return self.step / self.total_steps
+        return self.seconds / self._budget_seconds
 
     @property
     def finished(self) -> bool:
         """Whether the budget is spent."""
-        if self.total_steps:
-            return self.step >= self.total_steps
-        return self.seconds >= (self.config.budget.seconds or 0.0)
+        return self.progress >= 1
+
+    @property
+    def step_ended(self) -> bool:
+        """Whether the batch just trained on was the last of its optimiser step."""
+        return self.step > self._begun
 
     def loss(self, tokens_BT1: Tensor) -> Tensor:
         """Mean cross-entropy in nats per token, in fp32."""
         logits_BTV = self.model(tokens_BT1[:, :-1])
         return F.cross_entropy(logits_BTV.flatten(0, 1).float(), tokens_BT1[:, 1:].flatten())
 
+    def on_fit_start(self) -> None:
+        self.watch.device = self.device
+        self.watch.last = time.perf_counter()
+
     def training_step(self, batch_BT1: Tensor, batch_idx: int) -> Tensor:
+        if self._begun != self.step or not self.watch.parts:
+            self._begun, self.watch.parts = self.step, {}
         self.watch.lap("data")
-        optimizers = self.optimizers(use_pl_optimizer=False)
-        optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
-        set_lr(optimizers, lr_factor(self.config.optim, min(self.progress, 1.0)))
-        parts: tuple[Tensor, ...] = torch.split(batch_BT1, self.config.train.micro)
-        total = torch.zeros((), device=self.device)
-        for index, part in enumerate(parts):
-            with nullcontext() if index + 1 == len(parts) else self._no_sync():
-                loss = self.loss(part) / len(parts)
-                self.watch.lap("forward")
-                self.manual_backward(loss)
-                self.watch.lap("backward")
-            total += loss.detach()
-        clip = self.config.optim.clip or float("inf")
-        self.grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
+        loss = self.loss(batch_BT1)
+        self.watch.lap("forward")
+        part = loss.detach() / self.trainer.accumulate_grad_batches
+        self._step_loss = self._step_loss.to(part.device) + part
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def on_after_backward(self) -> None:
+        self.watch.lap("backward")
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """By the global norm, at the Trainer's value, else at ``optim.clip``."""
+        if gradient_clip_algorithm == "value" and gradient_clip_val is not None:
+            torch.nn.utils.clip_grad_value_(self.model.parameters(), gradient_clip_val)
+            return
+        clip = self.config.optim.clip if gradient_clip_val is None else gradient_clip_val
+        self.grad_norm = torch.nn.utils.clip_grad_norm_(
+            self.model.parameters(), clip or float("inf")
+        )
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
         self.model.after_step()
         self.watch.lap("optimizer")
+        self.lr = self.optimizers(use_pl_optimizer=False).param_groups[0]["lr"]  # type: ignore[union-attr]
         self.step += 1
-        self.loss_sum = self.loss_sum.to(total.device) + total.double()
-        return total
+        self.loss_sum = self.loss_sum.to(self._step_loss.device) + self._step_loss.double()
+        self._step_loss = torch.zeros(())
 
-    def _no_sync(self) -> Any:
-        """Gradients of all but the last micro-batch stay on their rank."""
-        sync = getattr(self.trainer.strategy, "block_backward_sync", nullcontext)
-        return sync()
+    def add_time(self) -> None:
+        """Count the seconds of the step that has ended, once; all ranks agree on them."""
+        if self._timed == self.step:
+            return
+        self._timed = self.step
+        self.watch.lap("rest")
+        self.seconds += sum(self.watch.parts.values())
+        if self.total_steps is None and self.trainer.world_size > 1:
+            self.seconds = self.trainer.strategy.broadcast(self.seconds)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self.step_ended:
+            self.add_time()
+            self.watch.last = time.perf_counter()  # what callbacks did is not training time
+
+    def on_validation_epoch_start(self) -> None:
+        self._val_sum = torch.zeros(2, dtype=torch.float64)
+
+    def validation_step(self, batch_BT1: Tensor, batch_idx: int) -> None:
+        rows = len(batch_BT1)
+        self._val_sum += torch.tensor(
+            [float(self.loss(batch_BT1)) * rows, rows], dtype=torch.float64
+        )
+
+    def on_validation_epoch_end(self) -> None:
+        """The mean over the whole validation set; each rank has seen its share of the batches."""
+        total = self.trainer.strategy.reduce(self._val_sum.to(self.device), reduce_op="sum")
+        loss = float(total[0] / total[1])
+        self.validation = {"val/loss": loss}
+        if corpus := getattr(getattr(self.trainer, "datamodule", None), "corpus", None):
+            self.validation["val/bpb"] = loss / math.log(2) / corpus.bytes_per_token
+        self.log_dict(self.validation, prog_bar=True, sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["config"] = to_yaml(self.config)
@@ -135,23 +195,5 @@ class LitTransformer(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         run = checkpoint["run"]
         self.step, self.seconds = run["step"], run["seconds"]
+        self._begun = self._timed = self.step
         self.loss_sum = torch.tensor(run["loss_sum"], dtype=torch.float64)
-
-
-class StepLoader:
-    """Batches [rows of this rank, T + 1] from the module's current step on: an interrupted run
-    continues with the very batch it owes.
-    """
-
-    def __init__(self, module: LitTransformer, corpus: Corpus, rank: int, world: int) -> None:
-        self.module, self.corpus, self.rank, self.world = module, corpus, rank, world
-
-    def __iter__(self) -> Iterator[Tensor]:
-        c = self.module.config
-        step = self.module.step
-        while self.module.total_steps is None or step < self.module.total_steps:
-            batch = self.corpus.train_batch(
-                c.seed, step, c.train.batch_size, c.data.seq_len, slice(self.rank, None, self.world)
-            )
-            yield torch.from_numpy(batch)
-            step += 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -53,28 +52,46 @@ def parameter_groups(model: Transformer) -> dict[str, list[nn.Parameter]]:
     return {"matrix": matrix, "vector": vector, "residual": residual}
 
 
-def make_optimizers(model: Transformer, c: OptimConfig) -> list[torch.optim.Optimizer]:
-    """One optimiser, or two with Muon. Each group keeps its full learning rate under
-    ``base_lr``.
+class Together(torch.optim.Optimizer):
+    """Several optimisers as one, so that Lightning's automatic optimisation, which takes one,
+    serves them: their groups in a row, one state, a step of each.
     """
+
+    def __init__(self, *parts: torch.optim.Optimizer) -> None:
+        self.parts = parts
+        super().__init__([group for part in parts for group in part.param_groups], {})
+        self._share()
+
+    def _share(self) -> None:
+        """The parts work on this optimiser's groups and state; loading a checkpoint makes new
+        ones.
+        """
+        first = 0
+        for part in self.parts:
+            last = first + len(part.param_groups)
+            part.param_groups, part.state = self.param_groups[first:last], self.state
+            first = last
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._share()
+
+    def step(self, closure: Any = None) -> Any:
+        loss = closure() if closure else None
+        for part in self.parts:
+            part.step()
+        return loss
+
+
+def make_optimizer(model: Transformer, c: OptimConfig) -> torch.optim.Optimizer:
+    """AdamW; or Muon for the trunk's matrices and AdamW for the rest, as one."""
     groups = parameter_groups(model)
-    matrix = {"params": groups["matrix"], "weight_decay": c.weight_decay, "base_lr": c.lr}
-    plain = [{"params": groups["vector"], "weight_decay": 0.0, "base_lr": c.lr}]
+    matrix = {"params": groups["matrix"], "weight_decay": c.weight_decay, "lr": c.lr}
+    plain = [{"params": groups["vector"], "weight_decay": 0.0, "lr": c.lr}]
     if groups["residual"]:
-        plain.append(
-            {
-                "params": groups["residual"],
-                "weight_decay": 0.0,
-                "base_lr": c.lr * c.residual_lr_mult,
-            }
-        )
+        lr = c.lr * c.residual_lr_mult
+        plain.append({"params": groups["residual"], "weight_decay": 0.0, "lr": lr})
     if c.name == "adamw":
-        return [torch.optim.AdamW([matrix, *plain], lr=c.lr, betas=c.betas, fused=True)]
-    return [Muon(matrix, c.lr), torch.optim.AdamW(plain, lr=c.lr, betas=c.betas, fused=True)]
-
-
-def set_lr(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> None:
-    """Set every group to ``factor`` times its full learning rate."""
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = group["base_lr"] * factor
+        return torch.optim.AdamW([matrix, *plain], lr=c.lr, betas=c.betas, fused=True)
+    adamw = torch.optim.AdamW(plain, lr=c.lr, betas=c.betas, fused=True)
+    return Together(Muon(matrix, c.lr), adamw)

@@ -44,7 +44,7 @@ class Progress(pl.Callback):
         batch_idx: int,
     ) -> None:
         assert isinstance(module, LitTransformer)
-        if not trainer.is_global_zero or not (
+        if not (trainer.is_global_zero and module.step_ended) or not (
             module.step % self.config.train.log_every == 0 or module.finished
         ):
             return

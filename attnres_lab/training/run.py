@@ -4,13 +4,14 @@ Composes, decides nothing.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import signal
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,6 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 
 from attnres_lab.config import RunConfig, content_hash, load, to_yaml
-from attnres_lab.data import prepare
 from attnres_lab.errors import UserError
 from attnres_lab.runs.folder import (
     DONE,
@@ -34,11 +34,21 @@ from attnres_lab.runs.folder import (
     write_json,
 )
 from attnres_lab.runs.lock import heartbeat, only_one
+from attnres_lab.training.callbacks import (
+    DepthRecords,
+    End,
+    Rows,
+    RunLog,
+    Validation,
+    final_numbers,
+)
 from attnres_lab.training.checkpoint import AtomicCheckpoint, load_checkpoint
+from attnres_lab.training.datamodule import CorpusDataModule
 from attnres_lab.training.environment import write_environment
-from attnres_lab.training.module import LitTransformer, StepLoader
+from attnres_lab.training.module import LitTransformer
 from attnres_lab.training.progress import Progress
-from attnres_lab.training.record import Recorder
+
+CHECKED_BYTES = 2**30  # of shards whose checksums are compared before each run
 
 
 @dataclass(frozen=True)
@@ -51,8 +61,26 @@ class RunResult:
     metrics: dict[str, Any]
 
 
-def run(config: RunConfig, folder: Path | str, *, progress: bool = False) -> RunResult:
+@dataclass(frozen=True)
+class Extra:
+    """What a caller adds to a run."""
+
+    progress: bool = False
+    callbacks: Sequence[pl.Callback] = ()
+    logger: Any = None
+
+
+def run(
+    config: RunConfig,
+    folder: Path | str,
+    *,
+    progress: bool = False,
+    callbacks: Sequence[pl.Callback] = (),
+    logger: Any = None,
+) -> RunResult:
     """Train ``config`` in ``folder``: resume what was interrupted, return at once what is done.
+
+    ``callbacks`` and ``logger`` are Lightning's, for runs on one device; they see every validation.
 
     Raises UserError for bad data, a folder of another config, a corrupt checkpoint, a full disk, or
     a folder that another process trains in.
@@ -64,16 +92,16 @@ def run(config: RunConfig, folder: Path | str, *, progress: bool = False) -> Run
             getattr(sys.modules["__main__"], "__spec__", None)
         ):
             return _run_ranks(config, files)
-        return _run(config, files, progress)
+        return _run(config, files, Extra(progress, callbacks, logger))
 
 
-def _run(config: RunConfig, files: RunFolder, progress: bool) -> RunResult:
+def _run(config: RunConfig, files: RunFolder, extra: Extra) -> RunResult:
     _claim(config, files)
     status = files.status()
     if status.state in DONE:
         return RunResult(status, read_json(files.result) or {})
     try:
-        return _train(config, files, progress)
+        return _train(config, files, extra)
     except UserError as error:
         _fail(files, "config", str(error))
         raise
@@ -100,55 +128,62 @@ def _fail(files: RunFolder, failure: Failure, message: str) -> None:
         files.set_status("failed", failure=failure, message=message, step=files.status().step)
 
 
-def _train(config: RunConfig, files: RunFolder, progress: bool) -> RunResult:
+def _train(config: RunConfig, files: RunFolder, extra: Extra) -> RunResult:
     torch.set_num_threads(config.train.threads)
-    corpus = prepare(config.data, progress=progress)
+    data = CorpusDataModule(config, progress=extra.progress)
+    corpus = data.corpus
     if corpus.vocab_size > config.model.vocab_size:
         raise UserError(
             f"model.vocab_size: {config.model.vocab_size} is less than the tokenizer's "
             f"{corpus.vocab_size}; set it to that"
         )
-    trainer = _trainer(
-        config,
-        files,
-        [recorder := Recorder(files, config, corpus)] + ([Progress(config)] if progress else []),
-    )
+    corpus.verify(CHECKED_BYTES)
+    log = RunLog(files, config)
+    ours: list[pl.Callback] = [Rows(log), Validation(log), DepthRecords(log), End(log)]
+    bar = [Progress(config)] if extra.progress else []
+    trainer = _trainer(config, files, [*ours, *bar, *extra.callbacks], extra.logger)
     module = LitTransformer(config)
-    resume = None
-    if files.checkpoint.exists():
-        step = load_checkpoint(files.checkpoint, content_hash(config))["run"]["step"]
-        files.truncate_metrics(step)
-        resume = str(files.checkpoint)
-    else:
-        files.truncate_metrics(-1)
+    resume = _resume_point(config, log)
     if trainer.is_global_zero:
         write_environment(files, config, corpus, trainer.strategy.root_device)
         files.set_status("running", step=module.step)
-    loader = StepLoader(module, corpus, trainer.global_rank, trainer.world_size)
     with _quiet():
-        trainer.fit(
-            module,
-            train_dataloaders=loader,
-            ckpt_path=resume,
-            weights_only=True if resume else None,
-        )
-    return _conclude(files, recorder, module, trainer.is_global_zero)
+        trainer.fit(module, data, ckpt_path=resume, weights_only=True if resume else None)
+        if log.state == "running" and log.validated != module.step:
+            trainer.validate(module, data, verbose=False)  # its row was lost
+    return _conclude(log, module, trainer.is_global_zero)
 
 
-def _conclude(
-    files: RunFolder, recorder: Recorder, module: LitTransformer, writes: bool
-) -> RunResult:
-    state = "finished" if recorder.state == "running" else recorder.state
-    result = recorder.result(module)
+def _resume_point(config: RunConfig, log: RunLog) -> str | None:
+    """The checkpoint to go on from, if there is one, with the folder's rows cut to it and read:
+    the final numbers come from the folder, whichever process wrote them.
+    """
+    files, step = log.folder, -1
+    if files.checkpoint.exists():
+        step = load_checkpoint(files.checkpoint, content_hash(config))["run"]["step"]
+    files.truncate_metrics(step)
+    for row in files.rows():
+        log.add(row)
+    if step > log.last.get("step", 0) + config.train.log_every:
+        at = log.last.get("step", 0)
+        print(f"{files.metrics}: rows from step {at} to {step} are lost", file=sys.stderr)
+    return None if step < 0 else str(files.checkpoint)
+
+
+def _conclude(log: RunLog, module: LitTransformer, writes: bool) -> RunResult:
+    state = "finished" if log.state == "running" else log.state
+    result = final_numbers(log, module)
     if writes:
         if state in DONE:
-            write_json(files.result, result)
+            write_json(log.folder.result, result)
         message = "the loss is not finite" if state == "diverged" else ""
-        files.set_status(state, message=message, step=module.step)  # type: ignore[arg-type]
-    return RunResult(files.status(), result)
+        log.folder.set_status(state, message=message, step=module.step)
+    return RunResult(log.folder.status(), result)
 
 
-def _trainer(config: RunConfig, files: RunFolder, callbacks: list[pl.Callback]) -> pl.Trainer:
+def _trainer(
+    config: RunConfig, files: RunFolder, callbacks: list[pl.Callback], logger: Any
+) -> pl.Trainer:
     t = config.train
     accelerator = (
         t.device if t.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
@@ -181,7 +216,11 @@ def _trainer(config: RunConfig, files: RunFolder, callbacks: list[pl.Callback]) 
             max_epochs=1,
             callbacks=callbacks,
             plugins=plugins,
-            logger=False,
+            logger=logger or False,
+            accumulate_grad_batches=t.accumulate,
+            check_val_every_n_epoch=2,  # never: there is one epoch, and Validation has the schedule
+            num_sanity_val_steps=0,
+            log_every_n_steps=t.log_every,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -237,5 +276,14 @@ def _quiet() -> Iterator[None]:
         yield
 
 
+def _end_with_parent() -> None:
+    """Have the kernel kill this process when its parent dies: a rank left alone would train on in
+    a folder that nobody holds. Linux only.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
 if __name__ == "__main__":
+    _end_with_parent()
     run(load(Path(sys.argv[1]) / "config.yaml"), sys.argv[1], progress=sys.stderr.isatty())

@@ -15,7 +15,7 @@ from attnres_lab.config import OptimConfig
 from attnres_lab.mixers.moe import MoE, MoEConfig
 from attnres_lab.model import ModelConfig, Transformer
 from attnres_lab.model.flops import num_params
-from attnres_lab.training.optim import make_optimizers
+from attnres_lab.training.optim import make_optimizer
 
 D, T = 12, 7
 
@@ -157,7 +157,7 @@ def test_muon_treats_every_expert_as_a_matrix_of_its_own() -> None:
     single = [torch.nn.Parameter(m.detach().clone()) for m in stack]
     for parameter, gradient in zip(single, stack.grad, strict=True):
         parameter.grad = gradient.clone()
-    muon, _ = make_optimizers(model, OptimConfig(name="muon", lr=0.1, weight_decay=0.1))
+    muon = make_optimizer(model, OptimConfig(name="muon", lr=0.1, weight_decay=0.1))
     alone = torch.optim.Muon(single, lr=0.1, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
     for _ in range(2):
         muon.step()
