@@ -131,7 +131,8 @@ class KDA(Mixer):
         return F.silu(F.conv1d(x_BTP.mT, self.conv.view(P, 1, -1), groups=P)).mT
 
     def _heads(self, x_BTP: Tensor) -> Tensor:
-        return x_BTP.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        B, T, _ = x_BTP.shape
+        return x_BTP.reshape(B, T, self.heads, -1).transpose(1, 2)
 
     def flops_per_token(self, seq_len: int) -> int:
         """Of the chunked form, for whole chunks; the triangular solve is not counted."""

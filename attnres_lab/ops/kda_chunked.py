@@ -64,7 +64,8 @@ def kda(
 
 def _chunks(x: Tensor) -> Tensor:
     """[B, H, T, X] to [B, H, N, C, X], filled up with zeros: no decay, no correction."""
-    return F.pad(x, (0, 0, 0, -x.shape[2] % CHUNK)).unflatten(2, (-1, CHUNK))
+    B, H, T, X = x.shape
+    return F.pad(x, (0, 0, 0, -T % CHUNK)).view(B, H, -1, CHUNK, X)
 
 
 def flops_per_token(key_dim: int, value_dim: int) -> int:
