@@ -160,6 +160,11 @@ def test_a_scale_lies_over_the_study_which_lies_over_what_all_studies_share(lab:
     assert [t.entry for t in Planner(load_spec(again)).grid()] == [t.entry for t in a.grid()]
 
 
+def test_a_base_may_be_a_shipped_experiment(lab: Lab) -> None:
+    (trial,) = Planner(load_spec(lab.sweep(base="tiny", space={"seed": [0]}))).grid()
+    assert trial.config.name == "tiny"
+
+
 def test_mistakes_in_a_study_are_told_at_the_line_that_makes_them(lab: Lab) -> None:
     (lab.path / "scales.yaml").write_text("a:\n  base: base.yaml\n  launcher: {wrkers: 2}\n")
     study = lab.sweep("name: s\nspace: {seed: [0]}\nscales:\n  b:\n    trials: 3\n")

@@ -12,6 +12,7 @@ from attnres_lab.config import RunConfig, content_hash, load
 from attnres_lab.errors import UserError
 from attnres_lab.model.flops import num_params
 from attnres_lab.runs.sweep import Entry
+from attnres_lab.shipped import find
 from attnres_lab.sweep.space import Point, Space, parse_space
 from attnres_lab.sweep.spec import SpecFile
 from attnres_lab.yamlfile import YamlFile
@@ -36,9 +37,10 @@ class Planner:
         self.source = source
         self.spec = source.spec
         path = source.file.path.parent / self.spec.base
-        if not path.exists():
-            raise UserError(f"{source.file.where('base')}: base: no file {path}")
-        self.base = YamlFile(path)
+        try:
+            self.base = YamlFile(path if path.is_file() else find(self.spec.base, "experiments"))
+        except UserError as error:
+            raise UserError(f"{source.file.where('base')}: base: {error}") from None
         self.space: Space = parse_space(self.spec.space, source.file, adaptive=self.spec.adaptive)
         if self.spec.adaptive or self.spec.pruner:
             # Optuna, which a plain grid has no need of here

@@ -50,7 +50,7 @@ def at_scale(study: YamlFile, scale: str | None) -> YamlFile:
         for parts, where in file.lines.items():
             if parts[: len(prefix)] == prefix:
                 sweep.lines.setdefault(parts[len(prefix) :], where)
-    sweep.text = yaml.safe_dump(sweep.data, sort_keys=False, allow_unicode=True, width=100)
+    sweep.text = yaml.safe_dump(sweep.data, sort_keys=False, default_flow_style=None, width=100)
     return sweep
 
 

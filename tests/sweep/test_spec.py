@@ -71,7 +71,10 @@ SPACE = "space: {seed: [0, 1]}\n"
         ("base: base.yaml\n" + SPACE, "name: missing"),
         (HEAD + "space: [1]\n", ":3: space: should be"),
         (HEAD + "space: {}\n", ":3: space: empty"),
-        ("name: s\nbase: no.yaml\n" + SPACE, ":2: base: no file"),
+        (
+            "name: s\nbase: no.yaml\n" + SPACE,
+            ":2: base: no.yaml: no such file, and no experiment is called so",
+        ),
         (HEAD + "space: {optim.lr: []}\n", ":3: space.optim.lr: an empty list"),
         (HEAD + "space: {optim.lr: null}\n", ":3: space.optim.lr: empty; give a value or a list"),
         (HEAD + "space: {optim.lr: [.nan]}\n", ":3: optim.lr: nan is not a finite number"),

@@ -78,7 +78,7 @@ def test_an_export_holds_every_trial_with_its_parameters_and_numbers(lab: Lab) -
         lab.sweep(
             space={
                 "optim.lr": [1e-3, 3e-3],
-                "model.residual": [{"name": "baseline"}, {"name": "block", "num_blocks": [2]}],
+                "model.residual": [{"name": "baseline"}, {"name": "block", "num_blocks": [1, 2]}],
             }
         )
     )
@@ -88,4 +88,4 @@ def test_an_export_holds_every_trial_with_its_parameters_and_numbers(lab: Lab) -
         assert set(table["state"]) == {"finished"}
         best = table[table["optim.lr"] == 3e-3]["val/loss"].max()
         assert best == pytest.approx(1.0 + 1 / 32)
-        assert table["model.residual.num_blocks"].notna().sum() == 2
+        assert table["model.residual.num_blocks"].notna().sum() == 4
