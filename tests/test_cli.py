@@ -90,3 +90,30 @@ def test_power_needs_runs_to_take_the_noise_from_and_then_plans(
     # differences of log loss of 0 and log(1.01) at each size: sd 0.00704 between runs of a pair,
     # over sqrt(2) for one run, times a loss of 2.83
     assert "sd of a run 0.0141 nats" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("word", "said"), [("--version", "attnres-lab 0."), ("-h", "Usage: ")])
+def test_version_and_short_help(
+    word: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert attnres(monkeypatch, word) == 0
+    assert said in capsys.readouterr().out
+
+
+def test_init_copies_what_runs_and_overwrites_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert attnres(monkeypatch, "init", str(tmp_path / "mine")) == 0
+    sweep = tmp_path / "mine" / "sweeps" / "quickstart.yaml"
+    assert sweep.read_bytes() == (ROOT / "sweeps" / "quickstart.yaml").read_bytes()
+    sweep.write_text("mine")
+    assert attnres(monkeypatch, "init", str(tmp_path / "mine")) == 2
+    assert "exists; init overwrites nothing" in capsys.readouterr().err
+    assert sweep.read_text() == "mine"
+
+
+def test_a_name_that_nothing_has_is_answered_with_the_nearest(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert attnres(monkeypatch, "sweep", "plan", "scalling") == 2
+    assert "no sweep is called so, did you mean 'scaling'?" in capsys.readouterr().err
