@@ -192,8 +192,8 @@ def _environment(evidence: Evidence, page: Page) -> None:
     """Every recorded key, with all of its values where runs differ."""
     flat = pd.json_normalize(evidence.environments)
     rows = []
-    for key in (key for key in flat if key not in IDENTITY):
-        values = sorted({str(value) for value in flat[key].fillna("not recorded")})
+    for key in (key for key in flat if key not in IDENTITY and not str(key).startswith("config.")):
+        values = sorted({str(v) for v in flat[key].astype(object).fillna("not recorded")})
         rows.append(
             {
                 "": key,

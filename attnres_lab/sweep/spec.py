@@ -32,7 +32,8 @@ RESULT = (
         "seconds",
         "device_seconds",
     ),
-    *("peak_memory_bytes", "params", "params_total", "optim/lr", "optim/grad_norm"),
+    *("params", "params_total", "params_active"),
+    *("peak_memory_bytes", "optim/lr", "optim/grad_norm"),
 )
 #: Goes into a batch script: no character that a shell or Slurm could read as anything but itself.
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:,@%+=/-]*$")]

@@ -131,7 +131,7 @@ def test_a_user_who_may_only_look_sees_the_truth(folder, tmp_path, capsys) -> No
     for path in (folder.path, *folder.path.rglob("*")):
         path.chmod(0o555 if path.is_dir() else 0o444)
     for parent in (tmp_path, *tmp_path.parents):
-        if parent.name.startswith(("pytest", "test_")):
+        if parent.name.startswith(("pytest", "popen", "test_")):
             parent.chmod(0o755)
     try:
         folder.path.chmod(0o755)
