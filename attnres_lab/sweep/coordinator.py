@@ -65,7 +65,7 @@ class Coordinator:
         for hash in self.only or ():
             self.study.told.pop(self.trials[hash].entry.point, None)
         self.running = dict.fromkeys(
-            set(self.launcher.adopt()) & (set(self.trials) - self.done), time.time()
+            set(self.launcher.adopt()) & (set(self.trials) - self.done), time.monotonic()
         )
         self.queued.update(self.running)
         for point in self.points:
@@ -118,7 +118,7 @@ class Coordinator:
 
     def _fill(self) -> None:
         """Start trials while there are slots."""
-        for ready, hash in [item for item in self.later if item[0] <= time.time()]:
+        for ready, hash in [item for item in self.later if item[0] <= time.monotonic()]:
             self.later.remove((ready, hash))
             self._push(hash)
         while (
@@ -140,10 +140,12 @@ class Coordinator:
             asked, place = self.study.propose()
             trials = list(self.planner.resolve(place))
             point = trials[0].entry.point
-            self.study.bind(asked, point)
-            if point not in self.points:
+            new = point not in self.points
+            if new:
                 self.ledger.adopt(trials)
                 self.folder.write_plan([t.entry for t in self.trials.values()])
+            self.study.bind(asked, point)
+            if new:
                 self._advance(point)
             elif not self.ledger.owed(point):  # proposed before, and its result is known
                 self.study.told.pop(point, None)
@@ -152,7 +154,7 @@ class Coordinator:
 
     def _start(self, hash: str) -> None:
         trial, run = self.trials[hash], self.folder.trial(hash)
-        self.running[hash] = time.time()
+        self.running[hash] = time.monotonic()
         if run.status().state in DONE:  # by a process that nobody could end
             self._ended(Ended(hash, 0))
             return
@@ -213,14 +215,14 @@ class Coordinator:
             self._ask(entry.hash, "prune")
         limit = None if self.launcher.limits_time else self.spec.resources.time_limit
         for hash, started in self.running.items():
-            if limit and hash not in self.asked and time.time() - started > 3600 * limit:
+            if limit and hash not in self.asked and time.monotonic() - started > 3600 * limit:
                 self._ask(hash, "stop")
-            elif time.time() - self.asked.get(hash, math.inf) > PATIENCE:
+            elif time.monotonic() - self.asked.get(hash, math.inf) > PATIENCE:
                 self.launcher.end(hash, kill=True)
 
     def _ask(self, hash: str, what: str) -> None:
         """Ask a trial to write a checkpoint and end."""
-        self.asked.setdefault(hash, time.time())
+        self.asked.setdefault(hash, time.monotonic())
         self.folder.trial(hash).stop.write_text(what)
         if what == "stop":
             self.launcher.end(hash, kill=False)
@@ -239,7 +241,7 @@ class Coordinator:
                 return False
             self.attempts[hash], pause = attempt + 1, policy.backoff * 2**attempt
         self.steps[hash] = step
-        self.later.append((time.time() + pause, hash))
+        self.later.append((time.monotonic() + pause, hash))
         return True
 
     def _obey(self) -> None:

@@ -5,18 +5,19 @@ of them.
 from __future__ import annotations
 
 import math
-import signal
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from attnres_lab.errors import nearest
-from attnres_lab.runs.folder import DONE, Failure, Status, read_json
+from attnres_lab.runs.failures import of_exit
+from attnres_lab.runs.folder import DONE, Status, read_json
 from attnres_lab.runs.sweep import SweepFolder
 from attnres_lab.sweep.launchers import Ended
 from attnres_lab.sweep.plan import Trial, misspent
-from attnres_lab.sweep.rules import Rules
+from attnres_lab.sweep.rules import Rules, number
 from attnres_lab.sweep.spec import SweepSpec
 from attnres_lab.sweep.study import Study
-from attnres_lab.sweep.trial import BUSY, REMEDY
 from attnres_lab.sweep.view import Screen
 
 
@@ -86,13 +87,14 @@ class Ledger:
         run, values = self.folder.trial(hash), []
         diverged, result = run.status().state == "diverged", read_json(run.result) or {}
         for o in self.spec.objectives:
-            if not diverged and o.metric not in result:
+            found = number(result.get(o.metric))
+            if not diverged and found is None:
                 self.view.say(
-                    f"objective.metric: {hash} has no '{o.metric}' in its "
+                    f"objective.metric: {hash} has no number '{o.metric}' in its "
                     f"result{nearest(o.metric, result)}"
                 )
                 return None
-            value = math.nan if diverged else float(result[o.metric])
+            value = math.nan if diverged or found is None else found
             values.append(
                 (math.inf if o.direction == "minimize" else -math.inf)
                 if math.isnan(value)
@@ -104,34 +106,22 @@ class Ledger:
         """The status a trial left, or, where it died without one, what its end says."""
         run = self.folder.trial(ended.hash)
         status = run.status()
-        failure: Failure = "bug"
-        message = f"exit code {ended.code}"
-        if status.state == "finished" and (
-            wrong := misspent(self.trials[ended.hash].config, read_json(run.result) or {})
-        ):
-            failure, message = "bug", wrong
-        elif status.state in DONE or status.state in ("failed", "stopped"):
-            return status
-        elif asked or ended.fate == "stopped":
-            run.set_status(
-                "stopped",
-                message="ended on request" if asked else "ended by the cluster",
-                step=status.step,
-            )
-            return run.status()
-        elif ended.code == BUSY:
-            failure, message = "infrastructure", "another process still holds the trial's folder"
-        elif ended.fate == "out_of_memory":
-            failure, message = "out_of_memory", f"the node's memory was not enough; {REMEDY}"
-        elif ended.code is None or ended.code < 0:
-            failure, message = (
-                "killed",
-                f"killed by {signal.Signals(-ended.code).name}"
-                if ended.code
-                else "the process is gone",
-            )
-        run.set_status("failed", failure=failure, message=message, step=status.step)
+        state, failure, message = of_exit(status, ended.code, ended.fate, asked=asked)
+        if status.state == "finished":
+            result = read_json(run.result) or {}
+            wrong = misspent(self.trials[ended.hash].config, result) or self._unmeasured(result)
+            if wrong:
+                state, failure, message = "failed", "bug", wrong
+        if state != status.state:
+            run.set_status(state, failure=failure, message=message, step=status.step)
         return run.status()
+
+    def _unmeasured(self, result: Mapping[str, Any]) -> str:
+        """Why a result is none: an objective in it is no number."""
+        for metric in (o.metric for o in self.spec.objectives):
+            if metric in result and number(result[metric]) is None:
+                return f"objective.metric: '{metric}' is {result[metric]!r}, not a number"
+        return ""
 
     def close_failed(self) -> None:
         """No point stays running in the record: one with a failed trial failed, and is owed to the

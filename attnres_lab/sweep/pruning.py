@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 
 from attnres_lab.runs.sweep import Entry, SweepFolder
@@ -20,7 +21,7 @@ class Pruning:
         self.on = spec.pruner is not None
         self.over_seeds = spec.pruner is not None and spec.pruner.name.lower() == "wilcoxon"
         self.metric = spec.pruner.metric if spec.pruner else ""
-        self.read: dict[str, int] = {}  # bytes of metrics seen, by trial
+        self.read: dict[str, tuple[int, int]] = {}  # file and bytes of it seen, by trial
 
     def ready(self, owed: list[str], seeds: int) -> list[str]:
         """Which of a point's owed trials may run now."""
@@ -48,11 +49,12 @@ class Pruning:
         if not run.metrics.exists():
             return []
         with open(run.metrics, "rb") as file:
-            start = self.read.get(entry.hash, 0)
-            # a resumed run cuts the file
-            file.seek(start if start <= run.metrics.stat().st_size else 0)
+            inode, start = self.read.get(entry.hash, (0, 0))
+            now = os.fstat(file.fileno())
+            # a resumed run replaces the file by one with fewer rows
+            file.seek(start if inode == now.st_ino and start <= now.st_size else 0)
             data = file.read()
             whole = data[: data.rfind(b"\n") + 1]
-            self.read[entry.hash] = file.tell() - len(data) + len(whole)
+            self.read[entry.hash] = now.st_ino, file.tell() - len(data) + len(whole)
         rows = [json.loads(line) for line in whole.splitlines()]
         return [(int(row["step"]), float(row[self.metric])) for row in rows if self.metric in row]

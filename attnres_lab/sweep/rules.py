@@ -8,6 +8,13 @@ from typing import Any
 from attnres_lab.sweep.spec import SweepSpec
 
 
+def number(value: Any) -> float | None:
+    """A number of a result, "nan" and "inf" among them; None for whatever else a function left."""
+    if isinstance(value, str) and value not in ("nan", "inf", "-inf"):
+        return None
+    return float(value) if isinstance(value, int | float | str) else None
+
+
 class Rules:
     """Counts what finished; ``held`` names the first rule that is reached."""
 
@@ -23,8 +30,8 @@ class Rules:
     def add(self, result: Mapping[str, Any]) -> bool:
         """Count a finished trial; True if a rule holds from now on."""
         self.trials += 1
-        self.hours += float(result.get("device_seconds", 0.0)) / 3600
-        self.flops += float(result.get("flops", 0.0))
+        self.hours += (number(result.get("device_seconds")) or 0.0) / 3600
+        self.flops += number(result.get("flops")) or 0.0
         return self._check()
 
     def point(self, value: float) -> None:

@@ -62,23 +62,28 @@ class Study:
                     optuna.Trial(self.study, trial._trial_id)
                 )
                 self.reported[str(point)] = set(trial.intermediate_values)
-            elif trial.state == TrialState.RUNNING and point is None and self._orphan(trial):
+            elif trial.state == TrialState.RUNNING and self._orphan(trial):
                 self.study.tell(trial.number, state=TrialState.FAIL)
 
     def _orphan(self, trial: optuna.trial.FrozenTrial) -> bool:
-        """Asked for, but never written to a plan; in a shared database that is only sure after a
-        while.
+        """In no plan. A shared database holds the points of other machines too: there only one that
+        was never bound is nobody's, and that is only sure after a while.
         """
         started = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
-        return self.spec.storage is None or time.time() - started > 600
+        return self.spec.storage is None or (
+            "point" not in trial.user_attrs and time.time() - started > 600
+        )
 
     def proposed(self) -> int:
-        """Points proposed so far, by all who share the storage."""
+        """Points proposed so far, by all who share the storage. What was asked for and is bound to
+        no point is no point yet: its proposer may be dead.
+        """
         states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
-        return len(self.study.get_trials(deepcopy=False, states=states))
+        trials = self.study.get_trials(deepcopy=False, states=states)
+        return sum("point" in trial.user_attrs for trial in trials)
 
     def propose(self) -> tuple[optuna.Trial, Point]:
-        """A new point; ``bind`` it once it is planned."""
+        """A new point; ``bind`` it once the plan on disk holds it: a crash between loses neither."""
         trial = self.study.ask()
 
         def suggest(axis: Axis) -> Any:

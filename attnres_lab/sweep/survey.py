@@ -11,6 +11,7 @@ from typing import Any
 
 from attnres_lab.runs.folder import DONE, Status, read_json
 from attnres_lab.runs.sweep import Entry, SweepFolder, last_row
+from attnres_lab.sweep.rules import number
 
 #: Seconds without a heartbeat after which a running trial is called silent.
 SILENT = 30.0
@@ -58,8 +59,8 @@ def summary(seen: list[Seen], *, slots: int = 1) -> dict[str, Any]:
     """
     states = Counter(s.label.split(":")[0] for s in seen)
     done = [s for s in seen if s.status.state in DONE]
-    spent = sum(float(s.row.get("device_seconds", s.row.get("seconds", 0.0))) for s in seen)
-    worked = [s for s in done if s.row.get("seconds") and s.entry.flops]
+    spent = sum((number(s.row.get("device_seconds", s.row.get("seconds"))) or 0.0) for s in seen)
+    worked = [s for s in done if number(s.row.get("seconds")) and s.entry.flops]
     left = [s for s in seen if s.status.state not in DONE]
     seconds_left = 0.0 if not left else None
     if left and worked and all(s.entry.flops for s in left):
@@ -67,7 +68,7 @@ def summary(seen: list[Seen], *, slots: int = 1) -> dict[str, Any]:
             float(s.row["seconds"]) for s in worked
         )
         share = [
-            1 - min(1.0, float(s.row.get("flops", 0.0)) / (s.entry.flops or 1.0)) for s in left
+            1 - min(1.0, (number(s.row.get("flops")) or 0.0) / (s.entry.flops or 1.0)) for s in left
         ]
         seconds_left = (
             sum((s.entry.flops or 0) * f for s, f in zip(left, share, strict=True))

@@ -4,7 +4,6 @@ it ended.
 
 from __future__ import annotations
 
-import errno
 import importlib
 import os
 import signal
@@ -17,13 +16,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from attnres_lab.errors import UserError
-from attnres_lab.runs.folder import DONE, Failure, RunFolder, write_json
+from attnres_lab.runs import failures
+from attnres_lab.runs.folder import DONE, RunFolder, write_json
+from attnres_lab.runs.lock import heartbeat
 
-#: Exit code of a trial whose folder another process still holds.
-BUSY = 75
-#: What makes a trial fit.
-REMEDY = "set train.micro_batch_size lower, or model.activation_checkpointing: true"
 #: Seconds to wait for a process that is on its way out to let go of the folder.
 PATIENCE = 20.0
 
@@ -33,17 +29,22 @@ def execute(path: Path, function: str) -> int:
     ``path``; returns an exit code.
 
     The folder is locked for as long as the process lives: nothing runs twice at the same time,
-    whoever started it.
+    whoever started it. A heartbeat shows that the process lives, whatever the function.
     """
     folder = RunFolder(path)
-    lock = FileLock(path / "trial.lock", timeout=PATIENCE)
+    lock = FileLock(path / "lock", timeout=PATIENCE)
     try:
         lock.acquire()
     except Timeout:
-        return BUSY
+        return failures.LOCKED
     if folder.status().state in DONE:  # by the process that held the folder
         return 0
-    folder.beat()
+    os.environ["ATTNRES_LOCKED"] = str(path)  # the function need not lock it again
+    with heartbeat(folder):
+        return _run(folder, function)
+
+
+def _run(folder: RunFolder, function: str) -> int:
     try:
         from attnres_lab.config import load
 
@@ -52,7 +53,7 @@ def execute(path: Path, function: str) -> int:
         run = getattr(importlib.import_module(module), name)
         if function != "attnres_lab.training.run:run":
             folder.set_status("running", step=folder.status().step)
-        value = run(config, path)
+        value = run(config, folder.path)
         status = folder.status()
         if status.state in ("scheduled", "running"):
             if isinstance(value, Mapping):
@@ -63,37 +64,12 @@ def execute(path: Path, function: str) -> int:
         traceback.print_exc()
         if folder.status().state == "failed":  # the function said why
             return 1
-        failure = classify(error)
+        failure = failures.of_exception(error)
         message = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
         if failure == "out_of_memory":
-            message += f"; {REMEDY}"
+            message += f"; {failures.REMEDY}"
         folder.set_status("failed", failure=failure, message=message, step=folder.status().step)
         return 1
-
-
-def classify(error: BaseException) -> Failure:
-    """What kind of failure an exception is."""
-    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
-        return "out_of_memory"
-    if isinstance(error, UserError):
-        return "config"
-    disk = (
-        errno.ENOSPC,
-        errno.EROFS,
-        errno.EDQUOT,
-        errno.EIO,
-        errno.ENETDOWN,
-        errno.ESTALE,
-        errno.EMFILE,
-        errno.ENFILE,
-        errno.EPERM,
-        errno.EACCES,
-    )
-    if isinstance(error, ConnectionError | TimeoutError) or (
-        isinstance(error, OSError) and error.errno in disk
-    ):
-        return "infrastructure"
-    return "bug"
 
 
 def main() -> None:

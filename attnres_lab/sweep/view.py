@@ -11,6 +11,7 @@ from rich.text import Text
 
 from attnres_lab.runs.folder import Status
 from attnres_lab.runs.sweep import Entry, SweepFolder
+from attnres_lab.sweep.rules import number
 from attnres_lab.sweep.survey import duration, headline, show, summary, survey, table
 
 
@@ -44,7 +45,9 @@ class Screen:
     def ended(self, entry: Entry, status: Status, result: dict[str, Any]) -> None:
         value = result.get(self.metric)
         facts = [f"{self.metric} {value:.4f}"] if isinstance(value, float) else []
-        facts += [duration(result["seconds"])] if "seconds" in result else []
+        facts += (
+            [duration(seconds)] if (seconds := number(result.get("seconds"))) is not None else []
+        )
         facts += [f"({status.failure}) {status.message}"] if status.state == "failed" else []
         self.say(
             " ".join(

@@ -24,6 +24,7 @@ from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 
 from attnres_lab.config import RunConfig, content_hash, load, to_yaml
 from attnres_lab.errors import UserError
+from attnres_lab.runs.failures import of_exception
 from attnres_lab.runs.folder import (
     DONE,
     Failure,
@@ -119,7 +120,7 @@ def _run(config: RunConfig, files: RunFolder, extra: Extra) -> RunResult:
             "run again once this is mended"
         ) from error
     except BaseException as error:
-        _fail(files, "bug", f"{type(error).__name__}: {error}")
+        _fail(files, of_exception(error), f"{type(error).__name__}: {error}")
         raise
 
 

@@ -187,7 +187,7 @@ def test_a_trial_that_another_process_still_runs_is_not_run_twice(
     lab.run(path)
     run = lab.folder.trial(lab.folder.plan()[0].hash)
     run.set_status("failed", failure="bug", message="an old failure")
-    with FileLock(run.path / "trial.lock"):
+    with FileLock(run.path / "lock"):
         assert lab.run(path).exit_code == 1
     status = run.status()
     assert (status.failure, status.message) == (

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
+from attnres_lab.runs.failures import Fate
 from attnres_lab.sweep.spec import Local, Ray, Slurm, SweepSpec
 
 
@@ -15,11 +16,6 @@ class Job:
 
     hash: str
     folder: Path
-
-
-#: What a cluster says of a trial that left no status: it was told to make room, or needed more
-#: memory than it has.
-Fate = Literal["", "stopped", "out_of_memory"]
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ from attnres_lab.sweep.launchers import Ended, Job
 from attnres_lab.sweep.spec import Local, Resources
 
 START_METHOD = "forkserver"
+#: What multiprocessing reports where the fork server died before it could tell the exit code.
+UNKNOWN = 255
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ class LocalLauncher:
             )
         self.slots = len(self.free)
         self.running: dict[str, tuple[Any, Lease]] = {}
+        self.lost: list[Ended] = []  # that the fork server could not start
         self.context: Any = multiprocessing.get_context(START_METHOD)
         module = function.partition(":")[0]
         self.context.set_forkserver_preload(
@@ -119,20 +122,27 @@ class LocalLauncher:
         process = self.context.Process(
             target=_trial, args=(job.folder, self.function, lease), name=job.hash
         )
-        with _no_main():
-            process.start()
+        try:
+            with _no_main():
+                process.start()
+        except (EOFError, ConnectionError):  # the fork server was killed; the next start makes one
+            self.free.append(lease)
+            self.lost.append(Ended(job.hash, None))
+            return
         self.running[job.hash] = (process, lease)
 
     def wait(self, seconds: float) -> list[Ended]:
-        wait([process.sentinel for process, _ in self.running.values()], seconds)
+        if not self.lost:
+            wait([process.sentinel for process, _ in self.running.values()], seconds)
         ended = [
-            Ended(hash, process.exitcode)
+            Ended(hash, None if process.exitcode == UNKNOWN else process.exitcode)
             for hash, (process, _) in self.running.items()
             if process.exitcode is not None
         ]
         for trial in ended:
             self._forget(trial.hash)
-        return ended
+        lost, self.lost = self.lost, []
+        return lost + ended
 
     def _forget(self, hash: str) -> None:
         process, lease = self.running.pop(hash)

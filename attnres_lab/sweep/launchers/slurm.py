@@ -19,8 +19,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from attnres_lab.errors import UserError
+from attnres_lab.runs.failures import Fate
 from attnres_lab.runs.folder import DONE, RunFolder, write_atomic
-from attnres_lab.sweep.launchers import Ended, Fate, Job
+from attnres_lab.sweep.launchers import Ended, Job
 from attnres_lab.sweep.spec import Resources, Slurm
 
 #: Seconds between two looks at the queue.

@@ -1,0 +1,65 @@
+"""Why a run failed: the one place that classifies."""
+
+from __future__ import annotations
+
+import errno
+import signal
+from typing import Literal
+
+from attnres_lab.errors import UserError
+from attnres_lab.runs.folder import DONE, Failure, State, Status
+
+#: What makes a run fit.
+REMEDY = "set train.micro_batch_size lower, or model.activation_checkpointing: true"
+#: Exit code of a trial whose folder another process still holds.
+LOCKED = 75
+#: What a cluster says of a trial that left no status: it was told to make room, or needed more
+#: memory than it has.
+Fate = Literal["", "stopped", "out_of_memory"]
+#: Errors of the machine or its file systems, not of the run.
+MACHINE = (
+    *(errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO, errno.ENETDOWN, errno.ESTALE),
+    *(errno.EMFILE, errno.ENFILE, errno.EPERM, errno.EACCES),
+)
+#: How torch.distributed says that another rank is gone.
+PEER_GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+
+
+def of_exception(error: BaseException) -> Failure:
+    """What kind of failure an exception is."""
+    name = type(error).__name__
+    if name == "OutOfMemoryError" or isinstance(error, MemoryError):
+        return "out_of_memory"
+    if isinstance(error, UserError):
+        return "config"
+    if isinstance(error, RuntimeError) and any(text in str(error) for text in PEER_GONE):
+        return "killed"
+    if isinstance(error, ConnectionError | TimeoutError | EOFError) or (
+        isinstance(error, OSError) and error.errno in MACHINE
+    ):
+        return "infrastructure"
+    return "bug"
+
+
+def of_exit(
+    status: Status, code: int | None, fate: Fate, *, asked: bool
+) -> tuple[State, Failure | None, str]:
+    """State, failure and message of a trial whose process is gone.
+
+    ``status`` is what it left, ``code`` its exit code as of subprocess (negative: killed by that
+    signal; None: nobody knows), ``fate`` what the cluster says, ``asked`` whether it was asked to
+    end. What a trial said of itself stands; only one that left no end is judged by its exit.
+    """
+    if status.state in DONE or status.state in ("failed", "stopped"):
+        return status.state, status.failure, status.message
+    if asked or fate == "stopped":
+        return "stopped", None, "ended on request" if asked else "ended by the cluster"
+    if code == LOCKED:
+        return "failed", "infrastructure", "another process still holds the trial's folder"
+    if fate == "out_of_memory":
+        return "failed", fate, f"the node's memory was not enough; {REMEDY}"
+    if code is None:
+        return "failed", "killed", "the process is gone"
+    if code < 0:
+        return "failed", "killed", f"killed by {signal.Signals(-code).name}"
+    return "failed", "bug", f"exit code {code}"

@@ -1,0 +1,251 @@
+"""Faults between the lines: each ends as what it is, and costs no more than an attempt."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from multiprocessing import forkserver
+from pathlib import Path
+
+import pytest
+
+from attnres_lab.errors import UserError
+from attnres_lab.runs.failures import LOCKED, of_exception, of_exit
+from attnres_lab.runs.folder import DONE, Status
+from attnres_lab.sweep.launchers.local import LocalLauncher
+from attnres_lab.sweep.study import Study
+from tests.sweep.conftest import Lab, in_process, study_states
+from tests.sweep.test_crash import CHAIN, check_exact, trial_pids, wait_for
+
+
+@pytest.mark.parametrize(
+    ("code", "fate", "asked", "expected"),
+    [
+        (-9, "", False, ("failed", "killed", "killed by SIGKILL")),
+        (-9, "", True, ("stopped", None, "ended on request")),
+        (-9, "out_of_memory", False, ("failed", "out_of_memory", "the node's memory was not")),
+        (None, "", False, ("failed", "killed", "the process is gone")),
+        (None, "stopped", False, ("stopped", None, "ended by the cluster")),
+        (LOCKED, "", False, ("failed", "infrastructure", "another process still holds")),
+        (3, "", False, ("failed", "bug", "exit code 3")),
+        (0, "", False, ("failed", "bug", "exit code 0")),  # without a word of how it ended
+    ],
+)
+def test_a_trial_that_left_no_end_is_judged_by_its_exit(code, fate, asked, expected) -> None:
+    state, failure, message = of_exit(Status("running"), code, fate, asked=asked)
+    assert (state, failure) == expected[:2]
+    assert message.startswith(expected[2])
+
+
+@pytest.mark.parametrize("state", [*sorted(DONE), "failed", "stopped"])
+@pytest.mark.parametrize("code", [0, 1, -9, None, LOCKED])
+def test_what_a_trial_said_of_itself_stands(state, code) -> None:
+    said = Status(state, "bug" if state == "failed" else None, "said")
+    assert of_exit(said, code, "stopped", asked=True) == (state, said.failure, "said")
+
+
+def test_exceptions_are_classified() -> None:
+    kinds = {
+        "bug": [ValueError("x"), FileNotFoundError(2, "x"), RuntimeError("x")],
+        "config": [UserError("x")],
+        "out_of_memory": [MemoryError()],
+        "infrastructure": [OSError(28, "full"), ConnectionResetError(), TimeoutError(), EOFError()],
+        "killed": [RuntimeError("[gloo] Connection closed by peer [127.0.0.1]:1")],
+    }
+    for kind, errors in kinds.items():
+        assert [of_exception(error) for error in errors] == [kind] * len(errors)
+
+
+def test_a_function_that_says_nothing_is_alive_all_the_same(lab: Lab) -> None:
+    """It is held and beats once a second, as training is."""
+    coordinator = in_process(lab.run, lab.sweep(space={"seed": [0]}, function=f"{HERE}:sleeps"))
+    wait_for(lambda: "running" in lab.states().values())
+    (hash,) = lab.states()
+    run = lab.folder.trial(hash)
+    first = run.last_beat()
+    wait_for(lambda: (run.last_beat() or 0) > (first or 0), 5)
+    coordinator.join()
+
+
+def test_a_text_for_an_objective_is_a_failed_trial(lab: Lab) -> None:
+    outcome = lab.run(lab.sweep(space={"seed": [0, 1]}, function=f"{HERE}:says_text"))
+    assert (outcome.done, outcome.failed, outcome.exit_code) == (1, 1, 1)
+    failed = next(lab.folder.trial(e.hash).status() for e in lab.folder.plan() if e.seed == 1)
+    assert (failed.state, failed.failure) == ("failed", "bug")
+    assert failed.message == "objective.metric: 'val/loss' is 'low', not a number"
+
+
+def test_the_kill_of_the_fork_server_costs_an_attempt(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real one, once while it serves: its trials are told as killed, and tried again."""
+    monkeypatch.setattr("attnres_lab.sweep.launchers.local.START_METHOD", "forkserver")
+    monkeypatch.setenv("SYNTHETIC_SECONDS", "0.1")
+    killed: list[int] = []
+    original = LocalLauncher.wait
+
+    def wait(self: LocalLauncher, seconds: float):
+        if not killed and trial_pids(lab):
+            killed.append(forkserver._forkserver._forkserver_pid)  # type: ignore[attr-defined]
+            os.kill(killed[0], signal.SIGKILL)
+        return original(self, seconds)
+
+    monkeypatch.setattr(LocalLauncher, "wait", wait)
+    assert lab.run(lab.sweep(**CHAIN)).exit_code == 0
+    assert killed
+    check_exact(lab)
+
+
+def test_a_fork_server_that_dies_while_it_starts_is_told_as_a_kill(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(self: object) -> None:
+        raise EOFError
+
+    monkeypatch.setattr("multiprocessing.context.ForkProcess.start", dies)
+    path = lab.sweep(space={"seed": [0]}, retry={"backoff": 0.01, "infrastructure": 1})
+    assert lab.run(path).exit_code == 1
+    (hash,) = lab.states()
+    assert lab.folder.trial(hash).status().failure == "killed"
+    monkeypatch.undo()
+
+
+def test_a_pruner_survives_rows_that_a_resume_has_cut(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trial is killed with rows past its checkpoint, longer ones than it writes again."""
+    monkeypatch.setenv("SYNTHETIC_SECONDS", "0.1")
+    pruner = {"name": "median", "options": {"n_startup_trials": 100}}
+    path = lab.sweep(space={"seed": [0]}, pruner=pruner, function=f"{HERE}:resumes_shorter")
+    assert lab.run(path).exit_code == 0
+    assert study_states(lab) == ["COMPLETE"]
+
+
+@pytest.mark.parametrize("moment", ["before the plan", "after the plan", "after the bind"])
+def test_a_search_loses_no_point_to_a_crash_while_proposing(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    path = lab.sweep(
+        space={"optim.lr": {"log": [1e-4, 1e-1]}}, sampler={"name": "random"}, trials=6
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(*CRASHES[moment]())
+        with pytest.raises(Crash):
+            lab.run(path)
+    outcome = lab.run(path)
+    assert (outcome.done, len(lab.states()), outcome.exit_code) == (6, 6, 0)
+    assert study_states(lab).count("COMPLETE") == 6
+    assert "RUNNING" not in study_states(lab)
+
+
+@pytest.mark.parametrize("how", ["moved", "deleted"])
+def test_a_folder_that_vanishes_ends_with_a_line(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """And the trials end with it; moved back, the sweep goes on where it was."""
+    monkeypatch.setenv("SYNTHETIC_SECONDS", "0.3")
+    path = lab.sweep(space={"seed": [0, 1, 2]}, **CHAIN)
+    aside = lab.path / "aside"
+    began: list[float] = []
+    pids: list[int] = []
+
+    def vanish(self: object) -> None:
+        if trial_pids(lab) and not began:
+            pids.extend(trial_pids(lab))
+            lab.folder.path.rename(aside)
+            began.append(time.time())
+
+    with monkeypatch.context() as patch:
+        patch.setattr("attnres_lab.sweep.view.Screen.tick", vanish)
+        with pytest.raises(
+            UserError, match=r"runs/sweeps/s: .*mend this, then run the sweep again"
+        ):
+            lab.run(path)
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    if how == "moved":
+        assert not lab.folder.path.exists() or not list(lab.folder.path.rglob("result.json"))
+        if lab.folder.path.exists():
+            lab.folder.path.rename(lab.path / "leftover")
+        aside.rename(lab.folder.path)
+    monkeypatch.setenv("SYNTHETIC_SECONDS", "0.01")
+    assert lab.run(path).exit_code == 0
+    check_exact(lab)
+
+
+HERE = "tests.sweep.test_failures"
+
+
+class Crash(BaseException):
+    """What no handler catches."""
+
+
+def _crash_before(method):
+    """``method``, its third call a crash; then what it would have done is undone."""
+    calls: list[int] = []
+
+    def crashing(*args, **options):
+        calls.append(1)
+        if len(calls) == 3:
+            raise Crash
+        return method(*args, **options)
+
+    return crashing
+
+
+def _crash_after_bind():
+    method, calls = Study.bind, []
+
+    def crashing(*args, **options):
+        method(*args, **options)
+        calls.append(1)
+        if len(calls) == 3:
+            raise Crash
+
+    return "attnres_lab.sweep.study.Study.bind", crashing
+
+
+def _crash_before_plan():
+    from attnres_lab.runs.sweep import SweepFolder
+
+    return (
+        "attnres_lab.runs.sweep.SweepFolder.write_plan",
+        _crash_before(SweepFolder.write_plan),
+    )
+
+
+CRASHES = {
+    "before the plan": _crash_before_plan,
+    "after the plan": lambda: (
+        "attnres_lab.sweep.study.Study.bind",
+        _crash_before(Study.bind),
+    ),
+    "after the bind": _crash_after_bind,
+}
+
+
+def sleeps(config, folder: Path) -> dict[str, float]:
+    time.sleep(2.5)
+    return {"val/loss": 1.0}
+
+
+def says_text(config, folder: Path) -> dict[str, object]:
+    return {"val/loss": "low" if config.seed else 1.0, "seconds": "few", "flops": "many"}
+
+
+def resumes_shorter(config, folder: Path) -> dict[str, float]:
+    """The first attempt logs long rows and is killed; the second cuts them and logs short ones."""
+    from attnres_lab.runs.folder import RunFolder
+
+    run = RunFolder(folder)
+    first = not run.metrics.exists()
+    run.truncate_metrics(0)
+    for step in range(1, 4 if first else 30):
+        text = "x" * (333 if first else step)
+        run.append_metrics({"step": step, "val/loss": 1.0, "text": text})  # type: ignore[dict-item]
+        time.sleep(0.25 if first else 0.05)
+    if first:
+        os.kill(os.getpid(), signal.SIGKILL)
+    assert json.loads(run.metrics.read_text().splitlines()[0])["text"] == "x"
+    return {"val/loss": 1.0}
