@@ -4,8 +4,10 @@ what to do next.
 
 from __future__ import annotations
 
+import errno
 import heapq
 import math
+import os
 import signal
 import time
 from dataclasses import replace
@@ -74,12 +76,15 @@ class Coordinator:
             number: signal.signal(number, self.interrupt)
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         }
+        place = self.folder.path.stat()
         try:
             self._fill()
             while self.running or not (
                 self.signals or self.rules.held or not (self.queue or self.later)
             ):
-                for ended in self.launcher.wait(0.05 if self.later and not self.running else 0.2):
+                ends = self.launcher.wait(0.05 if self.later and not self.running else 0.2)
+                self._still_there(place)
+                for ended in ends:
                     self._ended(ended)
                 self._obey()
                 self._fill()  # before all that can wait
@@ -93,6 +98,13 @@ class Coordinator:
         return Outcome(
             len(self.done), len(self.ledger.failed), owed, bool(self.signals), self.rules.held
         )
+
+    def _still_there(self, place: os.stat_result) -> None:
+        """Raises OSError where the sweep's folder was moved, deleted or unmounted: what is written
+        from here on would start another one in its place.
+        """
+        if not self.folder.path.exists() or not os.path.samestat(place, self.folder.path.stat()):
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.folder.path))
 
     def _advance(self, point: str) -> None:
         """Queue what a point still owes (one seed after the other, if it may be pruned); record it

@@ -17,6 +17,7 @@ import psutil
 from attnres_lab.config import BudgetConfig, RunConfig, content_hash, to_yaml
 from attnres_lab.errors import UserError
 from attnres_lab.model.flops import num_params
+from attnres_lab.runs.failures import REMEDY
 from attnres_lab.runs.folder import RunFolder, read_json, write_atomic, write_json
 from attnres_lab.runs.paths import cache_folder
 from attnres_lab.runs.sweep import SweepFolder
@@ -24,7 +25,6 @@ from attnres_lab.sweep.launchers import Job, make_launcher
 from attnres_lab.sweep.launchers.local import nvidia_smi
 from attnres_lab.sweep.plan import Trial
 from attnres_lab.sweep.spec import Local, SweepSpec
-from attnres_lab.runs.failures import REMEDY
 from attnres_lab.training.environment import cpu_name
 
 #: FLOP/s assumed where nothing was measured: a guess, and shown as one.

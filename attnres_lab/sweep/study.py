@@ -83,7 +83,7 @@ class Study:
         return sum("point" in trial.user_attrs for trial in trials)
 
     def propose(self) -> tuple[optuna.Trial, Point]:
-        """A new point; ``bind`` it once the plan on disk holds it: a crash between loses neither."""
+        """A new point; ``bind`` it once the plan on disk holds it, so that no crash loses it."""
         trial = self.study.ask()
 
         def suggest(axis: Axis) -> Any:

@@ -1,5 +1,5 @@
-"""The folders' table and the store's are one: every value that a folder holds comes back from MLflow
-as it is in the folder, also where MLflow's own limits are passed.
+"""The folders' table and the store's are one: every value that a folder holds comes back from
+MLflow as it is in the folder, also where MLflow's own limits are passed.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ def test_the_folders_and_the_store_hold_one_table(runs, configs, numbers) -> Non
         environment = read_json(files.environment) or {}
         write_json(files.environment, environment | {"config": environment["config"] | config})
         write_json(files.result, {**numbers, "tokens": 5000, "step": 50})
+        files.metrics.unlink()  # whose rows would be of another run
     sweep.write_plan(entries)
     list(rebuild(sweep.path))
     ours, theirs = (load_runs(name, uri).set_index("trial") for uri in (None, tracking_uri()))
