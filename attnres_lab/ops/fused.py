@@ -1,6 +1,11 @@
 """The read as Triton kernels: any width, any number of sources, statistics in fp32.
 
-Each source is loaded once forward, and twice backward, the second time from the cache.
+Each source is loaded once forward, and twice backward, the second time from the cache. The
+kernels find the sources by a table of addresses that a kernel of its own writes from its
+arguments: one compiled kernel serves any number of sources, and nothing is copied from the host,
+so that a read can be captured in a CUDA graph. Tables point to multiples of 16 bytes, and the
+width is ``UNITS * UNIT``: where the unit is 8, sources and gradients are loaded and stored 128
+bits at a time.
 
 The gradient of the query is summed in two stages, per program and then over programs, without
 atomics: runs repeat bit for bit. Shapes: S sources, M tokens, D width.
@@ -12,6 +17,7 @@ atomics: runs repeat bit for bit. Shapes: S sources, M tokens, D width.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -20,6 +26,19 @@ import triton.language as tl
 from torch import Tensor
 
 TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
+#: Addresses that one launch writes.
+CHUNK = 32
+
+
+@triton.jit(do_not_specialize=["count"])
+def _addresses(table, addresses, count):
+    for i in tl.static_range(len(addresses)):
+        tl.store(table + i, addresses[i], mask=i < count)
+
+
+@triton.jit
+def _row_of(table, s, TYPE: tl.constexpr):
+    return tl.multiple_of(tl.load(table + s).to(tl.pointer_type(TYPE)), 16)
 
 
 @triton.jit
@@ -31,12 +50,14 @@ def _forward(
     lse,
     S,
     M,
-    D,
+    UNITS,
     eps,
     TYPE: tl.constexpr,
+    UNIT: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
+    D = UNITS * UNIT
     rows = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     cols = tl.arange(0, BLOCK_D)
     at = rows[:, None] * D + cols[None, :]
@@ -46,7 +67,7 @@ def _forward(
     total = tl.zeros((BLOCK_M,), tl.float32)
     mixed = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
     for s in range(S):
-        source = tl.load(table + s).to(tl.pointer_type(TYPE))
+        source = _row_of(table, s, TYPE)
         v = tl.load(source + at, mask=inside, other=0.0).to(tl.float32)
         logit = tl.sum(v * q[None, :], 1) * tl.rsqrt(tl.sum(v * v, 1) / D + eps)
         tl.store(logits + s * M + rows, logit, mask=rows < M)
@@ -70,12 +91,14 @@ def _backward(
     d_query,
     S,
     M,
-    D,
+    UNITS,
     eps,
     TYPE: tl.constexpr,
+    UNIT: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
+    D = UNITS * UNIT
     cols = tl.arange(0, BLOCK_D)
     q = tl.load(query + cols, mask=cols < D, other=0.0)
     d_q = tl.zeros((BLOCK_D,), tl.float32)
@@ -87,11 +110,11 @@ def _backward(
         # grad . h, from the sources: h itself may have been rounded
         delta = tl.zeros((BLOCK_M,), tl.float32)
         for s in range(S):
-            source = tl.load(table + s).to(tl.pointer_type(TYPE))
+            source = _row_of(table, s, TYPE)
             v = tl.load(source + at, mask=inside, other=0.0).to(tl.float32)
             delta += tl.load(alpha + s * M + rows, mask=rows < M, other=0.0) * tl.sum(g * v, 1)
         for s in range(S):
-            source = tl.load(table + s).to(tl.pointer_type(TYPE))
+            source = _row_of(table, s, TYPE)
             v = tl.load(source + at, mask=inside, other=0.0).to(tl.float32)
             a = tl.load(alpha + s * M + rows, mask=rows < M, other=0.0)
             inverse_rms = tl.rsqrt(tl.sum(v * v, 1) / D + eps)
@@ -99,7 +122,7 @@ def _backward(
             along_q = d_logit * inverse_rms
             along_v = along_q * inverse_rms * inverse_rms * tl.sum(v * q[None, :], 1) / D
             d_v = a[:, None] * g + along_q[:, None] * q[None, :] - along_v[:, None] * v
-            d_source = tl.load(d_table + s).to(tl.pointer_type(TYPE))
+            d_source = _row_of(d_table, s, TYPE)
             tl.store(d_source + at, d_v.to(TYPE), mask=inside)
             d_q += tl.sum(along_q[:, None] * v, 0)
     tl.store(d_query + tl.program_id(0).to(tl.int64) * D + cols, d_q, mask=cols < D)
@@ -112,7 +135,7 @@ def serves(sources: Sequence[Tensor]) -> bool:
 
 def depth_read(sources: Sequence[Tensor], query: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """As ``lean.read``."""
-    sources = [v.contiguous() for v in sources]
+    sources = [_aligned(v) for v in sources]
     first, S, (M, D) = sources[0], len(sources), sources[0].shape
     h, lse = torch.empty_like(first), first.new_empty(M, dtype=torch.float32)
     alpha = first.new_empty(S, M, dtype=torch.float32)
@@ -126,7 +149,7 @@ def depth_read(sources: Sequence[Tensor], query: Tensor, eps: float) -> tuple[Te
         lse,
         S,
         M,
-        D,
+        D // sizes["UNIT"],
         eps,
         TYPE=TYPES[first.dtype],
         **sizes,
@@ -138,7 +161,7 @@ def depth_read_backward(
     grad: Tensor, sources: Sequence[Tensor], query: Tensor, alpha: Tensor, eps: float
 ) -> tuple[list[Tensor], Tensor]:
     """As ``lean.read_backward``."""
-    sources = [v.contiguous() for v in sources]
+    sources = [_aligned(v) for v in sources]
     first, S, (M, D) = sources[0], len(sources), sources[0].shape
     d_sources, sizes = [torch.empty_like(v) for v in sources], _sizes(first)
     programs = (
@@ -151,13 +174,13 @@ def depth_read_backward(
     tables = _table(sources), _table(d_sources)
     _backward[(programs,)](
         *tables,
-        grad.contiguous(),
+        _aligned(grad),
         query.float(),
         alpha,
         d_query,
         S,
         M,
-        D,
+        D // sizes["UNIT"],
         eps,
         TYPE=TYPES[first.dtype],
         **sizes,
@@ -165,17 +188,29 @@ def depth_read_backward(
     return d_sources, d_query.sum(0).to(query.dtype)
 
 
+def _aligned(x: Tensor) -> Tensor:
+    """In rows without gaps, from a multiple of 16 bytes on, as allocators give it."""
+    x = x.contiguous()
+    return x if x.data_ptr() % 16 == 0 else x.clone()
+
+
 def _table(tensors: Sequence[Tensor]) -> Tensor:
-    """Addresses, so that one compiled kernel serves any number of sources."""
-    return torch.tensor([x.data_ptr() for x in tensors], dtype=torch.int64).to(
-        tensors[0].device, non_blocking=True
-    )
+    """Addresses on the device, written there: a copy from the host could not be captured."""
+    table = tensors[0].new_empty(len(tensors), dtype=torch.int64)
+    for start in range(0, len(tensors), CHUNK):
+        addresses = [x.data_ptr() for x in tensors[start : start + CHUNK]]
+        count = len(addresses)
+        _addresses[(1,)](table[start:], (*addresses, *addresses[:1] * (CHUNK - count)), count)
+    return table
 
 
 def _sizes(first: Tensor) -> dict[str, int]:
-    block_d = triton.next_power_of_2(first.shape[1])
+    """Eight elements a thread at least (128 bits in bf16), 16 at most in the widths in use."""
+    dim = first.shape[1]
+    block_d = triton.next_power_of_2(dim)
     return {
+        "UNIT": math.gcd(dim, 8),
         "BLOCK_D": block_d,
-        "BLOCK_M": max(1, min(16, 1024 // block_d)),
-        "num_warps": 4 if block_d <= 2048 else 8,
+        "BLOCK_M": max(1, 1024 // block_d),
+        "num_warps": min(16, max(4, block_d // 512)),
     }

@@ -52,6 +52,8 @@ CASES = [
     (3, 300, 5, torch.float16),
     (5, 100, 18, torch.float32),
     (130, 8, 2, torch.float32),
+    (33, 37, 7, torch.float16),
+    (2, 4096, 3, torch.bfloat16),
 ]
 
 
@@ -92,5 +94,16 @@ def test_weights_sum_to_one_and_runs_repeat_bit_for_bit():
     torch.testing.assert_close(fused.depth_read(sources, query, EPS)[1].sum(0), torch.ones(70))
     for a, b in zip(
         fused_gradients(sources, query, grad), fused_gradients(sources, query, grad), strict=True
+    ):
+        assert torch.equal(a, b)
+
+
+def test_sources_that_start_anywhere():
+    """The kernels are told that rows start at multiples of 16 bytes; a view need not."""
+    sources, query, grad = problem(3, 16, 6, torch.float32)
+    shifted = [torch.cat([v.new_zeros(1), v.flatten()])[1:].view(6, 16) for v in sources]
+    assert shifted[0].data_ptr() % 16
+    for a, b in zip(
+        fused_gradients(shifted, query, grad), fused_gradients(sources, query, grad), strict=True
     ):
         assert torch.equal(a, b)
