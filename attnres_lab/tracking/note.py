@@ -49,12 +49,12 @@ def ablation(trials: Sequence[Mapping[str, Any]]) -> list[str]:
         if values := losses.get((size, variant)):
             base = losses.get((size, "baseline"))
             change = (
-                f"{statistics.fmean(values) - statistics.fmean(base):+.4f}"
+                f"{statistics.mean(values) - statistics.mean(base):+.4f}"
                 if base and variant != "baseline"
                 else ""
             )
             lines.append(
-                f"| {size} | {variant} | {len(values)} | {statistics.fmean(values):.4f} | "
+                f"| {size} | {variant} | {len(values)} | {statistics.mean(values):.4f} | "
                 f"{change} |"
             )
     return lines
