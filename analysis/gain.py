@@ -25,7 +25,7 @@ from analysis.separate import (
     SeparateSlopes,
     factors,
 )
-from analysis.shift import POOL_ABOVE, Array, Shift, paired_shift, pool_seeds
+from analysis.shift import POOL_ABOVE, Array, Shift, crossed_seeds, paired_shift, pool_seeds
 from analysis.verdict import summary, warnings
 
 
@@ -140,7 +140,9 @@ def compute_equivalent_gain(  # noqa: PLR0913
 
     Runs are paired by `size` and `seed`, so what a size or a seed does to both arms cancels; sizes
     are the replicates. The arms may differ in x at one size (a variant that costs a few percent
-    more): pairs are brought to equal x along the common slope, see `analysis.shift.paired_shift`. A
+    more): pairs are brought to equal x along the common slope, see `analysis.shift.paired_shift`.
+    Seeds that differ from size to size are independent; where sizes share them, their common effect
+    is in the interval, see `analysis.shift.crossed_seeds`. A
     `status` column, if there, tells diverged and unfinished runs, counted in `warnings`;
     `data_fingerprint`, `loss_unit` may hold one value only.
 
@@ -150,6 +152,8 @@ def compute_equivalent_gain(  # noqa: PLR0913
     """
     cells = paired_cells(runs, variant, baseline, Columns(x, y, by, size, seed))
     shift = paired_shift(*cells.means)
+    if cells.crossed:
+        shift = crossed_seeds(shift, _corrected(cells, shift))
     if shift.alpha <= 0:
         raise ValueError(
             f"column {y!r} does not fall with {x!r} (exponent {float(shift.alpha):.3g}): a gain "
@@ -175,9 +179,13 @@ def compute_equivalent_gain(  # noqa: PLR0913
     return replace(gain, warnings=warnings(gain))
 
 
+def _corrected(cells: Cells, shift: Shift) -> Array:
+    """Log ratios of the losses of each pair at equal x, (sizes, seeds)."""
+    return cells.y[0] - cells.y[1] - float(shift.alpha) * (cells.x[1] - cells.x[0])
+
+
 def _pooled(cells: Cells, shift: Shift) -> Comparison | None:
-    corrected = cells.y[0] - cells.y[1] - float(shift.alpha) * (cells.x[1] - cells.x[0])
-    p, variance, df = pool_seeds(corrected)
+    p, variance, df = pool_seeds(_corrected(cells, shift))
     if not p > POOL_ABOVE:
         return None
     at_run_level = replace(shift, mean_variance=np.asarray(variance), df=np.asarray(df))

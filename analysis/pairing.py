@@ -58,6 +58,12 @@ class Cells:
     runs_y: tuple[Array, Array]
     warnings: tuple[str, ...]
 
+    @property
+    def crossed(self) -> bool:
+        """Whether sizes share seeds: a label of two or more stands at two or more sizes."""
+        there = ~np.isnan(self.y[0])
+        return there.shape[1] > 1 and bool((there.sum(axis=0) > 1).any())
+
     @cached_property
     def means(self) -> tuple[Array, Array, Array, Array]:
         """Over seeds, (sizes,): x and y of the baseline, x and y of the variant."""

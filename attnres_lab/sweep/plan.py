@@ -60,7 +60,7 @@ class Planner:
         """Every trial of a grid; the same resolved config is one trial. Raises UserError for more
         than ``LIMIT``, unless ``large``.
         """
-        size = self.space.size() * max(1, len(self.space.seeds))
+        size = self.space.size() * self.space.replicates
         if size > LIMIT and not large:
             raise UserError(
                 f"{self.source.file.where('space')}: space: {size} trials, more than {LIMIT}; "
@@ -93,7 +93,7 @@ class Planner:
                 "or the budget higher"
             )
         identity = content_hash(replace(first, seed=0))
-        for seed in self.space.seeds or (first.seed,):
+        for seed in self.space.seeds_at(first.model.size, first.seed):
             config = replace(first, seed=seed)
             yield Trial(_entry(config, identity, point), config)
 

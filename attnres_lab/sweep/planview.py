@@ -77,7 +77,7 @@ def print_plan(
     if spec.adaptive:
         print(
             f"{spec.sampler.name} proposes {spec.trials} points in all, each with "
-            f"{max(1, len(planner.space.seeds))} seeds"
+            f"{planner.space.replicates} seeds"
         )
     seconds = [prices[t.entry.hash].seconds for t in left]
     bases = {prices[t.entry.hash].basis for t in left}

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -75,11 +76,26 @@ class Point:
 @dataclass(frozen=True)
 class Space:
     """All axes but ``seed``, and the seeds: replicates of every point (none: the base run's
-    seed).
+    seed), the same ones everywhere or ``each`` of its own at every model size.
     """
 
     axes: tuple[Axis, ...]
     seeds: tuple[int, ...]
+    each: int = 0
+
+    @property
+    def replicates(self) -> int:
+        """Runs of every point."""
+        return self.each or max(1, len(self.seeds))
+
+    def seeds_at(self, size: str, default: int) -> tuple[int, ...]:
+        """The seeds of a point of this model size. Seeds of its own follow from the label alone, so
+        that all variants of a size share them and a size that is added changes no other's.
+        """
+        if self.each:
+            first = zlib.crc32(size.encode()) % 10**6 * 100
+            return tuple(range(first, first + self.each))
+        return self.seeds or (default,)
 
     def size(self) -> int:
         """Number of points of the grid, without enumerating it."""
@@ -100,8 +116,12 @@ def parse_space(raw: Mapping[str, Any], file: YamlFile, *, adaptive: bool) -> Sp
     """Axes from the ``space`` of a sweep YAML. Raises UserError with file, line and key."""
     axes: list[Axis] = []
     seeds: tuple[int, ...] = ()
+    each = 0
     for key, value in raw.items():
         try:
+            if key == "seed" and isinstance(value, dict) and set(value) == {"each"}:
+                each = _each(value["each"])
+                continue
             axis = _axis(key, value, adaptive)
             if key == "seed":
                 seeds = _seeds(axis)
@@ -141,7 +161,7 @@ def parse_space(raw: Mapping[str, Any], file: YamlFile, *, adaptive: bool) -> Sp
             f"{file.where(f'space.{budgets[-1][1]}')}: space: {keys} are set together, but a run "
             "has one budget; leave one out"
         )
-    return Space(tuple(axes), seeds)
+    return Space(tuple(axes), seeds, each)
 
 
 def sets(axis: Axis) -> set[str]:
@@ -157,6 +177,12 @@ def _keys(choice: Choice) -> list[str]:
         *(f"budget.{kind}" for kind in kinds),
         *(key for axis in choice.axes for key in sets(axis)),
     ]
+
+
+def _each(count: Any) -> int:
+    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= 100:
+        raise ValueError(f"each takes a whole number of seeds from 1 to 100, got {count!r}")
+    return count
 
 
 def _seeds(axis: Axis) -> tuple[int, ...]:

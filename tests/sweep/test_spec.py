@@ -225,3 +225,34 @@ def test_a_grid_has_as_many_points_as_the_product_of_its_axes(lengths: list[int]
     points = list(found.points())
     assert len(points) == found.size() == math.prod(lengths)
     assert len({json.dumps(p.overrides) for p in points}) == len(points)
+
+
+def test_each_size_may_have_seeds_of_its_own(lab: Lab) -> None:
+    """All variants of a size share them, no two sizes do, and a size that is added changes no
+    trial of the others.
+    """
+
+    def seeds(*dims: int) -> dict[tuple[str, str], set[int]]:
+        space = {
+            "model.dim": list(dims),
+            "model.residual": ["baseline", "full"],
+            "seed": {"each": 3},
+        }
+        found: dict[tuple[str, str], set[int]] = {}
+        for trial in Planner(load_spec(lab.sweep(space=space))).grid():
+            key = (trial.entry.size, trial.entry.variant)
+            found.setdefault(key, set()).add(trial.entry.seed)
+        return found
+
+    two, three = seeds(16, 32), seeds(16, 32, 48)
+    sizes = sorted({size for size, _ in three})
+    assert all(len(found) == 3 for found in three.values())
+    assert all(three[size, "baseline"] == three[size, "full"] for size in sizes)
+    assert len(set().union(*three.values())) == 9
+    assert two.items() <= three.items()
+
+
+def test_seeds_of_each_size_are_counted(lab: Lab) -> None:
+    path = lab.sweep(space={"model.dim": [16, 32], "seed": {"each": 0}})
+    with pytest.raises(UserError, match=r"space\.seed: each takes a whole number of seeds from 1"):
+        Planner(load_spec(path))
