@@ -97,6 +97,31 @@ def test_the_code_and_the_data_of_a_run_are_kept(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "artifacts" / "code.diff").exists() == environment["dirty"]
 
 
+def test_no_secret_is_kept_with_the_code(tmp_path: Path) -> None:
+    """Canaries in what is not committed: only source is kept, and of it nothing that looks
+    secret.
+    """
+    code = tmp_path / "repository"
+    (code / "package").mkdir(parents=True)
+    (code / "package" / "a.py").write_text("old = 1\n")
+    (code / "sweep.yaml").write_text("name: s\n")
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
+        author = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        subprocess.run(["git", *author, *words], cwd=code, check=True)
+    (code / "package" / ".env").write_text("TOKEN=canary-env\n")
+    (code / "sweep.yaml").write_text("storage: postgresql://user:canary-yaml@host/db\n")
+    source = [
+        "url = 'postgresql://user:canary/with/slashes@host/db'",
+        "api_key = 'canary-key'",
+        '{"password": "canary-password"}',
+        "plain = 'kept'",
+    ]
+    (code / "package" / "a.py").write_text("\n".join(source))
+    kept = uncommitted(code / "package").decode()
+    assert "canary" not in kept
+    assert "plain = 'kept'" in kept
+
+
 def test_a_run_leaves_its_whole_record_and_is_idempotent(tmp_path: Path) -> None:
     config = tiny(tmp_path, **{"model.residual.name": "full", "train.val_every": 6})
     result = run(config, tmp_path / "run")

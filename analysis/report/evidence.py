@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +17,8 @@ from analysis.depth import DepthRecord, load_depth
 from analysis.gain import Gain, compute_equivalent_gain
 from analysis.isoflop import IsoFlop, isoflop
 from analysis.runs import depth_artifacts, load_runs, runs_folder
+from attnres_lab.runs import DONE, RunFolder, SweepFolder
+from attnres_lab.runs.folder import read_json
 
 BASELINE, LOSS = "baseline", "val/loss"
 AXES = ("flops", "seconds", "device_seconds")
@@ -178,24 +179,16 @@ class Evidence:
         """How many planned trials have not come to an end, by the sweep's folder; empty where none
         has not.
         """
-        file = self.folder / "plan.json" if self.folder else None
-        trials = (
-            [
-                file.parent / "trials" / entry["hash"] / "status.json"
-                for entry in json.loads(file.read_text())
-            ]
-            if file and file.exists()
-            else []
-        )
-        states = [
-            json.loads(status.read_text())["state"] if status.exists() else "" for status in trials
-        ]
-        done = sum(state in ("finished", "diverged", "pruned") for state in states)
-        return (
-            f"{done} of {len(trials)} trials: {len(trials) - done} are owed."
-            if done < len(trials)
-            else ""
-        )
+        trials = self._planned
+        done = sum(run.status().state in DONE for run in trials)
+        owed = len(trials) - done
+        return f"{done} of {len(trials)} trials: {owed} are owed." if owed else ""
+
+    @cached_property
+    def _planned(self) -> list[RunFolder]:
+        """Folders of the sweep's plan, and no others that lie beside them."""
+        sweep = SweepFolder(self.folder) if self.folder else None
+        return [sweep.trial(entry.hash) for entry in sweep.plan()] if sweep else []
 
     @property
     def question(self) -> str:
@@ -204,16 +197,9 @@ class Evidence:
 
     @cached_property
     def environments(self) -> list[dict[str, Any]]:
-        """``environment.json`` of the trials."""
-        found = (
-            [
-                json.loads(file.read_text())
-                for file in sorted(self.folder.glob("trials/*/environment.json"))
-            ]
-            if self.folder
-            else []
-        )
-        return [environment for environment in found if isinstance(environment, dict)]
+        """``environment.json`` of the planned trials."""
+        runs = sorted(self._planned, key=lambda run: run.path)
+        return [found for run in runs if (found := read_json(run.environment))]
 
     @cached_property
     def depth(self) -> dict[str, DepthRecord]:

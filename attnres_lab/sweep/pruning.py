@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterable
 
+from attnres_lab.runs.rows import RowReader
 from attnres_lab.runs.sweep import Entry, SweepFolder
 from attnres_lab.sweep.spec import SweepSpec
 from attnres_lab.sweep.study import Study
@@ -21,7 +20,7 @@ class Pruning:
         self.on = spec.pruner is not None
         self.over_seeds = spec.pruner is not None and spec.pruner.name.lower() == "wilcoxon"
         self.metric = spec.pruner.metric if spec.pruner else ""
-        self.read: dict[str, tuple[int, int]] = {}  # file and bytes of it seen, by trial
+        self.readers: dict[str, RowReader] = {}  # by trial
 
     def ready(self, owed: list[str], seeds: int) -> list[str]:
         """Which of a point's owed trials may run now."""
@@ -45,16 +44,7 @@ class Pruning:
         return self.over_seeds and self.study.report(entry.point, index, value)
 
     def _new_rows(self, entry: Entry) -> list[tuple[int, float]]:
-        run = self.folder.trial(entry.hash)
-        if not run.metrics.exists():
-            return []
-        with open(run.metrics, "rb") as file:
-            inode, start = self.read.get(entry.hash, (0, 0))
-            now = os.fstat(file.fileno())
-            # a resumed run replaces the file by one with fewer rows
-            file.seek(start if inode == now.st_ino and start <= now.st_size else 0)
-            data = file.read()
-            whole = data[: data.rfind(b"\n") + 1]
-            self.read[entry.hash] = now.st_ino, file.tell() - len(data) + len(whole)
-        rows = [json.loads(line) for line in whole.splitlines()]
-        return [(int(row["step"]), float(row[self.metric])) for row in rows if self.metric in row]
+        metrics = self.folder.trial(entry.hash).metrics
+        reader = self.readers.setdefault(entry.hash, RowReader(metrics))
+        rows = [row for row in reader.new() if self.metric in row]
+        return [(int(row["step"]), float(row[self.metric])) for row in rows]

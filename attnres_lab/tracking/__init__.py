@@ -2,8 +2,9 @@
 reads them and writes to the store.
 """
 
+from attnres_lab.runs.secrets import redact
 from attnres_lab.tracking.mirror import RunMirror, SweepMirror, log_report, rebuild
-from attnres_lab.tracking.store import connect, experiment_name, is_server, redact, tracking_uri
+from attnres_lab.tracking.store import connect, experiment_name, is_server, tracking_uri
 
 __all__ = [
     "RunMirror",

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from attnres_lab.runs.folder import RunFolder, read_json, write_json
+from attnres_lab.runs.secrets import redact
 from attnres_lab.tracking.figures import heat_map
-from attnres_lab.tracking.store import Store, redact
+from attnres_lab.tracking.store import Store
 
 FILES = ("config.yaml", "environment.json", "log.txt")
 # what mlflow.create_external_model says of weights that lie elsewhere

@@ -14,7 +14,8 @@ from typing import Self
 from filelock import FileLock
 
 from attnres_lab.runs.paths import runs_folder
-from attnres_lab.tracking.store import connect, redact, tracking_uri
+from attnres_lab.runs.secrets import redact
+from attnres_lab.tracking.store import connect, tracking_uri
 
 GRACE = 30.0  # seconds that the last rows get once the training is over
 

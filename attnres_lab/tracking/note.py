@@ -54,7 +54,6 @@ def ablation(trials: Sequence[Mapping[str, Any]]) -> list[str]:
                 else ""
             )
             lines.append(
-                f"| {size} | {variant} | {len(values)} | {statistics.mean(values):.4f} | "
-                f"{change} |"
+                f"| {size} | {variant} | {len(values)} | {statistics.mean(values):.4f} | {change} |"
             )
     return lines

@@ -21,12 +21,12 @@ import psutil
 
 from attnres_lab.errors import UserError
 from attnres_lab.runs.paths import runs_folder
+from attnres_lab.runs.secrets import redact
 from attnres_lab.tracking.store import (
     connect,
     experiment_name,
     is_server,
     lock,
-    redact,
     tracking_uri,
 )
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,14 +18,8 @@ from filelock import FileLock
 
 from attnres_lab.errors import UserError
 from attnres_lab.runs.paths import runs_folder
+from attnres_lab.runs.secrets import redact
 
-_SECRETS = (
-    "MLFLOW_TRACKING_TOKEN",
-    "MLFLOW_TRACKING_PASSWORD",
-    "PGPASSWORD",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-)
 _LOCK_KEY = 7_142_853  # of the advisory lock in PostgreSQL: any fixed number
 
 
@@ -49,18 +42,6 @@ def tracking_uri() -> str:
 def experiment_name() -> str:
     """``$MLFLOW_EXPERIMENT_NAME``, else ``attnres``."""
     return os.environ.get("MLFLOW_EXPERIMENT_NAME") or "attnres"
-
-
-def redact(text: str) -> str:
-    """``text`` without passwords and tokens: user parts and secret query values of addresses, and
-    values of the secret variables.
-    """
-    for secret in filter(None, map(os.environ.get, _SECRETS)):
-        text = text.replace(secret, "***")
-    text = re.sub(r"(?<=://)[^/\s]*@", "***@", text)
-    return re.sub(
-        r"(?i)([?&][^=&\s]*(?:password|token|secret|key)[^=&\s]*=)[^&\s'\"]+", r"\1***", text
-    )
 
 
 def is_server(uri: str) -> bool:

@@ -13,13 +13,14 @@ from uuid import uuid4
 
 from attnres_lab.errors import UserError
 from attnres_lab.runs.folder import DONE, read_json, write_json
+from attnres_lab.runs.secrets import redact
 from attnres_lab.runs.sweep import Entry, SweepFolder
 from attnres_lab.runs.table import flatten, table
 from attnres_lab.tracking import figures
 from attnres_lab.tracking.export import write_records
 from attnres_lab.tracking.note import markdown
 from attnres_lab.tracking.run import Identity, RunSync
-from attnres_lab.tracking.store import Store, redact
+from attnres_lab.tracking.store import Store
 
 SCHEDULED_PER_TURN = (
     20  # planned trials written per turn, so that the running ones do not wait for them

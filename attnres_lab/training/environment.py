@@ -16,6 +16,7 @@ from attnres_lab.data import Corpus
 from attnres_lab.data.corpus import MANIFEST
 from attnres_lab.model.flops import num_params
 from attnres_lab.runs.folder import RunFolder, write_atomic, write_json
+from attnres_lab.runs.secrets import redact_code
 
 DIFF_BYTES = 1_000_000  # a longer diff is cut
 
@@ -71,20 +72,21 @@ def cpu_name() -> str:
 
 
 def uncommitted(code: Path) -> bytes:
-    """The changes in the repository that holds ``code``, and the files below ``code`` that are new,
-    as one patch; empty where there is no Git.
+    """What is not committed of the source in the repository that holds ``code``, and the source
+    files below ``code`` that are new, as one patch without secrets; empty where there is no Git.
+    Other files may hold anything, and are left out.
     """
     top = Path(_git(code, "rev-parse", "--show-toplevel").decode().strip() or code)
     new = (
-        _git(top, "ls-files", "--others", "--exclude-standard", "-z", str(code))
+        _git(top, "ls-files", "--others", "--exclude-standard", "-z", f"{code}/*.py")
         .decode()
         .split("\0")
     )
     parts = [
-        _git(top, "diff", "HEAD"),
+        _git(top, "diff", "HEAD", "--", "*.py"),
         *(_git(top, "diff", "--no-index", "/dev/null", name) for name in new if name),
     ]
-    return b"".join(parts)
+    return redact_code(b"".join(parts).decode(errors="replace")).encode()
 
 
 def _git(folder: Path, *words: str) -> bytes:
