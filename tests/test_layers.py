@@ -82,3 +82,23 @@ def test_a_library_has_one_home(library: str, home: str) -> None:
             assert library not in {name.split(".")[0] for name in imports(path)}, (
                 f"{path.name} imports {library}"
             )
+
+
+def test_no_file_imports_itself_by_way_of_others() -> None:
+    """Imports inside functions count, those for type checkers alone do not."""
+    files = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in (ROOT / "attnres_lab").rglob("*.py")
+    }
+    edges = {
+        module: {
+            target
+            for name in imports(path)
+            for target in (name, name.rpartition(".")[0])
+            if target in files and target != module and files[target].name != "__init__.py"
+        }
+        for module, path in files.items()
+    }
+    while leaves := {module for module, targets in edges.items() if not targets & set(edges)}:
+        edges = {module: targets for module, targets in edges.items() if module not in leaves}
+    assert not edges

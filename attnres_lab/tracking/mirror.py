@@ -14,8 +14,7 @@ from typing import Self
 from filelock import FileLock
 
 from attnres_lab.runs.paths import runs_folder
-from attnres_lab.runs.secrets import redact
-from attnres_lab.tracking.store import connect, tracking_uri
+from attnres_lab.tracking.store import connect, left_behind
 
 GRACE = 30.0  # seconds that the last rows get once the training is over
 
@@ -117,13 +116,3 @@ def rebuild(folder: Path) -> Iterator[Path]:
                 run = single(store, home)
                 run.sync()
                 run.sync_artifacts()
-
-
-def left_behind(folder: Path) -> None:
-    """Say where the rest is."""
-    print(
-        f"tracking: {redact(tracking_uri())} did not take everything in time; nothing is lost: it "
-        f"is in {folder} and is sent by the next run there "
-        f"or by: attnres track rebuild {folder}",
-        file=sys.stderr,
-    )

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -42,6 +43,16 @@ def tracking_uri() -> str:
 def experiment_name() -> str:
     """``$MLFLOW_EXPERIMENT_NAME``, else ``attnres``."""
     return os.environ.get("MLFLOW_EXPERIMENT_NAME") or "attnres"
+
+
+def left_behind(folder: Path) -> None:
+    """Say where the rest is."""
+    print(
+        f"tracking: {redact(tracking_uri())} did not take everything in time; nothing is lost: it "
+        f"is in {folder} and is sent by the next run there "
+        f"or by: attnres track rebuild {folder}",
+        file=sys.stderr,
+    )
 
 
 def is_server(uri: str) -> bool:

@@ -17,9 +17,8 @@ from filelock import FileLock
 
 from attnres_lab.runs.folder import RunFolder, read_json, write_json
 from attnres_lab.runs.secrets import redact
-from attnres_lab.tracking.mirror import left_behind
 from attnres_lab.tracking.run import Identity, RunSync
-from attnres_lab.tracking.store import Store, connect, tracking_uri
+from attnres_lab.tracking.store import Store, connect, left_behind, tracking_uri
 from attnres_lab.tracking.sweep import SweepSync
 
 TURN = 1.0  # seconds
