@@ -239,7 +239,8 @@ def fit(  # noqa: PLR0913
 
 class Nested(NamedTuple):
     """F test of H0 "the smaller law holds", its degrees of freedom and p, and by how much the
-    larger law lowers the corrected Akaike criterion (above 0: it predicts better).
+    larger law lowers the corrected Akaike criterion (above 0: it predicts better; -inf with too few
+    rows for it).
     """
 
     F: float
@@ -270,7 +271,8 @@ def compare(smaller: Fit, larger: Fit) -> Nested:
     F = max(ratio - 1, 0.0) * larger.freedom / extra
 
     def penalty(free: float) -> float:  # the noise's variance is a parameter too
-        return 2 * (free + 1) * rows / max(rows - free - 2, 1e-300)
+        spare = rows - free - 2
+        return 2 * (free + 1) * rows / spare if spare > 0 else np.inf
 
     gain = rows * np.log(ratio)
     gain += penalty(rows - smaller.freedom) - penalty(rows - larger.freedom)

@@ -162,7 +162,7 @@ def derived(
         ends = (at + step, at - step) if linear[name] else (at * exp(step), at * exp(-step))
         up, down = (float(function({**fit.params, name: end})) for end in ends)
         gradient[i] = (ln(up / down) if log else up - down) / (2 * step)
-    error = float(np.sqrt(max(gradient @ matrix @ gradient, 0.0)))
+    error = float(np.sqrt(np.maximum(gradient @ matrix @ gradient, 0.0)))
     half = quantile(fit.freedom, level) * error
     with np.errstate(over="ignore"):
         limits = (

@@ -238,6 +238,8 @@ def test_nested_laws_are_compared_by_the_f_test_of_their_residuals() -> None:
         12 * np.log(r / 12) + 2 * k * 12 / (12 - k - 1) for r, k in zip(rss, (3, 5), strict=True)
     ]
     assert found.aicc_gain == pytest.approx(aicc[0] - aicc[1])
+    few = [fit(law, c[:5], y[:5]) for law in (POWER_LAW, POWER_LAW_OFFSET)]
+    assert compare(*few).aicc_gain == -np.inf
     none = compare(smaller, fit(POWER_LAW_OFFSET, c, y))
     assert none.p > 0.05
     assert compare(fit(POWER_LAW, c, y, fixed={"alpha": 0.06}), smaller).df == (1, 10)
