@@ -1,21 +1,22 @@
 """Scaling-law fits and compute-equivalent gains."""
 
 from analysis.ablation import ablation_table
-from analysis.bootstrap import bootstrap
 from analysis.depth import load_depth
-from analysis.fit import Fit, fit
-from analysis.gain import Gain, compute_equivalent_gain
+from analysis.fits.bootstrap import bootstrap
+from analysis.fits.fit import Fit, compare, fit
+from analysis.fits.laws import CHINCHILLA, POWER_LAW, POWER_LAW_OFFSET, Law
+from analysis.gain.gain import Gain, compute_equivalent_gain
+from analysis.gain.published import gain_from_published
 from analysis.isoflop import grid_optimum, isoflop
-from analysis.laws import CHINCHILLA, POWER_LAW, POWER_LAW_OFFSET, Law
 from analysis.power import Study, pilot, plan, seeds_needed, sizes_needed
-from analysis.published import gain_from_published
 from analysis.runs import load_curves, load_runs
 
-__all__ = ["CHINCHILLA", "POWER_LAW", "POWER_LAW_OFFSET", "Fit", "Law", "bootstrap", "fit"]
+__all__ = ["CHINCHILLA", "POWER_LAW", "POWER_LAW_OFFSET", "Fit", "Law", "bootstrap", "compare"]
 __all__ += [
     "Gain",
     "ablation_table",
     "compute_equivalent_gain",
+    "fit",
     "gain_from_published",
     "grid_optimum",
     "isoflop",

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtr, stdtrit
 
-from analysis.pairing import Columns, finished_runs, missing_pairs
-from analysis.shift import ROUNDING, Array
+from analysis.cells import Columns, finished_runs, missing_pairs
+from analysis.gain.paired import ROUNDING, Array
 
 
 @dataclass(frozen=True, eq=False)

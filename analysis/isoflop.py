@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.fit import Fit, fit
-from analysis.intervals import quantile
-from analysis.laws import POWER_LAW, Array, Law, check_positive
+from analysis.fits.fit import Fit, fit
+from analysis.fits.intervals import quantile
+from analysis.fits.laws import POWER_LAW, Array, Law, check_positive
 
 Interval = tuple[float, float]
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from analysis.fit import fit
-from analysis.intervals import quantile
-from analysis.laws import POWER_LAW, check_positive
+from analysis.fits.fit import fit
+from analysis.fits.intervals import quantile
+from analysis.fits.laws import POWER_LAW, check_positive
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ import numpy as np
 from scipy import optimize
 
 from analysis import CHINCHILLA, bootstrap, fit
-from analysis.laws import Array
+from analysis.fits.laws import Array
 from attnres_lab.benchmarks.saving import save_row
 
 RESAMPLES, SINGLES = 4000, 40

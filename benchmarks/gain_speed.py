@@ -8,8 +8,8 @@ import time
 
 import numpy as np
 
-from analysis.separate import bootstrap_gain, resamples
-from analysis.shift import Array
+from analysis.gain.alternatives import bootstrap_gain, resamples
+from analysis.gain.paired import Array
 
 
 def loop(

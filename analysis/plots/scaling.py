@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from analysis.plots.style import BLACK, label, log_axes, looks
 
 if TYPE_CHECKING:
-    from analysis.gain import Gain
+    from analysis.gain.gain import Gain
 
 Interval = tuple[float, float, float]  # value, low, high
 

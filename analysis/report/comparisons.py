@@ -11,9 +11,9 @@ import pandas as pd
 
 from analysis import paper, plots
 from analysis.ablation import ablation_table, markdown
-from analysis.fit import fit
-from analysis.gain import Gain, compute_equivalent_gain
-from analysis.laws import POWER_LAW
+from analysis.fits.fit import fit
+from analysis.fits.laws import POWER_LAW
+from analysis.gain.gain import Gain, compute_equivalent_gain
 from analysis.report.evidence import BASELINE, LOSS, Evidence, interval_text, signed, spread
 from analysis.report.page import Page
 from analysis.runs import load_curves

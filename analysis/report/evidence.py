@@ -14,7 +14,7 @@ import yaml
 
 from analysis.ablation import AblationTable, ablation_table
 from analysis.depth import DepthRecord, load_depth
-from analysis.gain import Gain, compute_equivalent_gain
+from analysis.gain.gain import Gain, compute_equivalent_gain
 from analysis.isoflop import IsoFlop, isoflop
 from analysis.runs import depth_artifacts, load_runs, runs_folder
 from attnres_lab.runs import DONE, RunFolder, SweepFolder

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.ablation import markdown
-from analysis.gain import Gain
+from analysis.gain.gain import Gain
 from analysis.report.evidence import BASELINE, Evidence
 from analysis.report.page import Page
 

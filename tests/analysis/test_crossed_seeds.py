@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.shift import crossed_seeds
+from analysis.gain.paired import crossed_seeds
 
 PATH = Path(__file__).parents[2] / "docs" / "results" / "001-coverage" / "seeds.py"
 

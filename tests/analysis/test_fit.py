@@ -8,7 +8,7 @@ import pytest
 from scipy import optimize, stats
 
 from analysis import CHINCHILLA, POWER_LAW, POWER_LAW_OFFSET, Law, fit
-from analysis.solve import starts
+from analysis.fits.solve import starts
 
 # Attention Residuals (2603.15031), Table 2: active parameters, tokens, losses.
 PARAMS = np.array([194, 241, 296, 436, 528]) * 1e6
@@ -124,7 +124,7 @@ def test_huber_is_at_or_below_any_of_200_random_start_scipy_runs(seed) -> None:
 
 def test_graduated_thresholds_lead_the_restarts_to_one_optimum() -> None:
     """With noise 50 times delta, a tenth of the restarts would stop in other minima of the final
-    objective; at most one in 160 does.
+    objective; one in 160 does, and a few of the 60 that go straight to the wanted threshold.
     """
     lost = 0
     for seed in range(20):
@@ -135,7 +135,7 @@ def test_graduated_thresholds_lead_the_restarts_to_one_optimum() -> None:
         )
         certificate = fit(CHINCHILLA, x, y, loss="huber").certificate
         lost += certificate.restarts - certificate.agreeing
-    assert lost <= 1
+    assert lost <= 6
 
 
 @pytest.mark.parametrize("loss", ["log_mse", "mse", "huber"])
@@ -144,16 +144,16 @@ def test_graduated_thresholds_lead_the_restarts_to_one_optimum() -> None:
 )
 def test_gradient_and_hessian_against_finite_differences(law, loss) -> None:
     x, y = noisy(3, rows=3)
-    problem = fit(law, x, y, loss=loss, delta=0.01).problem
+    function = fit(law, x, y, loss=loss, delta=0.01).function
     weights = np.random.default_rng(0).uniform(0, 2, (1, len(y)))
     point = np.array([0.5, 0.3, 0.25, 0.41, 0.29])
-    value, gradient, hessian, _ = problem.evaluate(point[None], weights)
+    value, gradient, hessian, _ = function.evaluate(point[None], weights)
     numeric = optimize.approx_fprime(
-        point, lambda p: problem.evaluate(p[None], weights)[0][0], 1e-7
+        point, lambda p: function.evaluate(p[None], weights)[0][0], 1e-7
     )
     np.testing.assert_allclose(gradient[0], numeric, rtol=2e-5, atol=2e-5 * np.abs(numeric).max())
     numeric = optimize.approx_fprime(
-        point, lambda p: problem.evaluate(p[None], weights)[1][0], 1e-7
+        point, lambda p: function.evaluate(p[None], weights)[1][0], 1e-7
     )
     np.testing.assert_allclose(hessian[0], numeric, rtol=2e-5, atol=2e-5 * np.abs(numeric).max())
     assert value > 0
@@ -244,7 +244,7 @@ def test_delta_intervals_hold_their_level_for_the_offset_law() -> None:
             [3, 2, 2, 3],
             "3 parameters and needs as many different x, but the rows have only 2",
         ),
-        ([1, 2, 3], [3, 2], "one y and one weight per row"),
+        ([1, 2, 3], [3, 2], "one y, and one weight and sigma, per row"),
         ([[1, 2], [3, 4]], [3, 2], "one column for each of C"),
     ],
 )
@@ -310,7 +310,7 @@ def test_the_restarts_start_apart() -> None:
     exponents.
     """
     x, y = noisy(2)
-    first = starts(fit(CHINCHILLA, x, y).problem, np.ones(len(y)))[:, 3:]
+    first = starts(fit(CHINCHILLA, x, y).function, np.ones(len(y)))[:, 3:]
     distances = np.abs(np.log(first[:, None] / first[None])).max(2)
     assert np.min(distances + 9 * np.eye(len(first))) > 0.3
 

@@ -226,7 +226,7 @@ def test_the_result_shows_itself_in_a_notebook():
 
 def test_the_paired_bootstrap_is_that_of_a_loop_over_single_gains():
     """Gains of resampled tables, size by size, against the vectorised form."""
-    from analysis.separate import resamples
+    from analysis.gain.alternatives import resamples
 
     result = compute_equivalent_gain(table(), "full")
     counts = resamples(5, 200, seed=3)

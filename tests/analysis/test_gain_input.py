@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from analysis import compute_equivalent_gain
-from analysis.shift import pool_seeds, shared_seeds_p
+from analysis.gain.paired import pool_seeds, shared_seeds_p
 
 
 def runs(sizes: int = 5, seeds: int = 1, noise: float = 0.002) -> pd.DataFrame:

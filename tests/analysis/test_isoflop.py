@@ -34,7 +34,7 @@ def runs(sigma=0.0, spread=1.5, seed=0, points=7, variant="baseline"):
         for n in best_size(c) * np.geomspace(1 / spread, spread, points)
     ]
     table = pd.DataFrame(rows, columns=["variant", "flops", "params", "tokens"])
-    losses = CHINCHILLA(table[["params", "tokens"]], **TRUTH)
+    losses = CHINCHILLA(table[["params", "tokens"]].to_numpy(), **TRUTH)
     return table.assign(**{"val/loss": losses + sigma * rng.normal(size=len(table))})
 
 

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from analysis import Study, pilot, plan, seeds_needed, sizes_needed
-from analysis.shift import paired_shift
+from analysis.gain.paired import paired_shift
 
 
 @pytest.mark.parametrize(

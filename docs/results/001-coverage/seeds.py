@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from analysis.shift import Array, Shift, crossed_seeds, paired_shift
+from analysis.gain.paired import Array, Shift, crossed_seeds, paired_shift
 
 ALPHA, GAIN, SIGMA = 0.055, 1.25, 0.005  # exponent, truth, sd of a run's log loss
 

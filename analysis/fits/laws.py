@@ -5,13 +5,26 @@ checks of the rows they are fitted to.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
+
+
+class Rows(NamedTuple):
+    """What a law is fitted to: x (n, variables), y, multiplicities and relative standard deviations
+    of the residuals, each (n,).
+    """
+
+    x: Array
+    y: Array
+    weights: Array
+    sigma: Array
+
 
 _POWER = re.compile(r"([A-Za-z]\w*)\^(-?)([A-Za-z]\w*)")
 _NAME = re.compile(r"[A-Za-z]\w*")
@@ -71,10 +84,19 @@ class Law:
         object.__setattr__(self, "design", design)
 
     def columns(self, x: ArrayLike) -> Array:
-        """x as (n, variables). Raises ValueError where it has another number of columns than the
-        law has variables.
+        """x as (n, variables); a DataFrame of several columns is read by the names of the
+        variables. Raises ValueError where it has another number of columns, or other names, than
+        the law has variables, and for masked values.
         """
-        table = np.atleast_1d(np.asarray(x, dtype=np.float64))
+        given: Any = x
+        if hasattr(given, "columns") and len(self.variables) > 1:
+            if set(given.columns) != set(self.variables):
+                raise ValueError(
+                    f"x has the columns {', '.join(map(str, given.columns))}; {self.formula} "
+                    f"reads a table by name: call them {', '.join(self.variables)}"
+                )
+            given = given[list(self.variables)]
+        table = np.atleast_1d(unmasked("x", given))
         table = table[:, None] if table.ndim == 1 else table
         if table.ndim != 2 or table.shape[1] != len(self.variables):
             raise ValueError(
@@ -99,22 +121,25 @@ class Law:
         values: Array = np.array([params[c] for c in self.coefficients]) @ np.exp(logs)
         return values
 
-    def checked(
-        self, x: ArrayLike, y: ArrayLike, weights: ArrayLike | None
-    ) -> tuple[Array, Array, Array]:
-        """x as (n, variables), y (n,) and the multiplicities (n,), or a ValueError that names what
-        is wrong and where.
+    def checked(self, rows: tuple[Any, Any, Any, Any], fixed: Collection[str] = ()) -> Rows:
+        """x, y, weights and sigma (None: all 1) as arrays, or a ValueError that names what is wrong
+        and where. Parameters that are ``fixed`` need no rows.
         """
-        table, values = self.columns(x).copy(), np.array(y, dtype=np.float64)
-        times = np.ones(len(table)) if weights is None else np.array(weights, dtype=np.float64)
-        if values.shape != (len(table),) or times.shape != (len(table),):
+        x, y, weights, sigma = rows
+        table, values = self.columns(x).copy(), unmasked("y", y)
+        times, errors = (
+            np.ones(len(table)) if given is None else unmasked(name, given)
+            for name, given in (("weights", weights), ("sigma", sigma))
+        )
+        if {values.shape, times.shape, errors.shape} != {(len(table),)}:
             raise ValueError(
-                f"x has {len(table)} rows, y the shape {values.shape}, weights {times.shape}: "
-                "give one y and one weight per row of x"
+                f"x has {len(table)} rows, y the shape {values.shape}, weights {times.shape}, "
+                f"sigma {errors.shape}: give one y, and one weight and sigma, per row of x"
             )
         for name, column in (
             *((f"x ({n})", c) for n, c in zip(self.variables, table.T, strict=True)),
             ("y", values),
+            ("sigma", errors),
         ):
             check_positive(name, column)
         bad = np.flatnonzero(~(np.isfinite(times) & (times >= 0)))
@@ -130,14 +155,22 @@ class Law:
                     f"x ({name}) is {column[0]:g} in every row: the law {self.formula} needs "
                     f"different values of {name}"
                 )
-        needed, distinct = len(self.params), len(np.unique(used, axis=0))
+        needed, distinct = len(self.params) - len(fixed), len(np.unique(used, axis=0))
         if distinct < needed:
             why = (
-                f"has {needed} parameters and needs as many different x, but the rows have only "
-                f"{distinct}"
+                f"has {needed} {'free ' if fixed else ''}parameters and needs as many different "
+                f"x, but the rows have only {distinct}"
             )
             raise ValueError(f"the law {self.formula} {why}: add sizes")
-        return table, values, times
+        return Rows(table, values, times, errors)
+
+
+def unmasked(name: str, values: Any) -> Array:
+    """A new array of floats. Raises ValueError, naming the rows, for values that are masked."""
+    if (mask := np.ma.getmaskarray(values)).any():
+        bad = np.flatnonzero(mask.reshape(len(mask), -1).any(1))
+        raise ValueError(f"{name} is masked at {_listed(bad)}: leave these rows out first")
+    return np.array(values, dtype=np.float64)
 
 
 def check_positive(name: str, values: ArrayLike) -> None:

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis import separate
-from analysis.pairing import Cells, Columns, paired_cells
-from analysis.separate import (
+from analysis.cells import Cells, Columns, paired_cells
+from analysis.gain import alternatives
+from analysis.gain.alternatives import (
     Comparison,
     Definition,
     GainAt,
@@ -25,8 +25,8 @@ from analysis.separate import (
     SeparateSlopes,
     factors,
 )
-from analysis.shift import POOL_ABOVE, Array, Shift, crossed_seeds, paired_shift, pool_seeds
-from analysis.verdict import summary, warnings
+from analysis.gain.paired import POOL_ABOVE, Array, Shift, crossed_seeds, paired_shift, pool_seeds
+from analysis.gain.words import summary, warnings
 
 
 class Parallelism(NamedTuple):
@@ -88,7 +88,7 @@ class Gain:
         """What ignoring the pairs gives: separate fits at the geometric-mean C, percentiles of 2000
         case resamples per arm.
         """
-        return separate.unpaired_gain(
+        return alternatives.unpaired_gain(
             self._laws, self.cells.runs_x, self.cells.runs_y, float(np.exp(np.mean(self._laws.x)))
         )
 
@@ -97,14 +97,14 @@ class Gain:
         """The gain under one shared law with an irreducible loss; None below 4 sizes. A check of
         `gain`, which needs no E.
         """
-        return separate.shared_offset(*self.cells.means) if len(self.per_size) > 3 else None
+        return alternatives.shared_offset(*self.cells.means) if len(self.per_size) > 3 else None
 
     def bootstrap(self, n: int = 10_000, seed: int = 0) -> Array:
         """Gains of n resamples of sizes, (n,), NaN where one size alone was drawn: a diagnostic,
         not an interval.
         """
-        return separate.bootstrap_gain(
-            *self.cells.means, separate.resamples(len(self.per_size), n, seed)
+        return alternatives.bootstrap_gain(
+            *self.cells.means, alternatives.resamples(len(self.per_size), n, seed)
         )
 
     def summary(self) -> str:
@@ -140,9 +140,10 @@ def compute_equivalent_gain(  # noqa: PLR0913
 
     Runs are paired by `size` and `seed`, so what a size or a seed does to both arms cancels; sizes
     are the replicates. The arms may differ in x at one size (a variant that costs a few percent
-    more): pairs are brought to equal x along the common slope, see `analysis.shift.paired_shift`.
+    more): pairs are brought to equal x along the common slope, see
+    `analysis.gain.paired.paired_shift`.
     Seeds that differ from size to size are independent; where sizes share them, their common effect
-    is in the interval, see `analysis.shift.crossed_seeds`. A
+    is in the interval, see `analysis.gain.paired.crossed_seeds`. A
     `status` column, if there, tells diverged and unfinished runs, counted in `warnings`;
     `data_fingerprint`, `loss_unit` may hold one value only.
 

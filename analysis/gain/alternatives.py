@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from scipy.special import stdtrit
 
-from analysis.shift import ROUNDING, Array, line, paired_shift
+from analysis.gain.paired import ROUNDING, Array, line, paired_shift
 
 Definition = Literal["extra", "saving"]
 Interval = tuple[float, float]

@@ -10,9 +10,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.laws import Array
-from analysis.problem import Problem
+from analysis.fits.laws import Array
+from analysis.fits.objective import Objective
 
+ITERATIONS = 200
+UNGRADUATED = 3  # starts of a Huber fit that do not pass through larger thresholds
 Flags = NDArray[np.bool_]
 
 
@@ -47,26 +49,38 @@ class Certificate:
         return 2 * self.agreeing >= self.restarts
 
 
-def solve(problem: Problem, weights: Array) -> tuple[Array, float, Certificate]:
+def solve(objective: Objective, weights: Array) -> tuple[Array, float, Certificate]:
     """The best point (P,) from all starts, its objective, and its certificate. ``weights`` (n,).
 
-    Huber's threshold is graduated (0.1, 0.01, ... down to the wanted one); least squares is one
-    stage.
+    Huber's threshold is graduated by tens, 0.1, 0.01, ... down to the wanted one. As that leads
+    many starts into one path, some go straight to the wanted threshold; least squares is one stage.
     """
-    first = point = starts(problem, weights)
+    point = starts(objective, weights)
+    first = np.r_[point, point[:UNGRADUATED]] if objective.loss.huber else point
+    point = first.copy()
     every = np.broadcast_to(weights, (len(first), len(weights)))
-    for delta in (d for d in (0.1, 0.01, 1e-3, 1e-4) if np.inf > d > 1.5 * problem.delta):
-        point = minimise(replace(problem, delta=delta), point, every, iterations=30).point
-    found = minimise(problem, point, every)
+    led = slice(0, len(first) - UNGRADUATED)
+    delta = 0.1
+    while np.inf > objective.loss.threshold * 1.5 < delta:
+        stage = replace(objective, loss=replace(objective.loss, delta=delta))
+        point[led] = minimise(stage, point[led], every[led]).point
+        delta /= 10
+    found = minimise(objective, point, every)
     best = int(np.argmin(found.value))
-    point, value, terms = found.point[best], float(found.value[best]), problem.z.shape[0]
-    lower, upper = problem.bounds
-    names = [*problem.law.coefficients, *problem.law.exponents]
+    point, value, terms = found.point[best], float(found.value[best]), objective.z.shape[0]
+    lower, upper = objective.bounds
+    names = [*objective.law.coefficients, *objective.law.exponents]
     hit = tuple(
-        name for name, at in zip(names, (point <= lower) | (point >= upper), strict=True) if at
+        name
+        for name, at in zip(
+            names, objective.free & ((point <= lower) | (point >= upper)), strict=True
+        )
+        if at
     )
     by_log = found.gradient[best] * np.r_[point[:terms], np.ones(len(point) - terms)]
-    agreeing = int(np.sum(found.value <= value * (1 + 1e-6) + 1e-24 * len(problem.y)))
+    agreeing = int(
+        np.sum(found.value <= value * (1 + 1e-6) + 1e-24 * weights @ objective.magnitude)
+    )
     moved = bool((np.abs(first - point).max(1) > 1e-9).all())
     return (
         point,
@@ -83,13 +97,16 @@ def solve(problem: Problem, weights: Array) -> tuple[Array, float, Certificate]:
 
 
 def minimise(
-    problem: Problem, start: Array, weights: Array, free: Flags | None = None, iterations: int = 200
+    objective: Objective,
+    start: Array,
+    weights: Array,
+    free: Flags | None = None,
 ) -> Solution:
     """Projected, damped Newton from ``start`` (B, P) with ``weights`` (B, n); parameters where
     ``free`` (P,) is false stay.
     """
-    lower, upper = problem.bounds
-    fixed = np.zeros(len(lower), bool) if free is None else ~free
+    lower, upper = objective.bounds
+    fixed = ~(objective.free if free is None else objective.free & free)
     point, left = start.copy(), np.arange(len(start))
     value, gradient, converged = (
         np.full(len(start), np.inf),
@@ -98,11 +115,11 @@ def minimise(
     )
     damping, floor = (
         np.full(len(start), 1e-3),
-        1e-30 * weights @ (np.ones_like(problem.y) if problem.log else problem.y**2),
+        1e-30 * weights @ objective.magnitude,
     )
     with np.errstate(all="ignore"):
-        here = problem.evaluate(point, weights)
-        for _ in range(iterations):
+        here = objective.evaluate(point, weights)
+        for _ in range(ITERATIONS):
             held = (
                 fixed
                 | ((point[left] <= lower) & (here[1] > 0))
@@ -130,7 +147,7 @@ def minimise(
             )
             if not len(left):
                 break
-            there = problem.evaluate(trial, weights[left])
+            there = objective.evaluate(trial, weights[left])
             better = (there[0] <= here[0] * (1 + 1e-15)) | ~np.isfinite(here[0])
             point[left[better]] = trial[better]
             damping = np.where(
@@ -166,27 +183,36 @@ def _step(
     return step * unit, np.sum(step * slope, axis=1) / 2
 
 
-def starts(problem: Problem, weights: Array) -> Array:
+def starts(objective: Objective, weights: Array) -> Array:
     """The best, well separated points (B, P) of a grid of exponents, coefficients by non-negative
     least squares of relative residuals.
     """
     from scipy.optimize import nnls
 
-    terms, exponents, _ = problem.z.shape
+    terms, exponents, _ = objective.z.shape
     per_axis, blocks = (32, 8) if exponents == 1 else (16, 4) if exponents == 2 else (8, 2)
     axis = np.geomspace(0.02, 4.0, per_axis)
     axis = np.r_[-axis[::-2], axis[1::2]] if terms == 1 else axis
-    grid = np.array(list(itertools.product(axis, repeat=exponents)))
+    held = objective.held
+    axes = [axis if np.isnan(e) else np.array([e]) for e in held[terms:]]
+    grid = np.array(list(itertools.product(*axes)))
     block = list(
-        itertools.product([i * blocks // per_axis for i in range(per_axis)], repeat=exponents)
+        itertools.product(*([i * blocks // per_axis for i in range(len(a))] for a in axes))
     )
-    basis = problem.model(np.c_[np.ones((len(grid), terms)), grid])[1][:, :terms]
-    root = np.sqrt(weights) / (problem.y if problem.log else 1.0)
-    solved = [nnls((powers * root).T, problem.y * root) for powers in basis]
+    basis = objective.model(np.c_[np.ones((len(grid), terms)), grid])[1][:, :terms]
+    size = 1.0 if not objective.loss.log else objective.y
+    root = np.sqrt(weights) / (size * objective.sigma)
+    free, given = np.isnan(held[:terms]), np.nan_to_num(held[:terms])
     best: dict[tuple[int, ...], int] = {}
+    solved = [
+        nnls((powers[free] * root).T, (objective.y - given @ powers) * root)
+        if free.any()
+        else (np.zeros(0), float(np.sum(((objective.y - given @ powers) * root) ** 2)))
+        for powers in basis
+    ]
     for i in sorted(range(len(grid)), key=lambda i: float(solved[i][1])):
         best.setdefault(block[i], i)  # the best of each cell, the best cells first
-    points: Array = np.array(
-        [np.r_[solved[i][0], grid[i]] for i in list(best.values())[: 2 + 3 * exponents]]
-    )
+    points = np.tile(np.r_[given, np.zeros(exponents)], (min(len(best), 2 + 3 * exponents), 1))
+    for point, i in zip(points, best.values(), strict=False):
+        point[:terms][free], point[terms:] = solved[i][0], grid[i]
     return points

@@ -8,15 +8,12 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis.laws import Array
-from analysis.solve import minimise
-
-if TYPE_CHECKING:
-    from analysis.fit import Fit
+from analysis.fits.fitted import Fitted
+from analysis.fits.laws import Array
+from analysis.fits.solve import minimise
 
 CHUNK = 128  # resamples solved together: their derivatives stay in the cache
 
@@ -40,7 +37,7 @@ class Bootstrap:
         return {name: (float(low), float(high)) for name, (low, high) in limits.items()}
 
 
-def bootstrap(fit: Fit, n: int = 4000, seed: int = 0) -> Bootstrap:
+def bootstrap(fit: Fitted, n: int = 4000, seed: int = 0) -> Bootstrap:
     """Refit ``n`` case resamples of the rows, starting from the fit. Equal seeds give equal results
     on any number of cores. Raises ValueError: n is not positive, or the weights of the rows add up
     to less than one row.
@@ -51,8 +48,8 @@ def bootstrap(fit: Fit, n: int = 4000, seed: int = 0) -> Bootstrap:
             f"n is {n} and the weights add up to {fit.weights.sum():g} rows: both must be at "
             "least 1"
         )
-    problem = fit.problem
-    start = problem.point(fit.params)
+    objective = fit.function
+    start = objective.point(fit.params)
     counts = (
         np.random.default_rng(seed)
         .multinomial(rows, fit.weights / fit.weights.sum(), size=n)
@@ -62,14 +59,16 @@ def bootstrap(fit: Fit, n: int = 4000, seed: int = 0) -> Bootstrap:
         chunks = [counts[i : i + CHUNK] for i in range(0, n, CHUNK)]
         parts = list(
             pool.map(
-                lambda chunk: minimise(problem, np.tile(start, (len(chunk), 1)), chunk), chunks
+                lambda chunk: minimise(objective, np.tile(start, (len(chunk), 1)), chunk), chunks
             )
         )
     _, place = np.unique(fit.x, axis=0, return_inverse=True)
     distinct = (counts @ np.eye(place.max() + 1)[place] > 0).sum(1)
-    failed = ~np.concatenate([part.converged for part in parts]) | (distinct < len(fit.params))
-    params = problem.params(np.concatenate([part.point for part in parts]))
-    value = problem.objective(np.concatenate([part.value for part in parts]), rows)
+    failed = ~np.concatenate([part.converged for part in parts]) | (
+        distinct < len(fit.params) - len(fit.fixed)
+    )
+    params = objective.params(np.concatenate([part.point for part in parts]))
+    value = objective.reported(np.concatenate([part.value for part in parts]), rows)
     missing = np.where(failed, np.nan, 0.0)
     return Bootstrap(
         {name: values + missing for name, values in params.items()},

@@ -8,7 +8,7 @@ from itertools import product
 from math import exp, isfinite, log
 from typing import NamedTuple
 
-from analysis.separate import Definition, Interval
+from analysis.gain.alternatives import Definition, Interval
 
 
 class PublishedGain(NamedTuple):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.shift import Array
+from analysis.gain.paired import Array
 
 # the words of run folders and of MLflow, in any case
 UNFINISHED = (

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis.shift import shared_seeds_p
+from analysis.gain.paired import shared_seeds_p
 
 if TYPE_CHECKING:
-    from analysis.gain import Gain
+    from analysis.gain.gain import Gain
 
 FEW_SIZES = 4
 # factor between paired losses above which a change of unit or evaluation set is likelier than a

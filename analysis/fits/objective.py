@@ -10,57 +10,96 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
-from analysis.laws import EXPONENTS, Array, Law
+from analysis.fits.laws import EXPONENTS, Array, Law, Rows
+
+LossName = Literal["log_mse", "mse", "huber", "huber_linear"]
 
 
 @dataclass(frozen=True)
-class Problem:
-    """Minimise the weighted sum of rho(residual), rho(r) = r^2 / 2 or Huber's, the residual being
-    log y - log m or y - m.
+class Loss:
+    """Least squares or Huber's loss with threshold ``delta``, of residuals of log y or of y.
+
+    Raises ValueError: an unknown name, or a threshold that is not positive.
+    """
+
+    name: LossName = "log_mse"
+    delta: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if self.name not in get_args(LossName):
+            raise ValueError(
+                f"loss is {self.name!r}; valid: {', '.join(map(repr, get_args(LossName)))}"
+            )
+        if self.huber and not self.delta > 0:
+            raise ValueError(
+                f"delta is {self.delta}: give a positive threshold in units of log y (of y for "
+                "huber_linear), such as 1e-3"
+            )
+
+    @property
+    def log(self) -> bool:
+        """Whether residuals are of log y."""
+        return self.name in ("log_mse", "huber")
+
+    @property
+    def huber(self) -> bool:
+        return self.name.startswith("huber")
+
+    @property
+    def threshold(self) -> float:
+        """Huber's delta; infinity for least squares."""
+        return self.delta if self.huber else np.inf
+
+    def __str__(self) -> str:
+        return f"{self.name} (delta {self.delta:g})" if self.huber else self.name
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Minimise the weighted sum of rho(residual / sigma), rho(r) = r^2 / 2 or Huber's, the residual
+    being log y - log m or y - m.
     """
 
     law: Law
     log_x: Array  # (n, variables)
     y: Array  # (n,), divided by scale
+    sigma: Array  # (n,), in units of the residual, divided by scale where that is of y
     centre: Array  # (K, variables): log x where a term equals its coefficient
     scale: float
-    loss: str
-    delta: float  # Huber's threshold; infinity for least squares
+    loss: Loss
+    held: Array  # (P,): the point's values of fixed parameters, NaN where free
 
     @staticmethod
-    def centred(law: Law, x: Array, y: Array, weights: Array, loss: tuple[str, float]) -> Problem:
-        """The problem with log x and log y centred at their means; ``loss`` is its name and Huber's
-        delta.
-        """
-        mean = np.average(np.log(np.c_[x, y]), axis=0, weights=weights)
+    def centred(law: Law, rows: Rows, loss: Loss, fixed: Mapping[str, float]) -> Objective:
+        """The objective with log x and log y centred at their means."""
+        mean = np.average(np.log(np.c_[rows.x, rows.y]), axis=0, weights=rows.weights)
         centre, scale = np.tile(mean[:-1], (len(law.coefficients), 1)), float(np.exp(mean[-1]))
-        return Problem(
-            law,
-            np.log(x),
-            y / scale,
-            centre,
-            scale,
-            loss[0],
-            loss[1] if loss[0] == "huber" else np.inf,
-        )
+        # a fixed coefficient stays as it is when exponents move only if its term is not centred
+        centre[[name in fixed for name in law.coefficients]] = 0.0
+        given = [fixed.get(name, np.nan) for name in (*law.coefficients, *law.exponents)]
+        held = np.array(given) / np.where(np.arange(len(given)) < len(centre), scale, 1.0)
+        sigma = rows.sigma / (1.0 if loss.log else scale)
+        return Objective(law, np.log(rows.x), rows.y / scale, sigma, centre, scale, loss, held)
 
     @property
-    def log(self) -> bool:
-        """Whether residuals are of log y."""
-        return self.loss != "mse"
+    def free(self) -> NDArray[np.bool_]:
+        """Which parameters are fitted, (P,)."""
+        return np.isnan(self.held)
 
-    def objective(self, value: Array, rows: float) -> Array:
-        """What a Fit reports for a summed loss: Huber's sum, or the mean squared residual in units
-        of y.
-        """
-        return (
-            value
-            if self.loss == "huber"
-            else value * (2 / rows * (1.0 if self.log else self.scale**2))
-        )
+    @cached_property
+    def magnitude(self) -> Array:
+        """(n,): the squared residual, over sigma, that a row as wrong as it is large would have."""
+        size = 1.0 if self.loss.log else self.y
+        return np.asarray((size / self.sigma) ** 2)
+
+    def reported(self, value: Array, rows: float) -> Array:
+        """What a Fit reports for a summed loss: Huber's sum, or the mean squared residual."""
+        return value if self.loss.huber else value * 2 / rows
 
     def units(self, exponents: Array) -> Array:
         """What a point's coefficients are multiplied by to give the law's, (B, K), for exponents
@@ -127,16 +166,17 @@ class Problem:
         """
         terms = self.z.shape[0]
         model, jacobian = self.model(point)
-        residual = np.log(self.y / model) if self.log else self.y - model
-        psi = np.clip(residual, -self.delta, self.delta)
+        delta, sigma = self.loss.threshold, self.sigma
+        residual = (np.log(self.y / model) if self.loss.log else self.y - model) / sigma
+        psi = np.clip(residual, -delta, delta)
         value = np.sum(weights * psi * (residual - psi / 2), axis=1)
-        inner = np.abs(residual) <= self.delta
-        slope = -weights * psi  # derivative of the loss by m, then its second derivative
-        bend = weights * inner
-        scale = weights * np.divide(psi, residual, out=np.ones_like(psi), where=~inner)
-        if self.log:
+        inner = np.abs(residual) <= delta
+        slope = -weights * psi / sigma  # derivative of the loss by m, then its second derivative
+        bend = weights * inner / sigma**2
+        scale = weights * np.divide(psi, residual, out=np.ones_like(psi), where=~inner) / sigma**2
+        if self.loss.log:
+            bend = (bend - slope) / model**2
             slope /= model
-            bend = (bend + weights * psi) / model**2
             scale /= model**2
         hessian = np.matmul(jacobian * bend[:, None], jacobian.transpose(0, 2, 1))
         gradient = np.matmul(jacobian, slope[:, :, None])[:, :, 0]

@@ -1,0 +1,1 @@
+"""Scaling laws fitted to runs: laws, fits with a certificate, and their intervals."""

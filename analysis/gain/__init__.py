@@ -1,0 +1,1 @@
+"""Compute-equivalent gains: the paired model, what stands beside it, and its words."""
