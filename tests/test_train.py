@@ -11,6 +11,7 @@ import time
 import zipfile
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from helpers import tiny
@@ -376,3 +377,28 @@ def test_a_flipped_bit_is_told_and_never_trained_on(tmp_path: Path) -> None:
     flip(shard, 10)
     with pytest.raises(UserError, match="checksum differs"):
         run(config, files.path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's")
+def test_ranks_end_with_their_parent(tmp_path: Path) -> None:
+    """A rank left alone would train on in a folder that nobody holds."""
+    config = tiny(tmp_path, **{"train.devices": 2, "budget.steps": 100_000})
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    code = "import sys, attnres_lab as a; a.run(a.load(sys.argv[1]), sys.argv[2])"
+    words = [str(tmp_path / "config.yaml"), str(tmp_path / "run")]
+    first = subprocess.Popen([sys.executable, "-c", code, *words], cwd=ROOT)
+    ranks: list[psutil.Process] = []
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (
+        ranks and RunFolder(tmp_path / "run").metrics.exists()
+    ):
+        ranks = psutil.Process(first.pid).children(recursive=True)
+        time.sleep(0.2)
+    assert ranks
+    first.kill()
+    first.wait()
+    _, alive = psutil.wait_procs(ranks, timeout=20)
+    for process in alive:
+        process.kill()
+    assert not alive

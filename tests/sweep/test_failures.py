@@ -241,10 +241,11 @@ def resumes_shorter(config, folder: Path) -> dict[str, float]:
     run = RunFolder(folder)
     first = not run.metrics.exists()
     run.truncate_metrics(0)
-    for step in range(1, 4 if first else 30):
+    for step in range(1, 4 if first else 100):  # more bytes than it had, before the next look
         text = "x" * (333 if first else step)
         run.append_metrics({"step": step, "val/loss": 1.0, "text": text})  # type: ignore[dict-item]
-        time.sleep(0.25 if first else 0.05)
+        time.sleep(0.25 if first else 0.0)
+    time.sleep(0.5)
     if first:
         os.kill(os.getpid(), signal.SIGKILL)
     assert json.loads(run.metrics.read_text().splitlines()[0])["text"] == "x"
