@@ -106,7 +106,7 @@ INCIDENTAL = (
 #: Keys and sections that came later; those of variants are in ``ResidualConfig.later``. Where they
 #: are at their default they are left out of a run's identity, so that the runs from before keep
 #: theirs.
-LATER = ("model.mixers.", "model.mlp.")
+LATER = ("model.mixers.", "model.mlp.", "optim.query_", "optim.residual_clip")
 
 
 def content_hash(config: RunConfig) -> str:

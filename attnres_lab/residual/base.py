@@ -30,6 +30,11 @@ class ResidualConfig:
         """What tables, tags and run names call this variant."""
         return self.name
 
+    @property
+    def has_queries(self) -> bool:
+        """Whether there are pseudo-queries."""
+        return False
+
     def on(self, kv_heads: int) -> ResidualConfig:
         """This config with the numbers that it takes from the trunk filled in."""
         return self

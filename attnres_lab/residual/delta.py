@@ -37,6 +37,10 @@ class DeltaConfig(ResidualConfig):
         }
         return "delta" + "".join(f"-{name}" for name, given in names.items() if given)
 
+    @property
+    def has_queries(self) -> bool:
+        return True
+
     def check(self, num_sublayers: int, dim: int) -> None:
         if not 1 <= self.block_size <= num_sublayers:
             raise ValueError(

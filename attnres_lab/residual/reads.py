@@ -60,6 +60,10 @@ class ReadConfig(ResidualConfig):
         """
         return not replace(self, query_std=0.0, scale="mean").suffix
 
+    @property
+    def has_queries(self) -> bool:
+        return self.query == "learned" and self.mixing != "static"
+
     def on(self, kv_heads: int) -> ReadConfig:
         return replace(self, heads=kv_heads) if self.heads == "kv" else self
 
@@ -92,7 +96,7 @@ class ReadConfig(ResidualConfig):
             raise ValueError(f"model.residual.temperature: {self.temperature} is not positive")
         if self.query_std < 0:
             raise ValueError(f"model.residual.query_std: {self.query_std} is negative")
-        if self.query_std and (self.query == "input" or self.mixing == "static"):
+        if self.query_std and not self.has_queries:
             raise ValueError(
                 "model.residual.query_std: there is no pseudo-query to start with; leave it out, "
                 "or take query learned and mixing softmax or sigmoid"
