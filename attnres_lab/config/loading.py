@@ -103,21 +103,24 @@ INCIDENTAL = (
 )
 
 
-#: Sections that came later. Where they are at their default they are left out of a run's identity,
-#: so that the runs from before keep theirs.
-LATER = ("model.mixers.", "model.mlp.")
+#: Keys and sections that came later; those of variants are in ``ResidualConfig.later``. Where they
+#: are at their default they are left out of a run's identity, so that the runs from before keep
+#: theirs.
+LATER = ("model.mixers.", "model.mlp.", "optim.query_", "optim.residual_clip")
 
 
 def content_hash(config: RunConfig) -> str:
     """Identity of a run: 12 hex digits over the resolved config, without names, folders and the
     frequency of logging.
     """
-    default = _default()
+    residual = config.model.residual
+    default = _default() | {f"model.residual.{k}": v for k, v in vars(type(residual)()).items()}
+    later = (*LATER, *(f"model.residual.{key}" for key in residual.later))
     value = {
         key: item
         for key, item in flatten(config).items()
         if key not in INCIDENTAL
-        and not (key.startswith(LATER) and key in default and default[key] == item)
+        and not (key.startswith(later) and key in default and default[key] == item)
     }
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 

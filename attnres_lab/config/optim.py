@@ -8,14 +8,22 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW, or Muon for the trunk's matrices with AdamW for the rest."""
+    """AdamW, or Muon for the trunk's matrices with AdamW for the rest.
+
+    ``residual_*`` is about all parameters of the residual connection, ``query_*`` about the
+    pseudo-queries among them.
+    """
 
     name: Literal["adamw", "muon"] = "adamw"
     lr: float = 3e-3
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.1  # of the trunk's matrices only
-    residual_lr_mult: float = 1.0  # the residual's parameters: no weight decay, no Muon
+    residual_lr_mult: float = 1.0
+    query_weight_decay: float = 0.0  # the residual's other parameters have none
+    query_optimizer: Literal["adamw", "muon"] = "adamw"  # muon: each query a matrix of one row
+    query_master: bool = True  # false: rounded to bf16 after every step, as without an fp32 master
     clip: float = 1.0  # global gradient norm; 0: off
+    residual_clip: float | None = None  # of the residual's gradients by themselves; 0: off
     schedule: Literal["cosine", "wsd"] = "cosine"
     warmup: float = 0.05  # fraction of the steps
     decay: float = 0.2  # fraction of the steps; wsd only
@@ -25,13 +33,28 @@ class OptimConfig:
         """Raises ValueError with the key and the remedy."""
         if self.lr <= 0:
             raise ValueError(f"optim.lr: {self.lr} is not positive")
-        for key in ("weight_decay", "residual_lr_mult", "clip"):
+        for key in ("weight_decay", "residual_lr_mult", "query_weight_decay", "clip"):
             if getattr(self, key) < 0:
                 raise ValueError(f"optim.{key}: {getattr(self, key)} is negative")
+        if self.residual_clip is not None and self.residual_clip < 0:
+            raise ValueError(
+                f"optim.residual_clip: {self.residual_clip} is negative; leave it out to clip with "
+                "the trunk"
+            )
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"optim.betas: {list(self.betas)} are not all in [0, 1)")
         for key in ("warmup", "decay", "final_lr"):
             if not 0 <= getattr(self, key) <= 1:
                 raise ValueError(
                     f"optim.{key}: {getattr(self, key)} is not a fraction between 0 and 1"
+                )
+
+    def check(self, has_queries: bool, variant: str) -> None:
+        """Raises ValueError for settings of pseudo-queries on a variant without any."""
+        default = OptimConfig()
+        for key in ("query_weight_decay", "query_optimizer", "query_master"):
+            if not has_queries and getattr(self, key) != getattr(default, key):
+                raise ValueError(
+                    f"optim.{key}: {variant} has no pseudo-queries; leave it out, or take full, "
+                    "block, rmsblock or delta with learned queries"
                 )

@@ -102,6 +102,7 @@ class RunConfig:
             raise ValueError(f"seed: {self.seed} is not a whole number from 0 to 2^32 - 1")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", self.name):
             raise ValueError(f"name: {self.name!r} may hold letters, digits, '.', '_' and '-' only")
+        self.optim.check(self.model.residual.has_queries, self.variant)
 
     @property
     def variant(self) -> str:

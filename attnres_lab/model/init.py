@@ -7,12 +7,12 @@
     sublayers' projections    | truncated normal  | 1/sqrt(fan in)
     out, of every sublayer    | truncated normal  | 1/sqrt(fan in * number of sublayers)
     norm gains, biases        | constant 1, 0     |
-    residual parameters       | by the variant    | deterministic: a variant draws no random numbers
+    residual parameters       | by the variant    | deterministic; queries where query_std asks
 
 The embedding has unit scale because every depth read divides by about the number of sources: with
 std 0.02 the norm's eps (1e-6) would already change the logits by 2.8 %, with unit scale by less
 than 1e-5. Weights are drawn from one generator in the order of the trunk's modules, so that all
-variants of a seed share them.
+variants of a seed share them; a variant that starts at random draws from a generator of its own.
 """
 
 from __future__ import annotations
@@ -27,9 +27,7 @@ if TYPE_CHECKING:
 
 
 def init_weights(model: Transformer, seed: int) -> None:
-    """Draw the trunk's weights from ``seed``, in place; residual parameters stay as their variant
-    made them.
-    """
+    """Draw the trunk's weights from ``seed``, in place, and what the variant starts at random."""
     generator = torch.Generator().manual_seed(seed)
     c = model.config
     nn.init.normal_(
@@ -38,3 +36,5 @@ def init_weights(model: Transformer, seed: int) -> None:
     for sublayer in model.mixers():
         sublayer.init_weights(generator, c.num_sublayers)
     nn.init.normal_(model.head.weight, std=c.dim**-0.5, generator=generator)
+    # the complement: the generator keeps 32 bits, and the same ones would repeat the trunk's draws
+    model.residual.draw(torch.Generator().manual_seed(~seed))

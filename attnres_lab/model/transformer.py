@@ -47,6 +47,7 @@ class ModelConfig:
         self.mixers.check(self.num_layers)
         for config in dict.fromkeys((*self.sublayers, self.mlp)):
             config.check(self)
+        object.__setattr__(self, "residual", self.residual.on(self.kv_heads))
         self.residual.check(self.num_sublayers, self.dim)
 
     @property

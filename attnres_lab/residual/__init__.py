@@ -3,11 +3,16 @@
 from attnres_lab.residual.attnres import AttnRes, Block
 from attnres_lab.residual.base import Residual, ResidualConfig, Sublayer
 from attnres_lab.residual.baseline import Baseline, BaselineConfig
+from attnres_lab.residual.ddl import DDL
 from attnres_lab.residual.delta import Delta
 from attnres_lab.residual.denseformer import DenseFormer
+from attnres_lab.residual.frac import FracConnections
+from attnres_lab.residual.gated import GatedStreams
 from attnres_lab.residual.hyper import HyperConnections
 from attnres_lab.residual.mhc import ManifoldHyperConnections
 from attnres_lab.residual.rescaled import Rescaled
+from attnres_lab.residual.rmsblock import RMSBlock
+from attnres_lab.residual.x0 import X0
 
 REGISTRY: dict[str, type[Residual]] = {
     "baseline": Baseline,
@@ -18,6 +23,11 @@ REGISTRY: dict[str, type[Residual]] = {
     "mhc": ManifoldHyperConnections,
     "delta": Delta,
     "rescaled": Rescaled,
+    "rmsblock": RMSBlock,
+    "frac": FracConnections,
+    "gated": GatedStreams,
+    "ddl": DDL,
+    "x0": X0,
 }
 
 __all__ = ["REGISTRY", "BaselineConfig", "Residual", "ResidualConfig", "Sublayer"]

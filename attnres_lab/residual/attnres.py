@@ -127,8 +127,8 @@ class AttnRes(Residual):
         self.ends = config.ends(num_sublayers)
         self.phases = twophase.phases(self.ends)
         self.window = config.window if isinstance(config, FullConfig) else None
-        # what has left the window is missing from the sum
-        self.starts_as_baseline = self.window is None
+        # what has left the window is missing from the sum; other queries than zero choose
+        self.starts_as_baseline = self.window is None and not config.query_std
         self.reads: Reads | None = None
         if config.plain:
             # reads 1 .. L-1, then the output read
@@ -190,6 +190,8 @@ class AttnRes(Residual):
         if self.observer is not None and index > 0:
             with torch.no_grad():
                 self.observer(index, self._names(index), weights())
+        if self.config.scale == "sum":
+            h_BTD = h_BTD * (2 if self.config.mixing == "sigmoid" else self.num_sources(index))
         return h_BTD
 
     def _sources(self, state: Sources) -> tuple[Tensor, ...]:

@@ -21,11 +21,23 @@ class ResidualConfig:
     """Base of all variants' configs; ``name`` is the registry key."""
 
     name: str = ""
+    #: Options that came after runs had been recorded: at their default they are no part of a run's
+    #: identity.
+    later: ClassVar[tuple[str, ...]] = ()
 
     @property
     def label(self) -> str:
         """What tables, tags and run names call this variant."""
         return self.name
+
+    @property
+    def has_queries(self) -> bool:
+        """Whether there are pseudo-queries."""
+        return False
+
+    def on(self, kv_heads: int) -> ResidualConfig:
+        """This config with the numbers that it takes from the trunk filled in."""
+        return self
 
     def check(self, num_sublayers: int, dim: int) -> None:
         """Raise ValueError, with the key and the remedy, for options that make no sense together or
@@ -36,9 +48,10 @@ class ResidualConfig:
 class Residual(nn.Module, ABC):
     """How sublayer outputs are combined over depth. Shapes: B batch, T time, D width.
 
-    Draws no random numbers at construction (variants of one seed share the trunk's weights) and,
-    unless ``starts_as_baseline`` is False, computes the PreNorm baseline before training. ``state``
-    is the variant's own business.
+    Draws no random numbers at construction: variants of one seed share the trunk's weights, and
+    what is to start at random ``draw`` takes from a generator of its own. Unless
+    ``starts_as_baseline`` is False, computes the PreNorm baseline before training. ``state`` is the
+    variant's own business.
     """
 
     Config: ClassVar[type[ResidualConfig]]
@@ -71,6 +84,15 @@ class Residual(nn.Module, ABC):
     @abstractmethod
     def finish(self, state: Any) -> Tensor:
         """Final hidden state [B, T, D], before the final norm."""
+
+    def draw(self, generator: torch.Generator) -> None:
+        """Draw, in place, what the config wants to start at random: the pseudo-queries, normal with
+        standard deviation ``query_std``. Called once by the model, with a generator of its own.
+        """
+        std = getattr(self.config, "query_std", 0.0)
+        for name, parameter in self.named_parameters():
+            if std and name.rpartition(".")[2] == "pseudo_query":
+                nn.init.normal_(parameter, std=std, generator=generator)
 
     def flops_per_token(self) -> int:
         """Forward FLOPs of this variant's matrix products, per token (a multiply and an add are

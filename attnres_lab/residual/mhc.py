@@ -1,5 +1,5 @@
-"""Manifold-constrained hyper-connections (mHC, arXiv 2512.24880, equations 7 to 9) and mHC-lite
-(arXiv 2601.05732).
+"""Manifold-constrained hyper-connections (mHC, arXiv 2512.24880, equations 7 to 9), mHC-lite
+(arXiv 2601.05732) and iHC (arXiv 2607.28611).
 
 Shapes: B batch, T time, N streams, D width, C coefficients of one site. Matrices over streams are
 [target, source].
@@ -25,20 +25,17 @@ OFF = -8.0  # initial logit of what is off at the start: the mixing starts near 
 @dataclass(frozen=True)
 class MHCConfig(ResidualConfig):
     """``mixing``: ``sinkhorn`` is mHC; ``permutations`` is mHC-lite, a convex combination of all N!
-    permutation matrices.
+    permutation matrices; ``identity`` is iHC, where streams do not mix.
     """
 
     name: str = "mhc"
     streams: int = 4
-    mixing: Literal["sinkhorn", "permutations"] = "sinkhorn"
+    mixing: Literal["sinkhorn", "permutations", "identity"] = "sinkhorn"
 
     @property
     def label(self) -> str:
-        return (
-            "mhc"
-            + ("-lite" if self.mixing == "permutations" else "")
-            + (f"-n{self.streams}" if self.streams != 4 else "")
-        )
+        names = {"sinkhorn": "mhc", "permutations": "mhc-lite", "identity": "ihc"}
+        return names[self.mixing] + (f"-n{self.streams}" if self.streams != 4 else "")
 
     def check(self, num_sublayers: int, dim: int) -> None:
         if self.streams < 2:
@@ -133,14 +130,14 @@ class MHCSite(nn.Module):
 
 
 class ManifoldHyperConnections(Streams):
-    """mHC and mHC-lite."""
+    """mHC, mHC-lite and iHC."""
 
     Config = MHCConfig
 
     def __init__(self, config: MHCConfig, num_sublayers: int, dim: int, norm_eps: float) -> None:
-        last = num_sublayers - 1
+        inner = range(1, num_sublayers - 1) if config.mixing != "identity" else range(0)
         sites = [
-            MHCSite(config, index, dim, norm_eps, mixes=0 < index < last)
+            MHCSite(config, index, dim, norm_eps, mixes=index in inner)
             for index in range(num_sublayers)
         ]
         super().__init__(config, sites, config.streams, dim, norm_eps)

@@ -17,6 +17,9 @@ Choices where the paper says only a word:
 - ``key_norm: false``: k_i = v_i, and no gain: it would be one with the query.
 - ``heads``: contiguous groups of channels, each with its own logits and weights; keys are
   normalised over all D channels, before the split.
+- ``scale: sum``: h is divided by the weight that a source has at the start (1 / S, with sigmoid
+  1/2), so that reads start as the sum of their sources and the eps of the norm behind them weighs
+  as much as in the baseline (docs/decisions/009).
 - ``output_read: false``: the final hidden state is the plain sum of all sources, as in the
   baseline.
 
@@ -27,7 +30,7 @@ before sublayers 2 .. L, and the output's).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -43,14 +46,26 @@ class ReadConfig(ResidualConfig):
     query: Literal["learned", "input"] = "learned"
     mixing: Literal["softmax", "sigmoid", "static"] = "softmax"
     key_norm: bool = True
-    heads: int = 1
+    heads: int | str = 1  # "kv": as many as the model has KV heads
     temperature: float = 1.0
     output_read: bool = True
+    query_std: float = 0.0  # of the pseudo-queries at the start
+    scale: Literal["mean", "sum"] = "mean"  # of a read at the start
+    later = ("query_std", "scale")
 
     @property
     def plain(self) -> bool:
-        """Whether no option is given: then each read is ``ops.depth_attention``."""
-        return not self.suffix
+        """Whether each read is ``ops.depth_attention``: no option is given but for start and
+        scale.
+        """
+        return not replace(self, query_std=0.0, scale="mean").suffix
+
+    @property
+    def has_queries(self) -> bool:
+        return self.query == "learned" and self.mixing != "static"
+
+    def on(self, kv_heads: int) -> ReadConfig:
+        return replace(self, heads=kv_heads) if self.heads == "kv" else self
 
     @property
     def suffix(self) -> str:
@@ -62,16 +77,30 @@ class ReadConfig(ResidualConfig):
             f"h{self.heads}": self.heads != 1,
             f"t{self.temperature:g}": self.temperature != 1,
             "noread": not self.output_read,
+            f"q{self.query_std:g}": self.query_std != 0,
+            "sum": self.scale == "sum",
         }
         return "".join(f"-{name}" for name, given in names.items() if given)
 
     def check(self, num_sublayers: int, dim: int) -> None:
+        if not isinstance(self.heads, int):
+            raise ValueError(
+                f"model.residual.heads: '{self.heads}' is neither a number nor kv, the number of "
+                "KV heads"
+            )
         if self.heads < 1 or dim % self.heads:
             raise ValueError(
                 f"model.residual.heads: {self.heads} heads do not divide model.dim = {dim}"
             )
         if self.temperature <= 0:
             raise ValueError(f"model.residual.temperature: {self.temperature} is not positive")
+        if self.query_std < 0:
+            raise ValueError(f"model.residual.query_std: {self.query_std} is negative")
+        if self.query_std and not self.has_queries:
+            raise ValueError(
+                "model.residual.query_std: there is no pseudo-query to start with; leave it out, "
+                "or take query learned and mixing softmax or sigmoid"
+            )
         if self.mixing == "static":
             for key, given in {
                 "query": self.query != "learned",
@@ -154,7 +183,7 @@ class Reads(nn.Module):
 
     def _split(self, x_D: Tensor) -> Tensor:
         """The channels, last, as heads [..., H, E]."""
-        return x_D.view(*x_D.shape[:-1], self.config.heads, -1)
+        return x_D.view(*x_D.shape[:-1], int(self.config.heads), -1)
 
     def _norm(self, x: Tensor) -> Tensor:
         return x * x.square().mean(-1, keepdim=True).add(self.norm_eps).rsqrt()

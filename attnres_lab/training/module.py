@@ -13,7 +13,7 @@ from torch import Tensor
 
 from attnres_lab.config import RunConfig, content_hash, to_yaml
 from attnres_lab.model import Transformer
-from attnres_lab.training.optim import lr_factor, make_optimizer
+from attnres_lab.training.optim import clip_gradients, lr_factor, make_optimizer
 
 
 class Stopwatch:
@@ -132,14 +132,14 @@ class LitTransformer(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """By the global norm, at the Trainer's value, else at ``optim.clip``."""
+        """By the global norm, at the Trainer's value, else at ``optim.clip``; the residual's own
+        gradients at ``optim.residual_clip`` where it is given.
+        """
         if gradient_clip_algorithm == "value" and gradient_clip_val is not None:
             torch.nn.utils.clip_grad_value_(self.model.parameters(), gradient_clip_val)
             return
         clip = self.config.optim.clip if gradient_clip_val is None else gradient_clip_val
-        self.grad_norm = torch.nn.utils.clip_grad_norm_(
-            self.model.parameters(), clip or float("inf")
-        )
+        self.grad_norm = clip_gradients(self.model, clip, self.config.optim.residual_clip)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from attnres_lab.config import OptimConfig
 from attnres_lab.model import Transformer
 
 
 class Muon(torch.optim.Muon):
-    """Muon for stacks of matrices [E, m, n] too, such as those of experts, one by one."""
+    """Muon for stacks of matrices [E, m, n] too, such as those of experts, one by one; with
+    ``rows`` in a group, each row of a matrix is one by itself, [1, n].
+    """
 
     def __init__(self, group: dict[str, Any], lr: float) -> None:
         kinds = [[p for p in group["params"] if p.ndim == n] for n in (2, 3)]
@@ -23,8 +26,10 @@ class Muon(torch.optim.Muon):
 
     def _init_group(self, *args: Any) -> bool:
         complex_: bool = super()._init_group(*args)
+        rows = args[0].get("rows")
         for tensors in args[1:]:  # parameters, gradients, momenta; views, so that updates go home
-            tensors[:] = [m for t in tensors for m in (t.unbind() if t.ndim == 3 else (t,))]
+            stacks = [t.unsqueeze(1) if rows else t for t in tensors]
+            tensors[:] = [m for t in stacks for m in (t.unbind() if t.ndim == 3 else (t,))]
         return complex_
 
 
@@ -83,15 +88,61 @@ class Together(torch.optim.Optimizer):
         return loss
 
 
+def pseudo_queries(model: Transformer) -> list[nn.Parameter]:
+    """The pseudo-queries, [reads, D] each."""
+    named = model.residual.named_parameters()
+    return [p for name, p in named if name.rpartition(".")[2] == "pseudo_query"]
+
+
 def make_optimizer(model: Transformer, c: OptimConfig) -> torch.optim.Optimizer:
-    """AdamW; or Muon for the trunk's matrices and AdamW for the rest, as one."""
+    """AdamW; or Muon for the trunk's matrices or the pseudo-queries and AdamW for the rest, as
+    one.
+    """
     groups = parameter_groups(model)
     matrix = {"params": groups["matrix"], "weight_decay": c.weight_decay, "lr": c.lr}
     plain = [{"params": groups["vector"], "weight_decay": 0.0, "lr": c.lr}]
-    if groups["residual"]:
-        lr = c.lr * c.residual_lr_mult
-        plain.append({"params": groups["residual"], "weight_decay": 0.0, "lr": lr})
-    if c.name == "adamw":
-        return torch.optim.AdamW([matrix, *plain], lr=c.lr, betas=c.betas, fused=True)
+    # apart from the rest only if they are treated so: older checkpoints have no such group
+    apart = pseudo_queries(model) if c.query_weight_decay or c.query_optimizer == "muon" else []
+    lr, ids = c.lr * c.residual_lr_mult, {id(p) for p in apart}
+    if rest := [p for p in groups["residual"] if id(p) not in ids]:
+        plain.append({"params": rest, "weight_decay": 0.0, "lr": lr})
+    query = {"params": apart, "weight_decay": c.query_weight_decay, "lr": lr}
+    parts: list[torch.optim.Optimizer] = []
+    if apart and c.query_optimizer == "muon":
+        parts = [Muon(query | {"rows": True}, lr)]
+    elif apart:
+        plain.append(query)
+    if c.name == "muon":
+        parts = [Muon(matrix, c.lr), *parts]
+    else:
+        plain = [matrix, *plain]
     adamw = torch.optim.AdamW(plain, lr=c.lr, betas=c.betas, fused=True)
-    return Together(Muon(matrix, c.lr), adamw)
+    optimizer = Together(*parts, adamw) if parts else adamw
+    if not c.query_master:
+        optimizer.register_step_post_hook(lambda *_: round_to_bf16(pseudo_queries(model)))
+    return optimizer
+
+
+@torch.no_grad()
+def round_to_bf16(parameters: Iterable[nn.Parameter]) -> None:
+    """What is left of the values without an fp32 master copy, in place."""
+    for parameter in parameters:
+        parameter.copy_(parameter.bfloat16())
+
+
+def clip_gradients(model: Transformer, clip: float, residual_clip: float | None) -> Tensor:
+    """Clip the gradients by their global norm (0: not at all), the residual connection's by
+    themselves where they have a limit of their own. Returns the global norm of before.
+    """
+    if residual_clip is None:
+        return torch.nn.utils.clip_grad_norm_(model.parameters(), clip or math.inf)
+    residual = list(model.residual.parameters())
+    own = {id(p) for p in residual}
+    trunk = [p for p in model.parameters() if id(p) not in own]
+    norms = [
+        torch.nn.utils.clip_grad_norm_(parameters, limit or math.inf)
+        for parameters, limit in ((trunk, clip), (residual, residual_clip))
+        if parameters
+    ]
+    total: Tensor = torch.stack(norms).norm()
+    return total

@@ -4,9 +4,13 @@ options.
 
 from attnres_lab.residual import REGISTRY
 from attnres_lab.residual.attnres import BlockConfig, FullConfig
+from attnres_lab.residual.delta import DeltaConfig
 from attnres_lab.residual.denseformer import DenseFormerConfig
+from attnres_lab.residual.frac import FracConfig
+from attnres_lab.residual.gated import GatedConfig
 from attnres_lab.residual.hyper import HyperConfig
 from attnres_lab.residual.mhc import MHCConfig
+from attnres_lab.residual.rmsblock import RMSBlockConfig
 
 CASES = [
     *(cls.Config() for cls in REGISTRY.values()),
@@ -35,6 +39,18 @@ CASES = [
     MHCConfig(streams=2),
     MHCConfig(mixing="permutations"),
     MHCConfig(streams=3, mixing="permutations"),
+    MHCConfig(mixing="identity"),
+    FullConfig(query_std=0.02),
+    BlockConfig(block_size=5, heads=4, query_std=0.5),
+    RMSBlockConfig(block_size=5),
+    RMSBlockConfig(num_blocks=3, mixing="sigmoid", output_read=False),
+    FracConfig(parts=2, dynamic=False),
+    FracConfig(parts=8),
+    DeltaConfig(block_size=5),
+    DeltaConfig(query_std=0.02),
+    DeltaConfig(block_size=3, null_source=True),
+    DeltaConfig(block_size=3, gate=True, query_std=0.02),
+    GatedConfig(streams=2, rank=3),
 ]
 
 #: Further partitions of the 12 sublayers into blocks: they differ from the block of CASES in the

@@ -1,10 +1,13 @@
 """Options that make no sense die at load, in one line with place, key and remedy."""
 
+from pathlib import Path
+
 import pytest
 
-from attnres_lab.config import load
+from attnres_lab.config import content_hash, load
 from attnres_lab.errors import UserError
 
+TINY = Path(__file__).parents[2] / "experiments" / "tiny.yaml"
 BASE = "model: {dim: 64, num_layers: 6, num_heads: 4}\nbudget: {steps: 2}\n"
 
 
@@ -49,6 +52,21 @@ BASE = "model: {dim: 64, num_layers: 6, num_heads: 4}\nbudget: {steps: 2}\n"
             "streams: 6 streams have 720 permutations; take 5 or fewer",
         ),
         ("{name: rescaled, streams: 2}", "streams: unknown key"),
+        ("{name: full, heads: many}", "heads: 'many' is neither a number nor kv"),
+        ("{name: full, query_std: -1}", "query_std: -1.0 is negative"),
+        ("{name: full, query: input, query_std: 0.02}", "query_std: there is no pseudo-query"),
+        ("{name: block, mixing: static, query_std: 0.02}", "query_std: there is no pseudo-query"),
+        ("{name: full, scale: max}", "scale: "),
+        ("{name: rmsblock, num_blocks: 13}", "num_blocks: 13 is not within 1 and the 12"),
+        ("{name: frac, parts: 5}", "parts: 5 is not a divisor of model.dim = 64 from 2 on"),
+        ("{name: frac, parts: 1}", "parts: 1 is not a divisor of model.dim = 64 from 2 on"),
+        ("{name: delta, block_size: 13}", "block_size: 13 is not within 1 and the 12 sublayers"),
+        ("{name: delta, query_std: -1}", "query_std: -1.0 is negative"),
+        ("{name: delta, gate: true}", "gate: beside queries at zero neither would learn"),
+        ("{name: gated, streams: 1}", "streams: 1 is fewer than 2"),
+        ("{name: gated, rank: 0}", "rank: 0 is not within 1 and 256"),
+        ("{name: x0, streams: 2}", "streams: unknown key"),
+        ("{name: ddl, beta: 2}", "beta: unknown key"),
     ],
 )
 def test_impossible_options(tmp_path, residual, message):
@@ -71,3 +89,38 @@ def test_options_travel_from_a_file_into_the_label(tmp_path):
         )
     )
     assert load(path).run_name == "full-sigmoid-h8-w8-d64-L6-s0"
+
+
+@pytest.mark.parametrize(
+    ("residual", "identity"),
+    [
+        ({"name": "baseline"}, "75a6d9d30e55"),
+        ({"name": "full"}, "f4d747e8228f"),
+        ({"name": "block"}, "89fb9d6843c9"),
+        ({"name": "denseformer"}, "a0421f3e9a18"),
+        ({"name": "hyper"}, "f36379187e66"),
+        ({"name": "mhc"}, "440bc96678de"),
+        ({"name": "delta"}, "4a36d04c216f"),
+        ({"name": "rescaled"}, "f58392a65c23"),
+        ({"name": "block", "block_size": 4, "heads": 2, "mixing": "sigmoid"}, "77796f8d746a"),
+    ],
+    ids=str,
+)
+def test_options_that_came_later_leave_the_identity_of_older_runs(residual, identity):
+    """The hashes are those from before the options in ``later``: a sweep still finds its trials."""
+    assert content_hash(load(TINY, {"model.residual": residual})) == identity
+
+
+def test_an_option_that_came_later_is_part_of_the_identity_once_it_is_set():
+    seen = {
+        content_hash(load(TINY, {"model.residual": residual}))
+        for residual in (
+            {"name": "full"},
+            {"name": "full", "query_std": 0.02},
+            {"name": "full", "scale": "sum"},
+            {"name": "delta"},
+            {"name": "delta", "block_size": 2},
+            {"name": "delta", "null_source": True},
+        )
+    }
+    assert len(seen) == 6
