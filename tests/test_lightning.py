@@ -12,6 +12,7 @@ from pytorch_lightning.loggers import CSVLogger
 
 from attnres_lab import CorpusDataModule, LitTransformer, run
 from attnres_lab.config import RunConfig
+from attnres_lab.errors import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -102,6 +103,18 @@ def test_validation_may_be_limited(tmp_path: Path) -> None:
     first = next(iter(data.val_dataloader()))
     with torch.no_grad():
         assert module.validation["val/loss"] == float(module.loss(first))
+
+
+def test_a_damaged_corpus_is_refused_by_any_trainer(tmp_path: Path) -> None:
+    """One bit of one validation token is another loss."""
+    config = tiny(tmp_path)
+    corpus = CorpusDataModule(config).corpus
+    shard = next(corpus.folder.glob("*.val.bin"))
+    data = bytearray(shard.read_bytes())
+    data[10] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(UserError, match="checksum differs"):
+        trainer(tmp_path).validate(LitTransformer(config), CorpusDataModule(config))
 
 
 def test_accumulated_batches_make_one_step(tmp_path: Path) -> None:

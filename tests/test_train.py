@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import pytorch_lightning as pl
 import torch
 from helpers import tiny
 
@@ -195,6 +196,30 @@ def test_a_stopped_run_resumes_bit_for_bit_with_the_same_rows(
     assert timeless(files.path) == timeless(tmp_path / "whole")
 
 
+def test_a_run_that_goes_on_between_two_rows_writes_the_same_rows(tmp_path: Path) -> None:
+    """From the checkpoint of step 5, where rows are of steps 1 to 4, 5 to 8 and 9 to 12."""
+
+    class Crash(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, *args: object) -> None:
+            if trainer.global_step == 6:
+                raise RuntimeError("crash")
+
+    config = tiny(tmp_path)
+    run(config, tmp_path / "whole")
+    with pytest.raises(RuntimeError, match="crash"):
+        run(config, tmp_path / "parts", callbacks=[Crash()])
+    run(config, tmp_path / "parts")
+    whole, parts = (
+        [
+            (row["step"], row["train/loss"])
+            for row in RunFolder(folder).rows()
+            if "train/loss" in row
+        ]
+        for folder in (tmp_path / "whole", tmp_path / "parts")
+    )
+    assert parts == whole
+
+
 def test_accumulation_is_the_same_step_as_one_large_batch(tmp_path: Path) -> None:
     losses = []
     for micro in (None, 1):
@@ -356,6 +381,41 @@ def test_a_result_is_made_again_from_what_is_on_the_disk(tmp_path: Path, lost: s
     assert files.checkpoint.read_bytes() == checkpoint
 
 
+def test_a_finished_run_keeps_its_result_or_makes_it_again(tmp_path: Path) -> None:
+    """Without its rows and status nothing could be made better; without its result everything
+    can.
+    """
+    config, files = tiny(tmp_path), RunFolder(tmp_path / "run")
+    before = run(config, files.path).metrics
+    files.result.unlink()
+    after = run(config, files.path).metrics
+    assert {k: after[k] for k in set(before) - set(CLOCKS)} == {
+        k: before[k] for k in set(before) - set(CLOCKS)
+    }
+    files.metrics.unlink()
+    (files.path / "status.json").unlink()
+    assert run(config, files.path).metrics == after == read_json(files.result)
+
+
+def test_what_killed_processes_left_half_written_is_removed(tmp_path: Path) -> None:
+    """The temporary files of a process that is gone; one of a process that lives is its own."""
+    config, files = tiny(tmp_path), RunFolder(tmp_path / "run")
+    run(config, files.path)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = [
+        files.path / f".status.json.{dead.pid}.tmp",
+        files.artifacts / "depth" / f".step-000012.json.{dead.pid}.tmp",
+        files.checkpoint.with_suffix(".tmp"),
+    ]
+    own = files.path / f".status.json.{os.getpid()}.tmp"
+    for path in (*left, own):
+        path.write_text("half")
+    run(config, files.path)
+    assert not any(path.exists() for path in left)
+    assert own.exists()
+
+
 def test_a_flipped_bit_is_told_and_never_trained_on(tmp_path: Path) -> None:
     """In the weights of a checkpoint and in a shard of the corpus."""
     config, files = tiny(tmp_path), RunFolder(tmp_path / "run")
@@ -381,8 +441,11 @@ def test_a_flipped_bit_is_told_and_never_trained_on(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's")
-def test_ranks_end_with_their_parent(tmp_path: Path) -> None:
-    """A rank left alone would train on in a folder that nobody holds."""
+@pytest.mark.parametrize("moment", ["training", "importing"])
+def test_ranks_end_with_their_parent(tmp_path: Path, moment: str) -> None:
+    """A rank left alone would train on in a folder that nobody holds; the first seconds of its
+    life, before it can ask the kernel for anything, are no exception.
+    """
     config = tiny(tmp_path, **{"train.devices": 2, "budget.steps": 100_000})
     (tmp_path / "config.yaml").write_text(to_yaml(config))
     code = "import sys, attnres_lab as a; a.run(a.load(sys.argv[1]), sys.argv[2])"
@@ -391,14 +454,15 @@ def test_ranks_end_with_their_parent(tmp_path: Path) -> None:
     ranks: list[psutil.Process] = []
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not (
-        ranks and RunFolder(tmp_path / "run").metrics.exists()
+        ranks and (moment == "importing" or RunFolder(tmp_path / "run").metrics.exists())
     ):
         ranks = psutil.Process(first.pid).children(recursive=True)
-        time.sleep(0.2)
+        time.sleep(0.05)
     assert ranks
     first.kill()
     first.wait()
     _, alive = psutil.wait_procs(ranks, timeout=20)
     for process in alive:
-        process.kill()
+        for each in (*process.children(recursive=True), process):
+            each.kill()
     assert not alive

@@ -24,9 +24,19 @@ def only_one(files: RunFolder) -> Iterator[None]:
         return
     try:
         with FileLock(files.path / "lock", timeout=0):
+            _sweep(files)
             yield
     except Timeout:
         raise UserError(f"{files.path}: another process is training in this folder") from None
+
+
+def _sweep(files: RunFolder) -> None:
+    """Remove the temporary files of processes that were killed while they wrote."""
+    files.checkpoint.with_suffix(".tmp").unlink(missing_ok=True)
+    for path in files.path.rglob(".*.tmp"):
+        pid = path.suffixes[-2][1:] if len(path.suffixes) > 1 else ""
+        if pid.isdigit() and not alive(int(pid), None):
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -97,12 +97,10 @@ class Rows(StepCallback):
 
     def __init__(self, run: RunLog) -> None:
         super().__init__(run)
-        self._logged_at = (0, 0.0)  # step and seconds of the last row
         self._logging = 0.0  # seconds that the last row took
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, LitTransformer)
-        self._logged_at = (module.step, module.seconds)
         self._gauges = Gauges(module.device)
         self._peak = peak_flops(module.device, str(trainer.precision))
 
@@ -119,7 +117,7 @@ class Rows(StepCallback):
             self._logging = time.perf_counter() - module.watch.last
 
     def _row(self, trainer: pl.Trainer, module: LitTransformer) -> None:
-        step, seconds = self._logged_at
+        step, seconds = module.row_start
         count, config = module.step - step, self.run.config
         loss = trainer.strategy.reduce(module.loss_sum / max(count, 1), reduce_op="mean")
         per_step = (module.seconds - seconds) / max(count, 1)
@@ -140,7 +138,7 @@ class Rows(StepCallback):
         if self._peak:
             row["perf/utilization"] = flops_per_second / self._peak / self.train.world
         module.loss_sum.zero_()
-        self._logged_at = (module.step, module.seconds)
+        module.row_start = (module.step, module.seconds)
         self.run.write(trainer, module, row)
         if not math.isfinite(row["train/loss"]):
             self.run.state = "diverged"

@@ -13,13 +13,15 @@ from torch.utils.data import Dataset, IterableDataset
 from attnres_lab.config import RunConfig
 from attnres_lab.data import Corpus, prepare
 
+CHECKED_BYTES = 2**30  # of shards whose checksums are compared before each use
+
 
 class CorpusDataModule(pl.LightningDataModule):
     """Batches of tokens [B, T + 1] of the run's corpus, this rank's share of them.
 
     Training batches are micro-batches where the config has them: give the Trainer
     ``accumulate_grad_batches=config.train.accumulate``. Raises UserError for data that cannot be
-    read or are too short.
+    read, are too short or differ from their checksums.
     """
 
     def __init__(self, config: RunConfig, *, progress: bool = False) -> None:
@@ -28,8 +30,10 @@ class CorpusDataModule(pl.LightningDataModule):
 
     @cached_property
     def corpus(self) -> Corpus:
-        """Prepared at the first use."""
-        return prepare(self.config.data, progress=self.progress)
+        """Prepared at the first use, its checksums compared."""
+        corpus = prepare(self.config.data, progress=self.progress)
+        corpus.verify(CHECKED_BYTES)
+        return corpus
 
     def prepare_data(self) -> None:
         self.corpus  # noqa: B018  on one rank first

@@ -48,7 +48,8 @@ class LitTransformer(pl.LightningModule):
         self.total_steps = config.steps
         self.step = 0  # optimiser steps done
         self.seconds = 0.0  # training time so far, without validation, probes and checkpoints
-        self.loss_sum = torch.zeros((), dtype=torch.float64)  # since the last logged row
+        self.loss_sum = torch.zeros((), dtype=torch.float64)  # since the last logged row,
+        self.row_start = (0, 0.0)  # whose step and seconds these are
         self.grad_norm = torch.zeros(())
         self.lr = 0.0  # of the last step
         self.validation: dict[str, float] = {}  # val/loss and val/bpb, in double precision
@@ -186,14 +187,18 @@ class LitTransformer(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["config"] = to_yaml(self.config)
         checkpoint["config_hash"] = content_hash(self.config)
+        sums = torch.as_tensor(self.all_gather(self.loss_sum.to(self.device)))
         checkpoint["run"] = {
             "step": self.step,
             "seconds": self.seconds,
-            "loss_sum": float(self.loss_sum),
+            # of every rank: each has the loss of its own share of the batches
+            "loss_sums": sums.reshape(-1).tolist(),
+            "row_start": list(self.row_start),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         run = checkpoint["run"]
         self.step, self.seconds = run["step"], run["seconds"]
         self._begun = self._timed = self.step
-        self.loss_sum = torch.tensor(run["loss_sum"], dtype=torch.float64)
+        self.loss_sum = torch.tensor(run["loss_sums"][self.global_rank], dtype=torch.float64)
+        self.row_start = (run["row_start"][0], run["row_start"][1])

@@ -49,7 +49,7 @@ from attnres_lab.training.environment import write_environment
 from attnres_lab.training.module import LitTransformer
 from attnres_lab.training.progress import Progress
 
-CHECKED_BYTES = 2**30  # of shards whose checksums are compared before each run
+PARENT = "ATTNRES_PARENT"  # the process id of who started this rank
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,10 @@ def run(
 def _run(config: RunConfig, files: RunFolder, extra: Extra) -> RunResult:
     _claim(config, files)
     status = files.status()
-    if status.state in DONE:
-        return RunResult(status, read_json(files.result) or {})
+    result = read_json(files.result)
+    # a finished run whose result is gone makes it again from its rows and its checkpoint
+    if status.state in DONE and (result or status.state != "finished"):
+        return RunResult(status, result or {})
     try:
         return _train(config, files, extra)
     except UserError as error:
@@ -138,7 +140,6 @@ def _train(config: RunConfig, files: RunFolder, extra: Extra) -> RunResult:
             f"model.vocab_size: {config.model.vocab_size} is less than the tokenizer's "
             f"{corpus.vocab_size}; set it to that"
         )
-    corpus.verify(CHECKED_BYTES)
     log = RunLog(files, config)
     ours: list[pl.Callback] = [Rows(log), Validation(log), DepthRecords(log), End(log)]
     bar = [Progress(config)] if extra.progress else []
@@ -174,6 +175,8 @@ def _resume_point(config: RunConfig, log: RunLog) -> str | None:
 def _conclude(log: RunLog, module: LitTransformer, writes: bool) -> RunResult:
     state = "finished" if log.state == "running" else log.state
     result = final_numbers(log, module)
+    if (old := read_json(log.folder.result)) and old.get("step") == module.step:
+        result |= old  # what was written once stands
     if writes:
         if state in DONE:
             write_json(log.folder.result, result)
@@ -248,7 +251,7 @@ def _run_ranks(config: RunConfig, files: RunFolder) -> RunResult:
     that is this run and nothing else.
     """
     _claim(config, files)
-    inherited = {**os.environ, "ATTNRES_LOCKED": str(files.path)}
+    inherited = {**os.environ, "ATTNRES_LOCKED": str(files.path), PARENT: str(os.getpid())}
     ranks = subprocess.Popen(
         [sys.executable, "-m", "attnres_lab.training.run", str(files.path)], env=inherited
     )
@@ -280,9 +283,14 @@ def _quiet() -> Iterator[None]:
 def _end_with_parent() -> None:
     """Have the kernel kill this process when its parent dies: a rank left alone would train on in
     a folder that nobody holds. Linux only.
+
+    A parent that died while this process was still importing has sent no signal: then end at once.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.environ.get(PARENT, str(os.getppid())) != str(os.getppid()):
+            sys.exit("the process that started this rank is gone")
+        os.environ[PARENT] = str(os.getpid())  # for the ranks that Lightning starts from here
 
 
 if __name__ == "__main__":
