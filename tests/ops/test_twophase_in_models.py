@@ -4,6 +4,8 @@ compiled, in parallel, sharded, under autocast.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -97,6 +99,25 @@ def test_compiled_graphs_do_not_break(residual):
     assert_same(a, torch.autograd.grad(loss_of(model, TOKENS[0]), list(model.parameters())))
 
 
+GROUPS = []
+
+
+@contextmanager
+def process_group(folder):
+    """One rank of Gloo. The group is kept until the process ends: torch joins Gloo's threads with
+    the interpreter's lock held, and a thread that is just letting go of a tensor waits for that
+    lock.
+    """
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=0, world_size=1
+    )
+    GROUPS.append(torch.distributed.group.WORLD)
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 @pytest.mark.parametrize("residual", VARIANTS, ids=lambda r: r.label)
 def test_data_parallel_training_accumulates_over_passes(residual, tmp_path):
     """DistributedDataParallel hears of every parameter, and two passes without a sync add up."""
@@ -104,16 +125,11 @@ def test_data_parallel_training_accumulates_over_passes(residual, tmp_path):
     expected = torch.autograd.grad(
         loss_of(model, TOKENS[0]) + loss_of(model, TOKENS[1]), list(model.parameters())
     )
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
-    )
-    try:
+    with process_group(tmp_path):
         parallel = torch.nn.parallel.DistributedDataParallel(model)
         with parallel.no_sync():
             loss_of(parallel, TOKENS[0]).backward()
         loss_of(parallel, TOKENS[1]).backward()
-    finally:
-        torch.distributed.destroy_process_group()
     assert_same([p.grad for p in model.parameters()], expected)
 
 
@@ -121,17 +137,12 @@ def test_data_parallel_training_accumulates_over_passes(residual, tmp_path):
 def test_fully_sharded_training_has_the_same_gradients(residual, tmp_path):
     model = lm(residual).double()
     expected = torch.autograd.grad(loss_of(model, TOKENS[0]), list(model.parameters()))
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
-    )
-    try:
+    with process_group(tmp_path):
         mesh = init_device_mesh("cpu", (1,))
         for module in (*model.sublayers, model):
             fully_shard(module, mesh=mesh)
         loss_of(model, TOKENS[0]).backward()
         assert_same([p.grad.full_tensor() for p in model.parameters()], expected)
-    finally:
-        torch.distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("residual", VARIANTS, ids=lambda r: r.label)
