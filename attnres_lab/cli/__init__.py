@@ -17,7 +17,6 @@ app = typer.Typer(
     help="Put Attention Residuals to the test: train, sweep, browse, report.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )

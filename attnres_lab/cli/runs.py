@@ -42,15 +42,21 @@ def register(app: typer.Typer) -> None:
 
 def show(
     folder: Path = typer.Argument(None, help="A sweep's folder or any other; by default all runs."),
-    limit: int = typer.Option(50, help="Newest runs to show; 0: all."),
+    limit: int = typer.Option(50, min=0, help="Runs to show; 0: all."),
+    sort: str = typer.Option("", help="A column or config key, lowest first; -val/loss: highest."),
+    filter: list[str] = typer.Option(
+        [], help="For example variant=full, state!=failed, 'val/loss<3'; several hold together."
+    ),
 ) -> None:
     """A line per run, newest first."""
     from rich.table import Table
 
-    from attnres_lab.runs.table import find
+    from attnres_lab.runs.table import find, select
     from attnres_lab.runs.table import table as records
 
     paths = find(folder)
+    chosen = bool(sort or filter)
+    rows = select(records(paths if chosen or not limit else paths[:limit]), filter, sort)
     table = Table(box=None, header_style="bold")
     for column in COLUMNS:
         table.add_column(
@@ -59,19 +65,21 @@ def show(
             no_wrap=column != "run",
             overflow="fold",
         )
-    for record in records(paths[: limit or None]):
+    for record in rows[: limit or None]:
         table.add_row(*(_cell(record.get(column)) for column in COLUMNS))
     console = _console()
     console.print(table)
-    if limit and len(paths) > limit:
-        console.print(f"{len(paths) - limit} older runs are not shown; --limit 0 shows all")
+    more = (len(rows) if chosen else len(paths)) - limit
+    if limit and more > 0:
+        kind = "" if chosen else "older "
+        console.print(f"{more} {kind}runs are not shown; --limit 0 shows all")
 
 
 def compare(
-    a: str = typer.Argument(help="A run's folder, or its path as 'runs list' prints it."),
+    a: str = typer.Argument(help="A run's folder, its hash or name, or the beginning of these."),
     b: str = typer.Argument(help="The other run."),
 ) -> None:
-    """Final numbers of two runs side by side, and where their configs differ."""
+    """Where the configs of two runs differ, then their final numbers side by side."""
     from rich.table import Table
 
     from attnres_lab.runs.table import locate, table
@@ -89,8 +97,8 @@ def compare(
         else:
             metrics.add_row(key, _cell(x), _cell(y), "")
     console = _console()
-    console.print(metrics)
     console.print(configs if configs.row_count else "the configs are equal")
+    console.print(metrics)
 
 
 def export(

@@ -1,7 +1,9 @@
-"""``attnres sweep``: plan, run, watch, stop, retry, export."""
+"""``attnres sweep``: plan, run, watch, stop, retry, export, list, rm."""
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +31,18 @@ def read(spec: Path, scale: str | None) -> SpecFile:
     from attnres_lab.sweep.spec import load_spec
 
     return load_spec(find(spec, "sweeps"), scale)
+
+
+def existing(spec: Path, scale: str | None) -> SweepFolder:
+    """The folder of a sweep, given by its YAML or, from anywhere in the project, by the name that
+    ``attnres sweep list`` has. Raises UserError.
+    """
+    from attnres_lab.runs.sweep import SweepFolder
+
+    named = SweepFolder.named(str(spec))
+    if len(spec.parts) == 1 and not scale and named.plan():
+        return named
+    return folder_of(read(spec, scale))
 
 
 def folder_of(source: SpecFile) -> SweepFolder:
@@ -88,13 +102,24 @@ def run(
     spec: Path = SPEC,
     scale: str | None = SCALE,
     large: bool = typer.Option(False, "--large", help="Allow more than 10,000 trials."),
+    overrides: list[str] = typer.Argument(
+        None, help="Dotted keys laid over those of the file, for example optim.lr=3e-3."
+    ),
+    workers: int = typer.Option(None, "--workers", min=1, help="Trials at a time."),
 ) -> None:
     """Run what is owed; after an interruption, go on. Exit code: 0 all done, 1 some trials failed,
     2 bad input, 130 interrupted.
     """
+    from attnres_lab.config import parse_overrides
     from attnres_lab.sweep.engine import run_sweep
 
     source = read(spec, scale)
+    changed = replace(
+        source.spec, overrides=source.spec.overrides | parse_overrides(overrides or [])
+    )
+    if workers:
+        changed = replace(changed, launcher=replace(changed.launcher, workers=workers))
+    source = replace(source, spec=changed)
     raise typer.Exit(run_sweep(source, folder_of(source), large=large).exit_code)
 
 
@@ -106,11 +131,57 @@ def status(
     watch: bool = typer.Option(False, "--watch", help="Renew every two seconds until done."),
 ) -> None:
     """Show what each trial is doing; from any terminal, while the sweep runs or not."""
-    from attnres_lab.sweep.launchers import local_slots
     from attnres_lab.sweep.report import print_status
 
-    source = read(spec, scale)
-    print_status(folder_of(source), as_json=json, watch=watch, slots=local_slots(source.spec))
+    print_status(existing(spec, scale), as_json=json, watch=watch)
+
+
+@sub.command("list")
+def list_() -> None:
+    """A line per sweep of this project, the last changed first."""
+    from attnres_lab.runs.paths import runs_folder
+    from attnres_lab.runs.sweep import SweepFolder
+    from attnres_lab.sweep.survey import columns, headline, summary, survey
+
+    rows = [("sweep", "now", "trials")]
+    found = runs_folder().glob("sweeps/*/plan.json")
+    for path in sorted(found, key=lambda p: p.stat().st_mtime, reverse=True):
+        folder = SweepFolder(path.parent)
+        now = "running" if folder.holder() else "not running"
+        rows.append((path.parent.name, now, headline(summary(survey(folder)))))
+    if len(rows) == 1:
+        print(f"{runs_folder()}: no sweep yet; start one with: attnres sweep run quickstart")
+    else:
+        print(columns(rows))
+
+
+@sub.command()
+def rm(
+    name: str = typer.Argument(help="The name of a sweep, as 'attnres sweep list' has it."),
+    yes: bool = typer.Option(False, "--yes", "-y", help="Do not ask."),
+) -> None:
+    """Delete a sweep: its folder with all its trials, and its runs in the MLflow store."""
+    from attnres_lab.errors import UserError, nearest
+    from attnres_lab.runs.paths import runs_folder
+    from attnres_lab.runs.sweep import SweepFolder
+
+    names = [path.parent.name for path in runs_folder().glob("sweeps/*/plan.json")]
+    if name not in names:
+        raise UserError(f"{name}: no such sweep in {runs_folder()}{nearest(name, names)}")
+    folder = SweepFolder.named(name)
+    if not yes:
+        typer.confirm(f"delete {folder.path} with {len(folder.plan())} trials?", abort=True)
+    from attnres_lab.tracking import forget
+
+    with folder.coordinate():  # raises where it runs
+        try:
+            count = forget(folder.path)
+        except Exception as error:  # the store may be away, and is a mirror only
+            typer.echo(f"its runs stay in the store: {str(error).splitlines()[0]}", err=True)
+        else:
+            print(f"{count} runs deleted in the store; mlflow gc frees their space")
+        shutil.rmtree(folder.path)
+    print(f"{folder.path} deleted")
 
 
 @sub.command()
@@ -153,7 +224,7 @@ def export(
     """Write everything about every trial to trials.csv and trials.parquet."""
     from attnres_lab.sweep.report import export as write
 
-    folder = folder_of(read(spec, scale))
+    folder = existing(spec, scale)
     for path in write(folder, to or folder.path / "export"):
         print(path)
 
@@ -161,7 +232,7 @@ def export(
 @sub.command()
 def stop(spec: Path = SPEC, scale: str | None = SCALE) -> None:
     """Ask a running sweep to write checkpoints and end."""
-    folder = folder_of(read(spec, scale))
+    folder = existing(spec, scale)
     holder = folder.holder()
     if holder is None:
         print("nothing is running")

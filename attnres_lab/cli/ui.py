@@ -12,7 +12,10 @@ def register(app: typer.Typer) -> None:
 
 def ui(
     port: int = typer.Option(
-        0, help="Port on the loopback address; 0: 5000, or the next that is free."
+        0,
+        min=0,
+        max=65535,
+        help="Port on the loopback address; 0: 5000, or the next that is free.",
     ),
 ) -> None:
     """Browse runs, sweeps and reports in the browser. Ctrl-C ends it."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from attnres_lab.errors import UserError
+from attnres_lab.errors import UserError, nearest
 from attnres_lab.runs.folder import RunFolder, read_json
 from attnres_lab.runs.paths import runs_folder
 from attnres_lab.runs.sweep import Entry, SweepFolder
@@ -45,13 +46,73 @@ def find(folder: Path | None = None) -> list[Path]:
 
 
 def locate(name: str) -> Path:
-    """The run folder ``name``, from here or from the folder of the runs. Raises UserError."""
+    """The run folder ``name``, from here or from the folder of the runs; else the one run whose
+    folder's name (a trial's hash) or run name begins so. Raises UserError.
+    """
     for path in (Path(name), runs_folder() / name):
         if (path / "status.json").exists():
             return path
-    raise UserError(
-        f"{name}: no run folder (it has no status.json); 'attnres runs list' prints the names"
+    folders = find()
+    found = [path for path in folders if path.name.startswith(name)]
+    found = found or [
+        path
+        for path in folders
+        if str((read_json(path / "environment.json") or {}).get("run_name", "")).startswith(name)
+    ]
+    if len(found) == 1:
+        return found[0]
+    why = (
+        f"{len(found)} runs begin so, {found[0]} and {found[1]} among them; give a hash"
+        if found
+        else "no run folder, and no run is called so"
     )
+    raise UserError(f"{name}: {why}; 'attnres runs list' prints the names")
+
+
+def select(
+    records: Iterable[Mapping[str, Any]], conditions: Iterable[str] = (), sort: str = ""
+) -> list[Mapping[str, Any]]:
+    """The records that meet all ``conditions`` (``variant=full``, ``val/loss<3``), sorted by the
+    column ``sort`` (``-`` before it: highest first; runs without the value last). A column is one
+    of the record or a config key. Raises UserError.
+    """
+    records = list(records)
+    columns = {key.removeprefix("config/") for record in records for key in record}
+
+    def value(record: Mapping[str, Any], column: str) -> Any:
+        if column not in columns:
+            raise UserError(f"{column}: no run has such a column{nearest(column, columns)}")
+        return record.get(column, record.get(f"config/{column}"))
+
+    for condition in conditions:
+        match = re.fullmatch(r"([^<>=!]+)(=|!=|<|>)([^<>=!]*)", condition)
+        if not match:
+            raise UserError(f"{condition}: write column=value, with = != < or >")
+        column, sign, wanted = match.groups()
+        records = [r for r in records if _holds(value(r, column), sign, wanted)]
+    if sort:
+        key, down = sort.removeprefix("-"), sort.startswith("-")
+        have = [record for record in records if value(record, key) is not None]
+        text = any(isinstance(value(record, key), str) for record in have)
+        have.sort(key=lambda r: as_text(value(r, key)) if text else value(r, key), reverse=down)
+        records = have + [record for record in records if value(record, key) is None]
+    return records
+
+
+def _holds(value: Any, sign: str, wanted: str) -> bool:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            number = float(wanted)
+        except ValueError:
+            return sign == "!="
+        return {
+            "=": value == number,
+            "!=": value != number,
+            "<": value < number,
+            ">": value > number,
+        }[sign]
+    same = as_text(value) == wanted
+    return same if sign == "=" else sign == "!=" and not same
 
 
 def table(paths: Iterable[Path]) -> list[dict[str, Any]]:

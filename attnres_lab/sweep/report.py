@@ -18,17 +18,15 @@ from attnres_lab.sweep.survey import headline, summary, survey, table
 SHOWN = 200
 
 
-def print_status(folder: SweepFolder, *, as_json: bool, watch: bool, slots: int = 1) -> None:
-    """The state of a sweep and of its trials, of which ``slots`` run at a time. Raises UserError
-    for a sweep that never ran.
-    """
+def print_status(folder: SweepFolder, *, as_json: bool, watch: bool) -> None:
+    """The state of a sweep and of its trials. Raises UserError for a sweep that never ran."""
     terminal = sys.stdout.isatty()
     while True:
         seen = survey(folder)
         if not seen:
             raise UserError(f"{folder.path}: nothing has run yet; start it with: attnres sweep run")
         holder = folder.holder()
-        facts = summary(seen, slots=slots)
+        facts = summary(seen, slots=max(1, sum(s.label == "running" for s in seen)))
         if as_json:
             trials = [
                 {

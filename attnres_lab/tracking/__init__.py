@@ -3,7 +3,7 @@ reads them and writes to the store.
 """
 
 from attnres_lab.runs.secrets import redact
-from attnres_lab.tracking.mirror import RunMirror, SweepMirror, log_report, rebuild
+from attnres_lab.tracking.mirror import RunMirror, SweepMirror, forget, log_report, rebuild
 from attnres_lab.tracking.store import connect, experiment_name, is_server, tracking_uri
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "SweepMirror",
     "connect",
     "experiment_name",
+    "forget",
     "is_server",
     "log_report",
     "rebuild",

@@ -116,3 +116,18 @@ def rebuild(folder: Path) -> Iterator[Path]:
                 run = single(store, home)
                 run.sync()
                 run.sync_artifacts()
+
+
+def forget(home: Path) -> int:
+    """Mark the runs of the sweep in ``home`` as deleted in the store; their number. Raises what
+    MLflow raises.
+    """
+    from attnres_lab.tracking.sweep import sweep_id
+
+    store, query = connect(), f"tags.sweep_id = '{sweep_id(home)}'"
+    count = 0
+    while found := store.client.search_runs([store.experiment_id], query, max_results=1000):
+        for run in found:
+            store.client.delete_run(run.info.run_id)
+        count += len(found)
+    return count

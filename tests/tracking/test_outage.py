@@ -214,15 +214,18 @@ def test_a_full_disk_under_the_artifacts_loses_nothing(disk, tmp_path, monkeypat
     """
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("ATTNRES_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr("attnres_lab.tracking.mirror.GRACE", 10.0)
+    monkeypatch.setattr("attnres_lab.tracking.mirror.GRACE", 60.0)
     home = tmp_path / "runs" / "sweeps" / "full"
     plan = write_sweep(home, done=0)
     with SweepMirror("full", home, {}):
         for entry in plan:
             write_run(home / "trials" / entry["hash"], variant=entry["variant"], seed=entry["seed"])
             (home / "trials" / entry["hash"] / "artifacts" / "large.bin").write_bytes(bytes(20_000))
-        time.sleep(8)
-    assert "No space left on device" in capfd.readouterr().err
+        said, end = "", time.monotonic() + 120
+        while "No space left on device" not in said and time.monotonic() < end:
+            time.sleep(1)
+            said += capfd.readouterr().err
+    assert "No space left on device" in said
     held = dump(tracking_uri())
     assert [run["status"] for name, run in held.items() if name != "full"] == ["FINISHED"] * 4
     subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)

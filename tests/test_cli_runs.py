@@ -1,0 +1,103 @@
+"""``attnres runs`` and the sweeps by name: sorted, filtered, compared, listed, removed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from attnres_lab.config import content_hash, load
+from attnres_lab.errors import UserError
+from attnres_lab.runs.files import write_json
+from attnres_lab.runs.table import find, locate, select, table
+from attnres_lab.sweep.plan import Planner
+from attnres_lab.sweep.spec import load_spec
+from tests.sweep.conftest import Lab
+from tests.test_cli import attnres
+
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
+
+SPACE = {"model.residual": ["baseline", "full"], "optim.lr": [0.001, 0.01], "seed": [0]}
+
+
+@pytest.fixture
+def done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    """A sweep of four trials that ran."""
+    lab = Lab(tmp_path)
+    monkeypatch.setenv("ATTNRES_RUNS", str(lab.folder.path.parents[1]))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr("attnres_lab.sweep.launchers.local.START_METHOD", "fork")
+    lab.run(lab.sweep(space=SPACE))
+    for entry in lab.folder.plan():  # as training writes it
+        labels = {key: getattr(entry, key) for key in ("run_name", "variant", "size", "seed")}
+        config = {"optim.lr": entry.params["optim.lr"], "model.dim": 32}
+        write_json(lab.folder.trial(entry.hash).environment, {**labels, "config": config})
+    return lab
+
+
+def test_records_are_filtered_and_sorted_by_any_column_or_config_key(done: Lab) -> None:
+    records = table(find())
+    full = select(records, ["variant=full"], "-optim.lr")
+    assert [r["config/optim.lr"] for r in full] == [0.01, 0.001]
+    assert {r["variant"] for r in full} == {"full"}
+    assert len(select(records, ["variant!=full", "optim.lr<0.005"])) == 1
+    assert len(select(records, ["state=finished", "optim.lr>1"])) == 0
+    losses = [r["val/loss"] for r in select(records, [], "val/loss")]
+    assert losses == sorted(losses)
+    assert select([{"a": None}, {"a": 2}, {"a": 1}], [], "-a") == [{"a": 2}, {"a": 1}, {"a": None}]
+    with pytest.raises(UserError, match="varaint: no run has such a column, did you mean"):
+        select(records, ["varaint=full"])
+    with pytest.raises(UserError, match="write column=value"):
+        select(records, ["variant"])
+
+
+def test_a_run_is_found_by_the_beginning_of_its_hash_and_by_its_name(done: Lab) -> None:
+    entries = done.folder.plan()
+    assert locate(entries[0].hash[:8]).name == entries[0].hash
+    with pytest.raises(UserError, match=r"runs begin so, .*; give a hash"):
+        locate("baseline-")
+    with pytest.raises(UserError, match="no run is called so; 'attnres runs list'"):
+        locate("nothing")
+
+
+def test_a_comparison_opens_with_the_differences(
+    done: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b = (entry.hash for entry in done.folder.plan()[:2])
+    assert attnres(monkeypatch, "runs", "compare", a[:10], b[:10]) == 0
+    out = capsys.readouterr().out
+    assert out.index("optim.lr") < out.index("val/loss")
+    assert "model.dim" not in out
+
+
+def test_sweeps_go_by_their_names_from_anywhere_and_are_removed(
+    done: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = done.folder.path.name
+    assert attnres(monkeypatch, "sweep", "list") == 0
+    assert f"{name}" in (out := capsys.readouterr().out)
+    assert "4/4 done" in out
+    assert attnres(monkeypatch, "sweep", "status", name) == 0
+    assert "4/4 done" in capsys.readouterr().out
+    assert attnres(monkeypatch, "track", "rebuild") == 0
+    assert attnres(monkeypatch, "sweep", "rm", "nmae") == 2
+    assert "nmae: no such sweep" in capsys.readouterr().err
+    assert attnres(monkeypatch, "sweep", "rm", name, "--yes") == 0
+    assert "5 runs deleted in the store" in capsys.readouterr().out
+    assert not done.folder.path.exists()
+    assert attnres(monkeypatch, "sweep", "list") == 0
+    assert "no sweep yet" in capsys.readouterr().out
+
+
+def test_keys_and_workers_of_a_sweep_are_set_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = Lab(tmp_path)
+    monkeypatch.setenv("ATTNRES_RUNS", str(lab.folder.path.parents[1]))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr("attnres_lab.sweep.launchers.local.START_METHOD", "fork")
+    path = str(lab.sweep(space={"seed": [0]}))
+    assert attnres(monkeypatch, "sweep", "run", path, "optim.lr=0.5", "--workers", "2") == 0
+    assert Planner(load_spec(path)).grid()[0].entry.hash != (ran := lab.folder.plan()[0].hash)
+    assert content_hash(load(lab.path / "base.yaml", {"optim.lr": 0.5, "seed": 0})) == ran
+    assert attnres(monkeypatch, "sweep", "run", path, "optim.lrr=0.5") == 2
