@@ -106,11 +106,11 @@ def status(
     watch: bool = typer.Option(False, "--watch", help="Renew every two seconds until done."),
 ) -> None:
     """Show what each trial is doing; from any terminal, while the sweep runs or not."""
-    from attnres_lab.sweep.launchers import local_slots
+    from attnres_lab.sweep.launchers import expected_slots
     from attnres_lab.sweep.report import print_status
 
     source = read(spec, scale)
-    print_status(folder_of(source), as_json=json, watch=watch, slots=local_slots(source.spec))
+    print_status(folder_of(source), as_json=json, watch=watch, slots=expected_slots(source.spec))
 
 
 @sub.command()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from attnres_lab.config import to_yaml
 from attnres_lab.runs.folder import DONE, write_atomic
 from attnres_lab.sweep.decide import Action, Situation, after, decide
-from attnres_lab.sweep.launchers import Ended, Job, Launcher
+from attnres_lab.sweep.launchers import Ended, Launcher
 from attnres_lab.sweep.plan import Plan
 from attnres_lab.sweep.pruning import Pruning
 from attnres_lab.sweep.results import Results
@@ -179,7 +179,7 @@ class Coordinator:
         run.set_status("scheduled", step=run.status().step)
         if self.pruning.on:
             self.study.begin(entry.point, entry.params)
-        self.launcher.start(Job(entry.hash, run.path))
+        self.launcher.start(run.path)
 
     def _finish(self, trial: Trial) -> None:
         """Count the result, have the pruner judge it, record the point if it was its last trial."""

@@ -7,7 +7,7 @@ import sys
 
 from attnres_lab.runs.folder import DONE
 from attnres_lab.runs.sweep import SweepFolder
-from attnres_lab.sweep.launchers import local_slots
+from attnres_lab.sweep.launchers import expected_slots
 from attnres_lab.sweep.plan import Planner, make_plan
 from attnres_lab.sweep.pricing import (
     GUESS,
@@ -35,7 +35,7 @@ def print_plan(
     planner = Planner(source)
     trials = make_plan(planner, folder, large=large).known()
     spec = source.spec
-    device = device_of(spec, trials, local_slots(spec))
+    device = device_of(spec, trials, expected_slots(spec))
     check_memory(trials, device, spec)
     speeds = Speeds(device)
     speeds.learn((t, folder.trial(t.entry.hash)) for t in trials)

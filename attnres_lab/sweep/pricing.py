@@ -21,9 +21,9 @@ from attnres_lab.runs.failures import REMEDY
 from attnres_lab.runs.folder import RunFolder, read_json, write_atomic, write_json
 from attnres_lab.runs.paths import cache_folder
 from attnres_lab.runs.sweep import SweepFolder
-from attnres_lab.sweep.launchers import Job, make_launcher
+from attnres_lab.sweep.launchers import REGISTRY, make_launcher
 from attnres_lab.sweep.launchers.local import nvidia_smi
-from attnres_lab.sweep.spec import Local, SweepSpec
+from attnres_lab.sweep.spec import TRAIN, SweepSpec
 from attnres_lab.sweep.trials import Trial
 from attnres_lab.training.environment import cpu_name
 
@@ -129,15 +129,13 @@ class Speeds:
             probes[run.path.name] = (trial, run)
         with (
             folder.coordinate(),
-            closing(
-                make_launcher(replace(spec, function="attnres_lab.training.run:run"), folder.path)
-            ) as launcher,
+            closing(make_launcher(replace(spec, function=TRAIN), folder.path)) as launcher,
         ):
             waiting, running = list(probes), 0
             while waiting or running:
                 while waiting and running < launcher.slots:
                     running += 1
-                    launcher.start(Job(waiting[-1], probes[waiting.pop()][1].path))
+                    launcher.start(probes[waiting.pop()][1].path)
                 running -= len(launcher.wait(0.2))
         self.learn(probes.values())
         for trial, run in probes.values():
@@ -170,7 +168,7 @@ def device_of(spec: SweepSpec, trials: list[Trial], slots: int) -> Device:
     """The first GPU where trials use one, else this machine; on a cluster the device that the sweep
     names, of unknown memory.
     """
-    if not isinstance(spec.launcher, Local):
+    if not REGISTRY[spec.launcher.name].here:
         return Device(
             "gpu" if spec.resources.devices else "cpu", spec.resources.device or "", math.inf, slots
         )

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from attnres_lab.errors import UserError
-from attnres_lab.runs.failures import LOCKED, of_exception, of_exit
+from attnres_lab.runs.failures import LOCKED, REMEDY, describe, of_exception, of_exit
 from attnres_lab.runs.folder import DONE, Status
 from attnres_lab.sweep.launchers.local import LocalLauncher
 from attnres_lab.sweep.optuna_study import OptunaStudy
@@ -56,6 +56,12 @@ def test_exceptions_are_classified() -> None:
     }
     for kind, errors in kinds.items():
         assert [of_exception(error) for error in errors] == [kind] * len(errors)
+
+
+def test_a_failure_is_told_in_a_line_with_its_remedy() -> None:
+    assert describe(UserError("model.dim: odd")) == ("config", "model.dim: odd")
+    assert describe(ValueError("a\nb")) == ("bug", "ValueError: a")
+    assert describe(MemoryError()) == ("out_of_memory", f"MemoryError; {REMEDY}")
 
 
 def test_a_function_that_says_nothing_is_alive_all_the_same(lab: Lab) -> None:
