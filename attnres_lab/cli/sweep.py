@@ -71,16 +71,16 @@ def _print_power(name: str) -> None:
     from attnres_lab.errors import UserError
 
     try:
-        study = pilot(load_runs(name))
+        noise = pilot(load_runs(name))
     except (ValueError, KeyError) as error:
         raise UserError(
             f"{name}: --power takes the noise from runs that are done: {error}"
         ) from None
     print(
         "\nseeds per size for each precision, by the noise of what is done (sd of a run "
-        f"{study.sigma:.4f} nats, alpha {study.alpha:.3f}):"
+        f"{noise.sigma:.4f} nats, alpha {noise.alpha:.3f}):"
     )
-    print(seeds(study).to_string(na_rep="over 1000"))
+    print(seeds(noise).to_string(na_rep="over 1000"))
 
 
 @sub.command()
@@ -89,8 +89,8 @@ def run(
     scale: str | None = SCALE,
     large: bool = typer.Option(False, "--large", help="Allow more than 10,000 trials."),
 ) -> None:
-    """Run what is owed; after an interruption, go on. Exit code: 0 all done, 1 some trials failed,
-    2 bad input, 130 interrupted.
+    """Run what is pending; after an interruption, go on. Exit code: 0 all done, 1 some trials
+    failed, 2 bad input, 130 interrupted.
     """
     from attnres_lab.sweep.engine import run_sweep
 

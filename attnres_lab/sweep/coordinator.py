@@ -39,13 +39,14 @@ class Outcome:
 
 
 class Coordinator:
-    """Runs the pending trials of a sweep whose folder the caller holds; of them only ``chosen``
-    ones (hashes), where given.
+    """Runs the pending ones of the planned ``trials`` of a sweep whose folder the caller holds, or
+    only ``chosen`` ones (hashes), and what the plan adds to them.
     """
 
     def __init__(
         self,
         plan: Plan,
+        trials: Iterable[Trial],
         results: Results,
         launcher: Launcher,
         chosen: Collection[str] | None = None,
@@ -58,7 +59,7 @@ class Coordinator:
         self.points: dict[str, list[str]] = {}  # hashes of a point's trials, a seed each
         self.requests = self.heard = 0  # to stop
         self.more = chosen is None  # whether the plan may have further trials
-        self._add(plan.known())
+        self._add(trials)
 
     def _add(self, trials: Iterable[Trial]) -> None:
         """Take planned trials: those that have a result are done."""

@@ -72,20 +72,12 @@ class Speeds:
         """
         before = json.dumps(self.all)
         for trial, run in runs:
-            speed, where = (
-                (read_json(path) or {}).get(key)
-                for path, key in (
-                    (run.result, "perf/flops_per_second"),
-                    (run.environment, "device"),
-                )
-            )
+            speed = (read_json(run.result) or {}).get("perf/flops_per_second")
+            where = (read_json(run.environment) or {}).get("device")
             if speed and where:
                 self.name = self.name or where
-                facts = {
-                    "variant": trial.entry.variant,
-                    "params": trial.entry.num_params,
-                    "speed": speed,
-                }
+                e = trial.entry
+                facts = {"variant": e.variant, "params": e.num_params, "speed": speed}
                 self.all.setdefault(where, {})[_key(trial.config)] = facts
         if json.dumps(self.all) != before:
             with suppress(OSError):  # a cache that cannot be written is no reason to fail
@@ -104,9 +96,8 @@ class Speeds:
             return Price(flops / GUESS[self.kind], "guess")
 
         def distance(known: dict[str, Any]) -> tuple[bool, float]:
-            return known["variant"] != trial.entry.variant, abs(
-                math.log(known["params"] / trial.entry.num_params)
-            )
+            ratio = known["params"] / trial.entry.num_params
+            return known["variant"] != trial.entry.variant, abs(math.log(ratio))
 
         return Price(flops / min(self.known.values(), key=distance)["speed"], "nearest")
 
@@ -115,9 +106,8 @@ class Speeds:
         with the resources of the sweep.
         """
         probes = {}
-        for trial in {
-            _key(t.config): t for t in trials if _key(t.config) not in self.known
-        }.values():
+        unknown = {_key(t.config): t for t in trials if _key(t.config) not in self.known}
+        for trial in unknown.values():
             config = replace(
                 trial.config,
                 name="probe",
@@ -150,17 +140,8 @@ class Speeds:
 def _key(c: RunConfig) -> str:
     """What decides a run's speed."""
     t = c.train
-    parts = (
-        c.variant,
-        c.model.size,
-        c.data.seq_len,
-        t.micro,
-        t.precision,
-        t.compile,
-        t.world,
-        t.threads,
-        c.model.activation_checkpointing,
-    )
+    model = (c.variant, c.model.size, c.data.seq_len, t.micro, t.precision, t.compile)
+    parts = (*model, t.world, t.threads, c.model.activation_checkpointing)
     return " ".join(map(str, parts))
 
 
@@ -169,9 +150,8 @@ def device_of(spec: SweepSpec, trials: list[Trial], slots: int) -> Device:
     names, of unknown memory.
     """
     if not REGISTRY[spec.launcher.name].here:
-        return Device(
-            "gpu" if spec.resources.devices else "cpu", spec.resources.device or "", math.inf, slots
-        )
+        kind = "gpu" if spec.resources.devices else "cpu"
+        return Device(kind, spec.resources.device or "", math.inf, slots)
     gpus = spec.resources.devices > 0 and any(t.config.train.device != "cpu" for t in trials)
     for name, megabytes in nvidia_smi("name", "memory.total") if gpus else ():
         return Device("gpu", name, float(megabytes) * 2**20, slots)

@@ -22,17 +22,8 @@ Positive = Annotated[float, Field(gt=0)]
 TRAIN = "attnres_lab.training.run:run"
 #: What ``result.json`` of a training run holds, beside ``depth/...`` and ``perf/...``.
 RESULT = (
-    *(
-        "val/loss",
-        "val/bpb",
-        "train/loss",
-        "step",
-        "tokens",
-        "flops",
-        "flops_6nd",
-        "seconds",
-        "device_seconds",
-    ),
+    *("val/loss", "val/bpb", "train/loss", "step", "tokens", "flops", "flops_6nd"),
+    *("seconds", "device_seconds"),
     *("params", "params_total", "params_active"),
     *("peak_memory_bytes", "optim/lr", "optim/grad_norm"),
 )
@@ -66,7 +57,7 @@ class Sampler(Strict):
 
 @dataclass(frozen=True)
 class Pruner(Strict):
-    """Who ends hopeless trials early: an Optuna pruner with its options, on training steps (median,
+    """Who ends bad trials early: an Optuna pruner with its options, on training steps (median,
     hyperband, ...) or over seeds (wilcoxon).
     """
 

@@ -86,7 +86,7 @@ def test_a_text_for_an_objective_is_a_failed_trial(lab: Lab) -> None:
 def test_the_kill_of_the_fork_server_costs_an_attempt(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The real one, once while it serves: its trials are told as killed, and tried again."""
+    """The real one, once while it serves: its trials count as killed, and tried again."""
     monkeypatch.setattr("attnres_lab.sweep.launchers.local.START_METHOD", "forkserver")
     monkeypatch.setenv("SYNTHETIC_SECONDS", "0.1")
     killed: list[int] = []
@@ -104,7 +104,7 @@ def test_the_kill_of_the_fork_server_costs_an_attempt(
     check_exact(lab)
 
 
-def test_a_fork_server_that_dies_while_it_starts_is_told_as_a_kill(
+def test_a_fork_server_that_dies_while_it_starts_counts_as_a_kill(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def dies(self: object) -> None:

@@ -31,7 +31,7 @@ from typing import Literal
 from attnres_lab.errors import UserError
 from attnres_lab.sweep import launchers
 from attnres_lab.sweep.launchers.base import Count, Ended, Launcher, LauncherConfig
-from attnres_lab.sweep.trial import execute
+from attnres_lab.sweep.process import execute
 
 @dataclass(frozen=True)
 class InTurnConfig(LauncherConfig):

@@ -119,9 +119,9 @@ class LocalLauncher(Launcher):
         self.context.set_forkserver_preload(
             [
                 "attnres_lab.sweep.launchers.local",
-                "attnres_lab.sweep.trial",
+                "attnres_lab.sweep.process",
                 module,
-                "attnres_lab.sweep.preload",
+                "attnres_lab.sweep.launchers.forkserver",
             ]
         )
 
@@ -196,7 +196,7 @@ def _no_main() -> Iterator[None]:
 
 def _trial(folder: Path, function: str, lease: Lease) -> None:
     """Body of a forked trial: its own session, its own log, gone with its coordinator."""
-    from attnres_lab.sweep.trial import execute
+    from attnres_lab.sweep.process import execute
 
     os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -63,7 +63,7 @@ class RayLauncher(Launcher):
             [
                 sys.executable,
                 "-m",
-                "attnres_lab.sweep.trial",
+                "attnres_lab.sweep.process",
                 str(folder),
                 self.function,
                 "--follow",

@@ -100,7 +100,7 @@ class SlurmLauncher(Launcher):
         self.polled = time.time()
         try:
             queue = self._queue()
-        except UserError:  # the controller is away; the jobs are not
+        except UserError:  # the controller is unreachable; the jobs go on
             return []
         ended = []
         for hash, job in list(self.jobs.items()):
@@ -169,7 +169,7 @@ class SlurmLauncher(Launcher):
             "constraint": config.constraint,
             "gres": config.gres or (f"gpu:{resources.devices}" if resources.devices else None),
         }
-        command = shlex.join([sys.executable, "-m", "attnres_lab.sweep.trial"])
+        command = shlex.join([sys.executable, "-m", "attnres_lab.sweep.process"])
         lines = [
             "#!/bin/bash",
             *(f"#SBATCH --{key}={value}" for key, value in options.items() if value),

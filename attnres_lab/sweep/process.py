@@ -70,8 +70,8 @@ def _run(folder: RunFolder, function: str) -> int:
 
 
 def main() -> None:
-    """``python -m attnres_lab.sweep.trial FOLDER FUNCTION [--follow]``: for launchers that start a
-    fresh interpreter.
+    """``python -m attnres_lab.sweep.process FOLDER FUNCTION [--follow]``: for launchers that
+    start a fresh interpreter.
     """
     if "--follow" in sys.argv:
         os.setsid()
