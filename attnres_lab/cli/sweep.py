@@ -85,16 +85,16 @@ def _print_power(name: str) -> None:
     from attnres_lab.errors import UserError
 
     try:
-        study = pilot(load_runs(name))
+        noise = pilot(load_runs(name))
     except (ValueError, KeyError) as error:
         raise UserError(
             f"{name}: --power takes the noise from runs that are done: {error}"
         ) from None
     print(
         "\nseeds per size for each precision, by the noise of what is done (sd of a run "
-        f"{study.sigma:.4f} nats, alpha {study.alpha:.3f}):"
+        f"{noise.sigma:.4f} nats, alpha {noise.alpha:.3f}):"
     )
-    print(seeds(study).to_string(na_rep="over 1000"))
+    print(seeds(noise).to_string(na_rep="over 1000"))
 
 
 @sub.command()
@@ -107,8 +107,8 @@ def run(
     ),
     workers: int = typer.Option(None, "--workers", min=1, help="Trials at a time."),
 ) -> None:
-    """Run what is owed; after an interruption, go on. Exit code: 0 all done, 1 some trials failed,
-    2 bad input, 130 interrupted.
+    """Run what is pending; after an interruption, go on. Exit code: 0 all done, 1 some trials
+    failed, 2 bad input, 130 interrupted.
     """
     from attnres_lab.config import parse_overrides
     from attnres_lab.sweep.engine import run_sweep
@@ -140,15 +140,16 @@ def status(
 def list_() -> None:
     """A line per sweep of this project, the last changed first."""
     from attnres_lab.runs.paths import runs_folder
+    from attnres_lab.runs.progress import progress
     from attnres_lab.runs.sweep import SweepFolder
-    from attnres_lab.sweep.survey import columns, headline, summary, survey
+    from attnres_lab.sweep.summary import columns, headline, summary
 
     rows = [("sweep", "now", "trials")]
     found = runs_folder().glob("sweeps/*/plan.json")
     for path in sorted(found, key=lambda p: p.stat().st_mtime, reverse=True):
         folder = SweepFolder(path.parent)
         now = "running" if folder.holder() else "not running"
-        rows.append((path.parent.name, now, headline(summary(survey(folder)))))
+        rows.append((path.parent.name, now, headline(summary(progress(folder)))))
     if len(rows) == 1:
         print(f"{runs_folder()}: no sweep yet; start one with: attnres sweep run quickstart")
     else:

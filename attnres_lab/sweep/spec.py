@@ -7,47 +7,37 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from attnres_lab.errors import UserError, nearest
+from attnres_lab.sweep.launchers import DEFAULT, REGISTRY, LauncherConfig
+from attnres_lab.sweep.launchers.base import Count, Strict
 from attnres_lab.sweep.scales import at_scale
 from attnres_lab.yamlfile import YamlFile
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
-Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 TRAIN = "attnres_lab.training.run:run"
 #: What ``result.json`` of a training run holds, beside ``depth/...`` and ``perf/...``.
 RESULT = (
-    *(
-        "val/loss",
-        "val/bpb",
-        "train/loss",
-        "step",
-        "tokens",
-        "flops",
-        "flops_6nd",
-        "seconds",
-        "device_seconds",
-    ),
+    *("val/loss", "val/bpb", "train/loss", "step", "tokens", "flops", "flops_6nd"),
+    *("seconds", "device_seconds"),
     *("params", "params_total", "params_active"),
     *("peak_memory_bytes", "optim/lr", "optim/grad_norm"),
 )
-#: Goes into a batch script: no character that a shell or Slurm could read as anything but itself.
-Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:,@%+=/-]*$")]
+if TYPE_CHECKING:
+    AnyLauncher = LauncherConfig
+else:
+    AnyLauncher = Annotated[
+        Union[tuple(launcher.Config for launcher in REGISTRY.values())],  # noqa: UP007
+        Field(discriminator="name"),
+    ]
 
 
 @dataclass(frozen=True)
-class _Strict:
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(
-        extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
-    )
-
-
-@dataclass(frozen=True)
-class Objective(_Strict):
+class Objective(Strict):
     """A number of ``result.json`` and which way is better."""
 
     metric: str = "val/loss"
@@ -55,7 +45,7 @@ class Objective(_Strict):
 
 
 @dataclass(frozen=True)
-class Sampler(_Strict):
+class Sampler(Strict):
     """Who proposes points: ``grid`` runs them all; else an Optuna sampler (random, tpe, gp, qmc,
     cmaes, nsgaii, ...) with its keyword options.
     """
@@ -66,8 +56,8 @@ class Sampler(_Strict):
 
 
 @dataclass(frozen=True)
-class Pruner(_Strict):
-    """Who ends hopeless trials early: an Optuna pruner with its options, on training steps (median,
+class Pruner(Strict):
+    """Who ends bad trials early: an Optuna pruner with its options, on training steps (median,
     hyperband, ...) or over seeds (wilcoxon).
     """
 
@@ -78,43 +68,7 @@ class Pruner(_Strict):
 
 
 @dataclass(frozen=True)
-class Local(_Strict):
-    """Processes on this machine."""
-
-    name: Literal["local"] = "local"
-    workers: Count | None = None
-    """Trials at a time; by default as many as the devices, or the cores, allow."""
-
-
-@dataclass(frozen=True)
-class Slurm(_Strict):
-    """Job arrays on a Slurm cluster that shares this folder."""
-
-    name: Literal["slurm"]
-    workers: Count = 100
-    """Jobs in the queue at a time."""
-    partition: Word | None = None
-    account: Word | None = None
-    qos: Word | None = None
-    gres: Word | None = None
-    """By default gpu:N for resources.devices = N."""
-    constraint: Word | None = None
-    setup: str = ""
-    """Shell lines before the trial, for example module load; run as they are."""
-
-
-@dataclass(frozen=True)
-class Ray(_Strict):
-    """Tasks on an existing Ray cluster that shares this folder; token authentication stays on."""
-
-    name: Literal["ray"]
-    address: str = "auto"
-    workers: Count = 100
-    """Tasks submitted at a time."""
-
-
-@dataclass(frozen=True)
-class Resources(_Strict):
+class Resources(Strict):
     """What one trial gets."""
 
     devices: Annotated[int, Field(ge=0)] = 1
@@ -131,7 +85,7 @@ class Resources(_Strict):
 
 
 @dataclass(frozen=True)
-class Retry(_Strict):
+class Retry(Strict):
     """How often a trial is tried again within one ``sweep run``; a later run tries failed trials
     anyway.
     """
@@ -144,7 +98,7 @@ class Retry(_Strict):
 
 
 @dataclass(frozen=True)
-class Stop(_Strict):
+class Stop(Strict):
     """When to start no more trials; what is running ends by itself."""
 
     trials: Count | None = None
@@ -155,7 +109,7 @@ class Stop(_Strict):
 
 
 @dataclass(frozen=True)
-class SweepSpec(_Strict):
+class SweepSpec(Strict):
     """A base run, a space, an objective."""
 
     name: Name
@@ -171,7 +125,7 @@ class SweepSpec(_Strict):
     pruner: Pruner | None = None
     trials: Count | None = None
     """Points to propose; not for grids, which have their own number."""
-    launcher: Annotated[Local | Slurm | Ray, Field(discriminator="name")] = Local()
+    launcher: AnyLauncher = DEFAULT
     resources: Resources = Resources()
     retry: Retry = Retry()
     stop: Stop = Stop()
@@ -207,7 +161,7 @@ FORMS = {
 }
 FORM = "may hold letters, digits and . _ : , @ % + = / - only, a letter or digit first"
 #: What pydantic puts into a place beside the file's own keys: which member of a union was tried.
-HIDDEN = ("local", "slurm", "ray", "Objective", "list[Objective]")
+HIDDEN = (*REGISTRY, "Objective", "list[Objective]")
 
 
 def load_spec(path: Path | str, scale: str | None = None) -> SpecFile:
@@ -219,7 +173,7 @@ def load_spec(path: Path | str, scale: str | None = None) -> SpecFile:
     if "space" not in data and {"model", "budget", "train"} & set(data):
         raise UserError(f"{file.path}: this is a run file; use attnres train")
     if isinstance(data.get("launcher"), dict):
-        data["launcher"] = {"name": "local", **data["launcher"]}
+        data["launcher"] = {"name": DEFAULT.name, **data["launcher"]}
     try:
         spec = _ADAPTER.validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
@@ -272,7 +226,8 @@ def _line(file: YamlFile, error: ValidationError) -> str:
     )
     keys = [str(part) for part in problem["loc"] if part not in HIDDEN]
     if kind == "unexpected_keyword_argument":
-        names = {f.name for part in _Strict.__subclasses__() for f in fields(part)}
+        parts = (*Strict.__subclasses__(), *(launcher.Config for launcher in REGISTRY.values()))
+        names = {f.name for part in parts for f in fields(part)}
         message = f"unknown key{nearest(keys[-1], names)}"
     elif kind == "missing":
         message = "missing"
