@@ -20,6 +20,7 @@ from attnres_lab.sweep.ledger import Ledger, Outcome
 from attnres_lab.sweep.plan import Planner
 from attnres_lab.sweep.pruning import Pruning
 from attnres_lab.sweep.study import Study
+from attnres_lab.sweep.tuning import Tuning, losses_in
 from attnres_lab.sweep.view import Screen
 
 PATIENCE = 600.0  # seconds that a trial may take to write its last checkpoint
@@ -49,6 +50,8 @@ class Coordinator:
             self.ledger.points,
             self.ledger.done,
         )
+        if self.spec.tune:
+            self.tuning, self.losses = Tuning(planner), losses_in(folder, self.spec)
         self.only: set[str] | None = None  # hashes, where not everything owed shall run
         self.running: dict[str, float] = {}  # start time
         self.queue: list[tuple[float, int, str]] = []  # (-FLOPs, order, hash): the largest first
@@ -164,6 +167,15 @@ class Coordinator:
                 self.ledger.tell(point)
         return bool(self.queue)
 
+    def _extend(self) -> None:
+        """Take the trials that the results of tuning ask for."""
+        new = [t for t in self.tuning.trials(self.losses) if t.entry.hash not in self.trials]
+        if new:
+            self.ledger.adopt(new)
+            self.folder.write_plan([t.entry for t in self.trials.values()])
+        for point in dict.fromkeys(t.entry.point for t in new):
+            self._advance(point)
+
     def _start(self, hash: str) -> None:
         trial, run = self.trials[hash], self.folder.trial(hash)
         self.running[hash] = time.monotonic()
@@ -198,6 +210,8 @@ class Coordinator:
                 )
             self._judge(entry, status)
             self._advance(entry.point)
+            if entry.tuning and self.only is None:
+                self._extend()
         elif (status.state == "failed" or not self.signals) and not self._again(hash, status):
             self.ledger.failed[hash] = status
 

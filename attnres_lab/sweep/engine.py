@@ -9,6 +9,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from attnres_lab.errors import UserError
 from attnres_lab.runs.folder import DONE
 from attnres_lab.runs.sweep import SweepFolder
+from attnres_lab.runs.tuning import MOST
 from attnres_lab.sweep.coordinator import Coordinator
 from attnres_lab.sweep.launchers import make_launcher
 from attnres_lab.sweep.ledger import Outcome
@@ -16,12 +17,18 @@ from attnres_lab.sweep.plan import Planner, Trial
 from attnres_lab.sweep.pricing import Speeds, check_memory, device_of
 from attnres_lab.sweep.spec import SpecFile
 from attnres_lab.sweep.study import Study
+from attnres_lab.sweep.tuning import Tuning, losses_in
 from attnres_lab.sweep.view import Screen
 from attnres_lab.tracking import SweepMirror
 
 
 def planned(planner: Planner, folder: SweepFolder, *, large: bool) -> list[Trial]:
-    """The trials of a grid; of a search, the ones proposed so far."""
+    """The trials of a grid; of a search, the ones proposed so far; under ``tune``, those that the
+    results so far ask for.
+    """
+    if planner.spec.tune:
+        planner.limit(planner.space.replicates + MOST * planner.spec.tune.seeds, large=large)
+        return Tuning(planner).trials(losses_in(folder, planner.spec))
     if not planner.spec.adaptive:
         return planner.grid(large=large)
     trials: list[Trial] = []

@@ -60,20 +60,39 @@ class Planner:
         """Every trial of a grid; the same resolved config is one trial. Raises UserError for more
         than ``LIMIT``, unless ``large``.
         """
-        size = self.space.size() * self.space.replicates
-        if size > LIMIT and not large:
-            raise UserError(
-                f"{self.source.file.where('space')}: space: {size} trials, more than {LIMIT}; "
-                "make it smaller, or say --large"
-            )
+        self.limit(self.space.replicates, large=large)
         trials: dict[str, Trial] = {}
         for point in self.space.points():
             for trial in self.resolve(point):
                 trials.setdefault(trial.entry.hash, trial)
         return list(trials.values())
 
-    def resolve(self, point: Point) -> Iterator[Trial]:
-        """A trial per seed."""
+    def limit(self, runs: int, *, large: bool) -> None:
+        """Raises UserError for more than ``LIMIT`` trials, ``runs`` of each point, unless
+        ``large``.
+        """
+        size = self.space.size() * runs
+        if size > LIMIT and not large:
+            raise UserError(
+                f"{self.source.file.where('space')}: space: {size} trials, more than {LIMIT}; "
+                "make it smaller, or say --large"
+            )
+
+    def resolve(self, point: Point, *, tuning: int = 0) -> Iterator[Trial]:
+        """A trial per seed; or as many as ``tuning``, on seeds that no point measures on."""
+        first = self.config(point)
+        size, identity = first.model.size, content_hash(replace(first, seed=0))
+        if tuning:
+            seeds = self.space.tuning_seeds_at(size, first.seed, tuning)
+            identity += "-tuning"  # its runs are no replicates of the measuring ones
+        else:
+            seeds = self.space.seeds_at(size, first.seed)
+        for seed in seeds:
+            config = replace(first, seed=seed)
+            yield Trial(_entry(config, identity, point, tuning=bool(tuning)), config)
+
+    def config(self, point: Point) -> RunConfig:
+        """The config of a point at the base's seed. Raises UserError for one that makes no run."""
         overrides = {**self.spec.overrides, **point.overrides}
         try:
             first = load(self.base, overrides)
@@ -92,10 +111,7 @@ class Planner:
                 f"{where}: budget.flops: {first.run_name}: {wrong}; set train.batch_size lower, "
                 "or the budget higher"
             )
-        identity = content_hash(replace(first, seed=0))
-        for seed in self.space.seeds_at(first.model.size, first.seed):
-            config = replace(first, seed=seed)
-            yield Trial(_entry(config, identity, point), config)
+        return first
 
     def _place(self, message: str) -> str:
         """A config error told at the line of this sweep file that caused it, where one did."""
@@ -111,6 +127,8 @@ class Planner:
                 )
                 if any(f"{key}.".startswith(f"{k}.") for k in sets):
                     return f"{own.where(f'{section}.{given}')}: {key}: {rest}"
+        if self.spec.tune and f"{key}.".startswith(f"{self.spec.tune.key}."):
+            return f"{own.where('tune.key')}: tune.key: {key}: {rest}"
         return message
 
 
@@ -124,7 +142,7 @@ def misspent(config: RunConfig, result: Mapping[str, Any]) -> str:
     return f"whole steps spend {spent:.4g} FLOPs of a budget of {budget:.4g}, more than 1 % off"
 
 
-def _entry(config: RunConfig, point_hash: str, point: Point) -> Entry:
+def _entry(config: RunConfig, point_hash: str, point: Point, *, tuning: bool = False) -> Entry:
     steps = config.steps
     tokens = None if steps is None else steps * config.tokens_per_step
     return Entry(
@@ -138,4 +156,5 @@ def _entry(config: RunConfig, point_hash: str, point: Point) -> Entry:
         num_params=num_params(config.model).non_embedding,
         flops=None if tokens is None else float(tokens * config.flops_per_token),
         tokens=tokens,
+        tuning=tuning,
     )

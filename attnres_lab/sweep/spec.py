@@ -7,12 +7,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from attnres_lab.errors import UserError, nearest
 from attnres_lab.sweep.scales import at_scale
+from attnres_lab.sweep.strict import Strict
+from attnres_lab.sweep.tune import Tune
 from attnres_lab.yamlfile import YamlFile
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
@@ -40,14 +42,7 @@ Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:,@%+=/-]*$")]
 
 
 @dataclass(frozen=True)
-class _Strict:
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(
-        extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
-    )
-
-
-@dataclass(frozen=True)
-class Objective(_Strict):
+class Objective(Strict):
     """A number of ``result.json`` and which way is better."""
 
     metric: str = "val/loss"
@@ -55,7 +50,7 @@ class Objective(_Strict):
 
 
 @dataclass(frozen=True)
-class Sampler(_Strict):
+class Sampler(Strict):
     """Who proposes points: ``grid`` runs them all; else an Optuna sampler (random, tpe, gp, qmc,
     cmaes, nsgaii, ...) with its keyword options.
     """
@@ -66,7 +61,7 @@ class Sampler(_Strict):
 
 
 @dataclass(frozen=True)
-class Pruner(_Strict):
+class Pruner(Strict):
     """Who ends hopeless trials early: an Optuna pruner with its options, on training steps (median,
     hyperband, ...) or over seeds (wilcoxon).
     """
@@ -78,7 +73,7 @@ class Pruner(_Strict):
 
 
 @dataclass(frozen=True)
-class Local(_Strict):
+class Local(Strict):
     """Processes on this machine."""
 
     name: Literal["local"] = "local"
@@ -87,7 +82,7 @@ class Local(_Strict):
 
 
 @dataclass(frozen=True)
-class Slurm(_Strict):
+class Slurm(Strict):
     """Job arrays on a Slurm cluster that shares this folder."""
 
     name: Literal["slurm"]
@@ -104,7 +99,7 @@ class Slurm(_Strict):
 
 
 @dataclass(frozen=True)
-class Ray(_Strict):
+class Ray(Strict):
     """Tasks on an existing Ray cluster that shares this folder; token authentication stays on."""
 
     name: Literal["ray"]
@@ -114,7 +109,7 @@ class Ray(_Strict):
 
 
 @dataclass(frozen=True)
-class Resources(_Strict):
+class Resources(Strict):
     """What one trial gets."""
 
     devices: Annotated[int, Field(ge=0)] = 1
@@ -131,7 +126,7 @@ class Resources(_Strict):
 
 
 @dataclass(frozen=True)
-class Retry(_Strict):
+class Retry(Strict):
     """How often a trial is tried again within one ``sweep run``; a later run tries failed trials
     anyway.
     """
@@ -144,7 +139,7 @@ class Retry(_Strict):
 
 
 @dataclass(frozen=True)
-class Stop(_Strict):
+class Stop(Strict):
     """When to start no more trials; what is running ends by itself."""
 
     trials: Count | None = None
@@ -155,7 +150,7 @@ class Stop(_Strict):
 
 
 @dataclass(frozen=True)
-class SweepSpec(_Strict):
+class SweepSpec(Strict):
     """A base run, a space, an objective."""
 
     name: Name
@@ -169,6 +164,7 @@ class SweepSpec(_Strict):
     objective: Objective | Annotated[list[Objective], Field(min_length=1)] = Objective()
     sampler: Sampler = Sampler()
     pruner: Pruner | None = None
+    tune: Tune | None = None
     trials: Count | None = None
     """Points to propose; not for grids, which have their own number."""
     launcher: Annotated[Local | Slurm | Ray, Field(discriminator="name")] = Local()
@@ -204,6 +200,7 @@ _ADAPTER = TypeAdapter(SweepSpec)
 FORMS = {
     "name": "is no name: letters, digits, '.', '_' and '-', at most 100, a letter or digit first",
     "function": "is not written module:function",
+    "from": "is not written as: 3 smallest sizes",
 }
 FORM = "may hold letters, digits and . _ : , @ % + = / - only, a letter or digit first"
 #: What pydantic puts into a place beside the file's own keys: which member of a union was tried.
@@ -239,6 +236,11 @@ def load_spec(path: Path | str, scale: str | None = None) -> SpecFile:
                 f"{file.where('objective')}: objective.metric: no result of a run is called "
                 f"'{metric}'{nearest(metric, RESULT)}"
             )
+    refusal = spec.tune and spec.tune.refusal(
+        adaptive=spec.adaptive, objectives=len(spec.objectives)
+    )
+    if refusal:
+        raise UserError(f"{file.where(refusal[0])}: {': '.join(refusal)}")
     return SpecFile(spec, file)
 
 
@@ -272,7 +274,8 @@ def _line(file: YamlFile, error: ValidationError) -> str:
     )
     keys = [str(part) for part in problem["loc"] if part not in HIDDEN]
     if kind == "unexpected_keyword_argument":
-        names = {f.name for part in _Strict.__subclasses__() for f in fields(part)}
+        names = {f.name for part in Strict.__subclasses__() for f in fields(part)}
+        names = names - {"smallest"} | {"from"}  # a word that Python keeps to itself
         message = f"unknown key{nearest(keys[-1], names)}"
     elif kind == "missing":
         message = "missing"

@@ -1,0 +1,194 @@
+"""Sweeps under ``tune``: what runs, at which values and seeds, whatever happens in between."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from attnres_lab.config import RunConfig
+from attnres_lab.errors import UserError
+from attnres_lab.runs.folder import RunFolder
+from attnres_lab.sweep.plan import Planner
+from attnres_lab.sweep.spec import load_spec
+from attnres_lab.sweep.tuning import Tuning
+from tests.sweep.conftest import Lab, study_states
+
+TUNE = {"key": "optim.lr", "start": 1e-2}
+SPACE = {
+    "size": {f"d{dim}": {"model.dim": dim} for dim in (16, 24, 32)},
+    "model.residual": ["baseline", "full"],
+    "seed": {"each": 2},
+}
+FUNCTION = "tests.sweep.test_tuning:bowl"
+
+
+def best_rate(dim: int, variant: str) -> float:
+    """Falls as the root of the width; the variant's is half the baseline's."""
+    return float(0.04 * (16 / dim) ** 0.5 / (1 if variant == "baseline" else 2))
+
+
+def loss_at(config: RunConfig) -> float:
+    away = math.log2(config.optim.lr / best_rate(config.model.dim, config.variant))
+    return 2.0 + 0.1 * away**2 + 1e-4 * (config.seed % 7)
+
+
+def bowl(config: RunConfig, folder: Path) -> dict[str, float]:
+    """A parabola in the log of the rate."""
+    return {"val/loss": loss_at(config), "flops": 1.0, "seconds": 0.01, "device_seconds": 0.01}
+
+
+def breaks_above(config: RunConfig, folder: Path) -> dict[str, float]:
+    """A loss that falls with the rate, up to where runs diverge."""
+    if config.optim.lr > 0.03:
+        RunFolder(folder).set_status("diverged", message="loss is nan", step=3)
+        return {}
+    return {"val/loss": 2.0 - config.optim.lr}
+
+
+def tuned(lab: Lab, **changes: Any) -> Path:
+    tune = TUNE | changes.pop("tune", {})
+    return lab.sweep(**{"space": SPACE, "function": FUNCTION, "tune": tune, **changes})
+
+
+def rates(lab: Lab, *, tuning: bool) -> dict[tuple[str, str], list[float]]:
+    """Of the trials of that kind, by cell, without repetition."""
+    found: dict[tuple[str, str], set[float]] = {}
+    for entry in lab.folder.plan():
+        if entry.tuning == tuning:
+            cell = found.setdefault((entry.size, entry.variant), set())
+            cell.add(entry.params["optim.lr"])
+    return {cell: sorted(values) for cell, values in found.items()}
+
+
+def test_each_cell_is_measured_at_its_own_vertex_on_fresh_seeds(lab: Lab) -> None:
+    assert lab.run(tuned(lab)).exit_code == 0
+    entries = lab.folder.plan()
+    assert set(lab.states().values()) == {"finished"}
+    measured = rates(lab, tuning=False)
+    assert len(measured) == 6
+    for (size, variant), found in measured.items():
+        assert found == [pytest.approx(best_rate(int(size[1:3]), variant), rel=1e-4)]
+    for size in {entry.size for entry in entries}:
+        tuning, measuring = (
+            {e.seed for e in entries if e.size == size and e.tuning == kind}
+            for kind in (True, False)
+        )
+        assert (len(tuning), len(measuring)) == (1, 2), "the same ones for both arms"
+        assert not tuning & measuring
+    assert set(study_states(lab)) == {"COMPLETE"}
+    assert lab.run(tuned(lab)).done == len(entries), "a second run runs nothing"
+
+
+def test_the_trials_extend_at_an_edge_and_only_there(lab: Lab) -> None:
+    lab.run(tuned(lab))
+    tried = rates(lab, tuning=True)
+    assert tried["d16-L4", "baseline"] == [5e-3, 1e-2, 2e-2, 4e-2, 8e-2], "its best is 4e-2"
+    assert tried["d32-L4", "full"] == [5e-3, 1e-2, 2e-2, 4e-2][: len(tried["d32-L4", "full"])]
+
+
+def test_a_rate_that_diverges_is_an_edge_and_the_one_below_it_is_taken(lab: Lab) -> None:
+    path = tuned(lab, function="tests.sweep.test_tuning:breaks_above")
+    assert lab.run(path).exit_code == 0
+    assert {tuple(found) for found in rates(lab, tuning=True).values()} == {
+        (5e-3, 1e-2, 2e-2, 4e-2)
+    }
+    assert {tuple(found) for found in rates(lab, tuning=False).values()} == {(2e-2,)}
+    assert sorted(set(lab.states().values())) == ["diverged", "finished"]
+
+
+def test_larger_sizes_take_the_law_of_the_smallest(lab: Lab) -> None:
+    lab.run(tuned(lab, tune={"from": "2 smallest sizes"}))
+    assert {size for size, _ in rates(lab, tuning=True)} == {"d16-L4", "d24-L4"}
+    measured = rates(lab, tuning=False)
+    assert len(measured) == 6
+    for variant in ("baseline", "full"):  # parameters are not quite the square of the width
+        assert measured["d32-L4", variant] == [pytest.approx(best_rate(32, variant), rel=0.03)]
+
+
+def test_values_that_are_given_are_measured_without_tuning(lab: Lab) -> None:
+    values = {size: {"baseline": 0.02, "full": 0.01} for size in ("d16-L4", "d24-L4", "d32-L4")}
+    tune = {"key": "optim.lr", "values": values}
+    path = lab.sweep(space=SPACE, function=FUNCTION, tune=tune)
+    assert lab.run(path).done == 12
+    assert {v: r for (_, v), r in rates(lab, tuning=False).items()} == {
+        "baseline": [0.02],
+        "full": [0.01],
+    }
+
+
+def test_one_value_for_all_variants_of_a_size_and_a_larger_factor(lab: Lab) -> None:
+    lab.run(tuned(lab, tune={"per": ["size"], "factor": 4, "seeds": 2}))
+    measured = rates(lab, tuning=False)
+    for dim in (16, 24, 32):
+        shared = math.sqrt(best_rate(dim, "baseline") * best_rate(dim, "full"))
+        for variant in ("baseline", "full"):
+            assert measured[f"d{dim}-L4", variant] == [pytest.approx(shared, rel=1e-4)]
+    assert sum(entry.tuning for entry in lab.folder.plan()) % 4 == 0, "two arms, two seeds"
+
+
+@settings(max_examples=15, deadline=None)
+@given(order=st.randoms(use_true_random=False))
+def test_whatever_ends_first_the_plan_only_grows_and_ends_the_same(
+    order: Random, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    planner = Planner(load_spec(tuned(Lab(tmp_path_factory.mktemp("order")))))
+    results: dict[str, float] = {}
+    planned = {t.entry.hash: t for t in Tuning(planner).trials(results.get)}
+    while left := sorted(set(planned) - set(results)):
+        for hash in order.sample(left, min(len(left), order.randint(1, 20))):
+            results[hash] = loss_at(planned[hash].config)
+        grown = {t.entry.hash: t for t in Tuning(planner).trials(results.get)}
+        assert set(planned) <= set(grown)
+        planned = grown
+    assert sum(trial.entry.tuning for trial in planned.values()) == 24
+    assert len(planned) == 24 + 12
+    low, expected, high, measuring = Tuning(planner).outlook()
+    assert low <= 24 <= high
+    assert (low, expected, high, measuring) == (18, 21.0, 54, 12)
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"tune": {"start": -1}}, "tune.start: should be greater than 0, got -1"),
+        ({"tune": {"factor": 1}}, "tune.factor: should be greater than 1, got 1"),
+        ({"tune": {"from": "three"}}, "tune.from: 'three' is not written as: 3 smallest sizes"),
+        ({"tune": {"starts": 1}}, "tune.starts: unknown key, did you mean 'start'"),
+        ({"tune": {"key": "optim.rl"}}, "tune.key: optim.rl: unknown key"),
+        ({"tune": {"per": ["sise"]}}, "no label or axis is called 'sise', did you mean 'size'"),
+        ({"tune": {"values": {}}}, "tune: give start, the value to begin with, or values"),
+        ({"tune": {"from": "2 smallest sizes", "per": ["variant"]}}, "with from, size must be"),
+        ({"space": {**SPACE, "optim.lr": [1e-3]}}, "tune.key: optim.lr is set by space.optim.lr"),
+        ({"overrides": {"optim.lr": 1e-3}}, "tune.key: optim.lr is set by overrides too"),
+        ({"space": {"size": {"a": {"optim.lr": 1.0}}}}, "tune.key: optim.lr is set by space.size"),
+        ({"sampler": {"name": "tpe"}, "trials": 3}, "the sampler must be grid"),
+    ],
+)
+def test_a_wrong_section_is_refused_in_one_line(
+    lab: Lab, changes: dict[str, Any], line: str
+) -> None:
+    with pytest.raises(UserError) as refused:
+        Tuning(Planner(load_spec(tuned(lab, **changes)))).trials(lambda _: None)
+    assert line in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert str(refused.value).startswith(f"{lab.path}/sweep.yaml:")
+
+
+def test_values_for_no_cell_or_none_for_a_cell_are_refused(lab: Lab) -> None:
+    values = {size: {"baseline": 0.02, "full": 0.01} for size in ("d16-L4", "d24-L4", "d32-L4")}
+    wrong = [
+        ({**values, "d64-L4": {"full": 1.0}}, "tune.values.d64-L4.full: no such cell"),
+        ({**values, "d16-L4": {"full": 1.0}}, "tune.values: no value for d16-L4.baseline"),
+        ({**values, "d16-L4": 1.0}, "no value for d16-L4.baseline"),
+        ({**values, "d16-L4": {"full": 0, "baseline": 1}}, "should be a positive number, got 0"),
+    ]
+    for some, line in wrong:
+        tune = {"key": "optim.lr", "values": some}
+        with pytest.raises(UserError, match=line):
+            Tuning(Planner(load_spec(lab.sweep(space=SPACE, function=FUNCTION, tune=tune))))
