@@ -19,6 +19,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from attnres_lab.config.budget import UNITS, Budget
 from attnres_lab.config.tree import RunConfig
 from attnres_lab.data.config import SourceConfig
 from attnres_lab.errors import UserError, nearest
@@ -37,15 +38,11 @@ def load(base: Path | str | YamlFile, overrides: Mapping[str, Any] | None = None
     if "space" in file.data:
         raise UserError(f"{file.path}: this is a sweep file; use attnres sweep run")
     raw: dict[str, Any] = json.loads(json.dumps(file.data))
-    if any(dotted.startswith("budget.") for dotted in overrides or {}):
-        raw.pop("budget", None)  # only one kind can hold, so another one replaces the whole section
     for dotted, value in (overrides or {}).items():
         _set(raw, dotted, value)
     try:
         if "budget" not in raw:
-            raise _BadKey(
-                "budget", "missing; give budget.tokens, tokens_per_param, flops, steps or seconds"
-            )
+            raise _BadKey("budget", f"missing; a value and one of {', '.join(UNITS)}")
         config = _build(RunConfig, json.dumps(raw, sort_keys=False), "")
         assert isinstance(config, RunConfig)
         return config
@@ -71,7 +68,11 @@ def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """Nested plain dict of a config, ready for YAML or JSON."""
-    return json.loads(json.dumps(config, default=vars))  # type: ignore[no-any-return]
+
+    def plain(value: Any) -> Any:
+        return str(value) if isinstance(value, Budget) else vars(value)
+
+    return json.loads(json.dumps(config, default=plain))  # type: ignore[no-any-return]
 
 
 def flatten(config: RunConfig) -> dict[str, Any]:
@@ -168,6 +169,11 @@ def _set(raw: dict[str, Any], dotted: str, value: Any) -> None:
 def _build(cls: Any, raw_json: str, prefix: str) -> Any:
     """One dataclass from its JSON. Cached by section: a large grid varies few sections."""
     raw = json.loads(raw_json)
+    if cls is Budget:
+        try:
+            return Budget.parse(raw)
+        except ValueError as error:
+            raise _BadKey(prefix, str(error).removeprefix("budget: ")) from None
     if isinstance(raw, str) and cls in NAMED:
         raw = {"name": raw}
     if not isinstance(raw, dict):

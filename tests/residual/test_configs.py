@@ -8,7 +8,7 @@ from attnres_lab.config import content_hash, load
 from attnres_lab.errors import UserError
 
 TINY = Path(__file__).parents[2] / "experiments" / "tiny.yaml"
-BASE = "model: {dim: 64, num_layers: 6, num_heads: 4}\nbudget: {steps: 2}\n"
+BASE = "model: {dim: 64, num_layers: 6, num_heads: 4}\nbudget: 2 steps\n"
 
 
 @pytest.mark.parametrize(
