@@ -11,10 +11,21 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 #: Values that a cell tries at most; an optimum further from the start is reported as an edge.
 MOST = 9
+
+
+Triple = tuple[float, float, float]
+
+
+class Parabola(NamedTuple):
+    """``minimum + curvature * (x - at) ** 2``."""
+
+    at: float
+    minimum: float
+    curvature: float
 
 
 @dataclass(frozen=True)
@@ -47,21 +58,26 @@ def next_steps(losses: Mapping[int, float]) -> tuple[int, ...] | Choice:
         # where nothing trained, the values are too high
         best = min(finite, key=lambda step: (losses[step], abs(step))) if finite else low
         if low < best < high:
-            sides = losses[best - 1], losses[best + 1]
-            if not all(map(math.isfinite, sides)):
+            some = losses[best - 1], losses[best], losses[best + 1]
+            if not all(map(math.isfinite, some)):
                 return Choice(best, "neighbour")
-            return Choice(best + vertex(sides[0], losses[best], sides[1]), "vertex")
+            return Choice(vertex((best - 1, best, best + 1), some).at, "vertex")
         if len(tried) == MOST:
             return Choice(best, "edge")
         low, high = (low - 1, high) if best == low else (low, high + 1)
 
 
-def vertex(left: float, middle: float, right: float) -> float:
-    """Where the parabola through (-1, left), (0, middle), (1, right) has its minimum, from -0.5 to
-    0.5 for a ``middle`` that is no higher than either; 0 where the three are equal.
+def vertex(x: Triple, y: Triple) -> Parabola:
+    """The parabola through three points of rising ``x`` whose middle one is no higher than the
+    others, so that its minimum lies no further out than half-way to them; flat: at the middle.
     """
-    down, up = left - middle, right - middle
-    return (down - up) / (2 * (down + up)) if down + up > 0 else 0.0
+    first = (y[1] - y[0]) / (x[1] - x[0])
+    second = (y[2] - y[1]) / (x[2] - x[1])
+    curvature = (second - first) / (x[2] - x[0])
+    if not 0 < curvature < math.inf:
+        return Parabola(x[1], y[1], 0.0)
+    at = (x[0] + x[1]) / 2 - first / (2 * curvature)
+    return Parabola(at, y[1] - curvature * (x[1] - at) ** 2, curvature)
 
 
 def along(sizes: Sequence[float], steps: Sequence[float], size: float) -> float:

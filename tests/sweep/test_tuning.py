@@ -11,10 +11,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from analysis import load_runs
+from analysis.report import write_report
 from attnres_lab.config import RunConfig
 from attnres_lab.errors import UserError
 from attnres_lab.runs.folder import RunFolder
 from attnres_lab.sweep.plan import Planner
+from attnres_lab.sweep.report import export
 from attnres_lab.sweep.spec import load_spec
 from attnres_lab.sweep.tuning import Tuning
 from tests.sweep.conftest import Lab, study_states
@@ -33,14 +36,21 @@ def best_rate(dim: int, variant: str) -> float:
     return float(0.04 * (16 / dim) ** 0.5 / (1 if variant == "baseline" else 2))
 
 
+def flops_of(config: RunConfig) -> float:
+    return 1e8 * float(config.model.dim) ** 2
+
+
 def loss_at(config: RunConfig) -> float:
+    """A power law of the compute, 1.25 times of it for the variant, and a parabola in the log of
+    the rate.
+    """
     away = math.log2(config.optim.lr / best_rate(config.model.dim, config.variant))
-    return 2.0 + 0.1 * away**2 + 1e-4 * (config.seed % 7)
+    compute = flops_of(config) * (1 if config.variant == "baseline" else 1.25)
+    return 15 * compute**-0.08 + 0.1 * away**2 + 1e-4 * (config.seed % 7)
 
 
 def bowl(config: RunConfig, folder: Path) -> dict[str, float]:
-    """A parabola in the log of the rate."""
-    return {"val/loss": loss_at(config), "flops": 1.0, "seconds": 0.01, "device_seconds": 0.01}
+    return {"val/loss": loss_at(config), "flops": flops_of(config), "device_seconds": 3.6}
 
 
 def breaks_above(config: RunConfig, folder: Path) -> dict[str, float]:
@@ -154,6 +164,34 @@ def test_whatever_ends_first_the_same_trials_are_run(order: Random, lab: Lab) ->
     found = finish(planner, order)
     assert found == finish(planner, Random(0))
     assert low <= len(found) - measuring <= high
+
+
+def report_of(lab: Lab) -> str:
+    out = lab.path / "report"
+    write_report("s", out, spec=lab.path / "sweep.yaml", folder=lab.folder.path)
+    return (out / "report.md").read_text()
+
+
+def test_the_report_shows_bowls_values_cost_and_what_a_shared_value_would_have_said(
+    lab: Lab,
+) -> None:
+    lab.run(tuned(lab))
+    text = report_of(lab)
+    assert "full is better" in text
+    section = text.partition("## Tuned optim.lr")[2].partition("\n## ")[0]
+    assert "![Loss of the tuning runs by optim.lr" in section
+    assert "| d16-L4 | 0.04 ± 0 % | 0.02 ± 0 % |" in section
+    assert "| 0.01, shared |" in section
+    assert "| 0.04, shared |" not in section, "not every cell has tried it"
+    assert "**each cell's own** | 1.25" in section
+    tuning = load_runs("s", tuning=True)
+    assert f"| tuning | {len(tuning)} |" in section
+    assert "| measuring | 12 |" in section
+    assert len(load_runs("s")) == 12, "tuning runs are no replicates"
+    assert load_runs("s")["optim.lr"].nunique() == 6
+    export(lab.folder, lab.path)
+    assert len(load_runs(lab.path / "trials.csv")) == 12
+    assert len(load_runs(lab.path / "trials.csv", tuning=True)) == len(tuning)
 
 
 @pytest.mark.parametrize(

@@ -61,11 +61,24 @@ def test_the_minimum_of_a_parabola_is_found_exactly(best: float, curvature: floa
     assert len(losses) == max(3, 3 + math.ceil(abs(best) - 0.5 - 1e-12))
 
 
-def test_the_vertex_is_that_of_a_fitted_parabola() -> None:
-    losses = (2.2, 1.9, 2.0)
-    a, b, _ = np.polyfit([-1, 0, 1], losses, 2)
-    assert vertex(*losses) == pytest.approx(-b / (2 * a))
-    assert vertex(1.5, 1.5, 1.5) == 0.0
+@given(
+    st.tuples(st.floats(0.1, 3.0), st.floats(0.1, 3.0)),
+    st.tuples(st.floats(0.0, 1.0), st.floats(0.0, 1.0)),
+)
+def test_the_vertex_is_that_of_a_fitted_parabola(
+    gaps: tuple[float, float], above: tuple[float, float]
+) -> None:
+    x = (2 - gaps[0], 2.0, 2 + gaps[1])
+    y = (1.5 + above[0], 1.5, 1.5 + above[1])
+    found = vertex(x, y)
+    assert (x[0] + x[1]) / 2 - 1e-9 <= found.at <= (x[1] + x[2]) / 2 + 1e-9
+    if sum(above) > 1e-3:
+        a, b, c = np.polyfit(x, y, 2)
+        assert found == pytest.approx((-b / (2 * a), c - b**2 / (4 * a), a), rel=1e-6, abs=1e-6)
+
+
+def test_a_flat_bowl_has_its_vertex_in_the_middle() -> None:
+    assert vertex((-1, 0, 1), (1.5, 1.5, 1.5)) == (0, 1.5, 0.0)
 
 
 def test_the_tries_go_on_while_the_lowest_is_at_an_end() -> None:
