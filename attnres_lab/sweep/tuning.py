@@ -23,7 +23,7 @@ from attnres_lab.sweep.tune import SIZE, VARIANT, Tune
 #: None as long as it has no result.
 Losses = Callable[[str], float | None]
 #: Values that a cell tries on average (docs/results/001-coverage), for prices.
-EXPECTED = 3.5
+EXPECTED = 4.0
 #: Steps from the start that a law may lead to; further away it says nothing.
 REACH = 20.0
 
