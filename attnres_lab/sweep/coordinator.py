@@ -1,106 +1,241 @@
-"""One coordinator for each sweep: it starts what is owed, records what ended, and asks the study
-what to do next.
-"""
+"""One coordinator for each sweep: it observes trials, asks ``decide`` what to do, and does it."""
 
 from __future__ import annotations
 
 import errno
-import heapq
-import math
 import os
 import signal
 import time
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 from attnres_lab.config import to_yaml
-from attnres_lab.runs.folder import DONE, Status, read_json, write_atomic
-from attnres_lab.runs.sweep import Entry, SweepFolder, last_row
+from attnres_lab.runs.folder import DONE, write_atomic
+from attnres_lab.sweep.decide import Action, Situation, after, decide
 from attnres_lab.sweep.launchers import Ended, Job, Launcher
-from attnres_lab.sweep.ledger import Ledger, Outcome
-from attnres_lab.sweep.plan import Planner
+from attnres_lab.sweep.plan import Plan
 from attnres_lab.sweep.pruning import Pruning
-from attnres_lab.sweep.study import Study
-from attnres_lab.sweep.tuning import Tuning, losses_in
-from attnres_lab.sweep.view import Screen
+from attnres_lab.sweep.results import Results
+from attnres_lab.sweep.rules import Rules
+from attnres_lab.sweep.trials import State, Trial
 
-PATIENCE = 600.0  # seconds that a trial may take to write its last checkpoint
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a sweep run ended, in trials."""
+
+    done: int
+    failed: int
+    pending: int
+    interrupted: bool
+    halted: str = ""  # the stop rule that was reached
+
+    @property
+    def exit_code(self) -> int:
+        """0 all done or a stop rule reached, 1 some failed or pending, 130 interrupted."""
+        incomplete = self.failed or (self.pending and not self.halted)
+        return 130 if self.interrupted else 1 if incomplete else 0
 
 
 class Coordinator:
-    """Runs the owed trials of a sweep whose folder the caller holds."""
+    """Runs the pending trials of a sweep whose folder the caller holds; of them only ``chosen``
+    ones (hashes), where given.
+    """
 
     def __init__(
-        self, planner: Planner, folder: SweepFolder, launcher: Launcher, study: Study, view: Screen
+        self,
+        plan: Plan,
+        results: Results,
+        launcher: Launcher,
+        chosen: Collection[str] | None = None,
     ) -> None:
-        self.planner, self.folder, self.launcher, self.study, self.view = (
-            planner,
-            folder,
-            launcher,
-            study,
-            view,
-        )
-        self.spec = planner.spec
-        self.ledger, self.pruning = (
-            Ledger(self.spec, folder, study, view),
-            Pruning(self.spec, study, folder),
-        )
-        self.rules, self.trials, self.points, self.done = (
-            self.ledger.rules,
-            self.ledger.trials,
-            self.ledger.points,
-            self.ledger.done,
-        )
-        if self.spec.tune:
-            self.tuning, self.losses = Tuning(planner), losses_in(folder, self.spec)
-        self.only: set[str] | None = None  # hashes, where not everything owed shall run
-        self.running: dict[str, float] = {}  # start time
-        self.queue: list[tuple[float, int, str]] = []  # (-FLOPs, order, hash): the largest first
-        self.queued: set[str] = set()  # ever put into the queue
-        self.later: list[tuple[float, str]] = []  # (time, hash): waiting for a retry
-        self.attempts: dict[str, int] = {}
-        self.steps: dict[str, int] = {}  # where a trial was stopped the last time
-        self.signals = self.obeyed = 0  # requests to stop
-        self.asked: dict[str, float] = {}  # when a trial was asked to end
+        self.plan, self.results, self.launcher, self.chosen = plan, results, launcher, chosen
+        self.spec, self.folder, self.study = results.spec, results.folder, results.study
+        self.view, self.rules = results.view, Rules(self.spec)
+        self.pruning = Pruning(self.spec, self.study, self.folder)
+        self.trials: dict[str, Trial] = {}  # by hash, in the order of the plan
+        self.points: dict[str, list[str]] = {}  # hashes of a point's trials, a seed each
+        self.requests = self.heard = 0  # to stop
+        self.more = chosen is None  # whether the plan may have further trials
+        self._add(plan.known())
+
+    def _add(self, trials: Iterable[Trial]) -> None:
+        """Take planned trials: those that have a result are done."""
+        for trial in trials:
+            hash, status = trial.entry.hash, self.folder.trial(trial.entry.hash).status()
+            if status.state in DONE:
+                gone = status.state == "pruned" and self.pruning.on and self.chosen is None
+                trial = replace(trial, state="done", status=status, given_up=gone)
+                self.rules.add(self.results.of(hash))
+            elif self.chosen is not None and hash not in self.chosen:
+                trial = replace(trial, state="skipped")
+            self.trials[hash] = trial
+            self.points.setdefault(trial.entry.point, []).append(hash)
 
     def run(self) -> Outcome:
-        """Until nothing is owed, a stop rule holds, or somebody asks to stop: Ctrl-C, SIGTERM, a
-        closed terminal, ``attnres sweep stop``.
+        """Until nothing is pending, a stop rule is reached, or somebody asks to stop: Ctrl-C,
+        SIGTERM, a closed terminal, ``attnres sweep stop``.
         """
         self.study.reconcile(self.points)
-        for hash in self.only or ():
-            self.study.told.pop(self.trials[hash].entry.point, None)
-        self.running = dict.fromkeys(
-            set(self.launcher.adopt()) & (set(self.trials) - self.done), time.monotonic()
-        )
-        self.queued.update(self.running)
+        for hash in self.chosen or ():
+            self.study.recorded.pop(self.trials[hash].entry.point, None)
         for point in self.points:
-            self._advance(point)
-        old = {
-            number: signal.signal(number, self.interrupt)
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        }
+            self._record(point)
+        for hash in self.launcher.adopt():
+            if hash in self.trials and self.trials[hash].state == "pending":
+                self.trials[hash] = replace(self.trials[hash], elsewhere=True)
         place = self.folder.path.stat()
-        try:
-            self._fill()
-            while self.running or not (
-                self.signals or self.rules.held or not (self.queue or self.later)
-            ):
-                ends = self.launcher.wait(0.05 if self.later and not self.running else 0.2)
-                self._still_there(place)
-                for ended in ends:
-                    self._ended(ended)
-                self._obey()
-                self._fill()  # before all that can wait
-                self._watch()
+        with self._listening():
+            while not self._act():
+                self._look_at_rows()
                 self.view.tick()
-            self.ledger.close_failed()
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
-        owed = len((self.only or set(self.trials)) - self.done - set(self.ledger.failed))
+                ends = self.launcher.wait(0.2 if self._of("running") else 0.05)
+                self._still_there(place)
+                self._observe(ends)
+        for point in {trial.entry.point for trial in self._of("exhausted")} & set(self.study.open):
+            self.study.record(point, {}, [], None)  # none stays running there
         return Outcome(
-            len(self.done), len(self.ledger.failed), owed, bool(self.signals), self.rules.held
+            self.count("done"),
+            self.count("exhausted"),
+            self.count("left"),
+            bool(self.requests),
+            self.rules.reached,
         )
+
+    def count(self, state: State) -> int:
+        """How many trials are in a state."""
+        return len(self._of(state))
+
+    def _of(self, *states: State) -> list[Trial]:
+        return [trial for trial in self.trials.values() if trial.state in states]
+
+    def _act(self) -> bool:
+        """Carry out what is decided until there is nothing to do now; True once all is over."""
+        while actions := self._decide():
+            for action in actions:
+                if action.what == "end":
+                    for trial in self._of("pending", "waiting"):
+                        self.trials[trial.entry.hash] = trial.to("left")
+                    return True
+                if action.what == "propose":
+                    self._propose()
+                else:
+                    self._carry_out(action)
+        return False
+
+    def _decide(self) -> list[Action]:
+        hours = None if self.launcher.limits_time else self.spec.resources.time_limit
+        situation = Situation(
+            self.spec.retry,
+            3600 * hours if hours else None,
+            self.pruning.turns,
+            self.requests,
+            bool(self.rules.reached),
+            self.more,
+        )
+        return decide(self.trials, time.monotonic(), self.launcher.slots, situation)
+
+    def _carry_out(self, action: Action) -> None:
+        hash, what = action.trial, action.what
+        trial = self.trials[hash] = after(self.trials[hash], action)
+        run = self.folder.trial(hash)
+        if what == "start":
+            self._start(trial)
+        elif what == "finish":
+            self._finish(trial)
+        elif what == "drop":
+            run.set_status("pruned", message="its point was given up")
+            self.trials[hash] = replace(trial, status=run.status())
+            self._record(trial.entry.point)
+        elif what == "give_up":
+            self.more = self.chosen is None
+        elif what in ("prune", "stop"):
+            run.stop.write_text(what)
+        if what in ("stop", "kill"):
+            self.launcher.end(hash, kill=what == "kill")
+
+    def _propose(self) -> None:
+        """Ask the plan for further trials, and write them down before anything else is done."""
+        new = self.plan.more(self.trials, self.study)
+        self.more = bool(new)
+        if new:
+            self._add(new)
+            self.folder.write_plan(trial.entry for trial in self.trials.values())
+            for point in dict.fromkeys(trial.entry.point for trial in new):
+                self.study.bind(point)
+                self._record(point)
+
+    def _start(self, trial: Trial) -> None:
+        run, entry = self.folder.trial(trial.entry.hash), trial.entry
+        if run.status().state in DONE:  # by a process that nobody could end
+            self._observe([Ended(entry.hash, 0)])
+            return
+        if not run.config.exists():
+            config = replace(trial.config, name=entry.run_name[:100])
+            write_atomic(run.config, to_yaml(config).encode())
+        run.stop.unlink(missing_ok=True)
+        # an old end must not be read as the new one
+        run.set_status("scheduled", step=run.status().step)
+        if self.pruning.on:
+            self.study.begin(entry.point, entry.params)
+        self.launcher.start(Job(entry.hash, run.path))
+
+    def _finish(self, trial: Trial) -> None:
+        """Count the result, have the pruner judge it, record the point if it was its last trial."""
+        entry = trial.entry
+        gone = trial.status.state == "pruned"
+        if self.pruning.over_seeds and not gone and (values := self.results.objectives(trial)):
+            seed = self.points[entry.point].index(entry.hash)
+            gone = self.study.report(entry.point, seed, values[0])
+        self.trials[entry.hash] = replace(trial, given_up=gone)
+        self.more = self.chosen is None
+        if self.rules.add(self.results.of(entry.hash)):
+            self.view.say(
+                f"stop.{self.rules.reached}: reached; running trials end by themselves, no more "
+                "are started"
+            )
+        self._record(entry.point)
+
+    def _record(self, point: str) -> None:
+        """Record a point whose trials are all done."""
+        trials = [self.trials[hash] for hash in self.points[point]]
+        if all(trial.state == "done" for trial in trials):
+            self.rules.point(self.results.record(trials))
+
+    def _observe(self, ends: list[Ended]) -> None:
+        """Take in the ends of trials, and requests to stop: at the first, trials write a checkpoint
+        and end; at the second they are ended at once.
+        """
+        for ended in ends:
+            trial = self.trials.get(ended.hash)
+            if trial is None or trial.state != "running":  # of an older plan
+                continue
+            status = self.results.settle(trial, ended)
+            reached = self.folder.trial(ended.hash).last_row().get("step", 0)
+            self.trials[ended.hash] = trial.to("ended", status=status, reached=reached)
+            result = self.results.of(ended.hash) if status.state in DONE else {}
+            self.view.ended(trial.entry, status, result)
+        if self.folder.stop.exists():
+            self.folder.stop.unlink(missing_ok=True)
+            self.requests += 1
+        if self.requests > self.heard:
+            self.heard = self.requests
+            self.view.say(
+                "ending at once"
+                if self.requests > 1
+                else "stopping: trials write a checkpoint and end; once more to end them at once"
+            )
+
+    def _look_at_rows(self) -> None:
+        """Show the pruner what the first seeds of points logged since the last look."""
+        if not self.pruning.on or self.pruning.over_seeds:
+            return
+        for trial in self._of("running"):
+            entry = trial.entry
+            first = self.points[entry.point][0] == entry.hash
+            if first and not trial.given_up and self.pruning.gives_up(entry):
+                self.trials[entry.hash] = replace(trial, given_up=True)
 
     def _still_there(self, place: os.stat_result) -> None:
         """Raises OSError where the sweep's folder was moved, deleted or unmounted: what is written
@@ -109,189 +244,19 @@ class Coordinator:
         if not self.folder.path.exists() or not os.path.samestat(place, self.folder.path.stat()):
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.folder.path))
 
-    def _advance(self, point: str) -> None:
-        """Queue what a point still owes (one seed after the other, if it may be pruned); record it
-        when it owes nothing.
-        """
-        owed = self.ledger.owed(point)
-        for hash in self.pruning.ready(owed, len(self.points[point])):
-            if hash not in self.queued and (self.only is None or hash in self.only):
-                self._push(hash)
-        if not owed:
-            self.ledger.tell(point)
-
-    def _push(self, hash: str) -> None:
-        """The largest first; where points may be pruned, begun points before new ones: a pruner
-        compares with complete ones.
-        """
-        entry = self.trials[hash].entry
-        begun = self.pruning.on and any(h in self.done for h in self.points[entry.point])
-        self.queued.add(hash)
-        heapq.heappush(
-            self.queue, (float("-inf") if begun else -(entry.flops or 0.0), len(self.queued), hash)
-        )
-
-    def _fill(self) -> None:
-        """Start trials while there are slots."""
-        for ready, hash in [item for item in self.later if item[0] <= time.monotonic()]:
-            self.later.remove((ready, hash))
-            self._push(hash)
-        while (
-            not self.signals
-            and not self.rules.held
-            and len(self.running) < self.launcher.slots
-            and (self.queue or self._propose())
-        ):
-            self._start(heapq.heappop(self.queue)[2])
-
-    def _propose(self) -> bool:
-        """Ask for new points until one of them owes a trial; False where none is left to
-        propose.
-        """
-        while self.spec.adaptive and self.only is None and not self.queue:
-            unknown = set(self.points) - set(self.study.told) - set(self.study.open)
-            if self.study.proposed() + len(unknown) >= (self.spec.trials or 0):
-                return False
-            asked, place = self.study.propose()
-            trials = list(self.planner.resolve(place))
-            point = trials[0].entry.point
-            new = point not in self.points
-            if new:
-                self.ledger.adopt(trials)
-                self.folder.write_plan([t.entry for t in self.trials.values()])
-            self.study.bind(asked, point)
-            if new:
-                self._advance(point)
-            elif not self.ledger.owed(point):  # proposed before, and its result is known
-                self.study.told.pop(point, None)
-                self.ledger.tell(point)
-        return bool(self.queue)
-
-    def _extend(self) -> None:
-        """Take the trials that the results of tuning ask for."""
-        new = [t for t in self.tuning.trials(self.losses) if t.entry.hash not in self.trials]
-        if new:
-            self.ledger.adopt(new)
-            self.folder.write_plan([t.entry for t in self.trials.values()])
-        for point in dict.fromkeys(t.entry.point for t in new):
-            self._advance(point)
-
-    def _start(self, hash: str) -> None:
-        trial, run = self.trials[hash], self.folder.trial(hash)
-        self.running[hash] = time.monotonic()
-        if run.status().state in DONE:  # by a process that nobody could end
-            self._ended(Ended(hash, 0))
-            return
-        if not run.config.exists():
-            write_atomic(
-                run.config, to_yaml(replace(trial.config, name=trial.entry.run_name[:100])).encode()
-            )
-        run.stop.unlink(missing_ok=True)
-        # an old end must not be read as the new one
-        run.set_status("scheduled", step=run.status().step)
-        if self.pruning.on:
-            self.study.begin(trial.entry.point, trial.entry.params)
-        self.launcher.start(Job(hash, run.path))
-
-    def _ended(self, ended: Ended) -> None:
-        hash = ended.hash
-        if self.running.pop(hash, None) is None:  # of an older plan
-            return
-        entry = self.trials[hash].entry
-        status = self.ledger.settle(ended, asked=self.asked.pop(hash, None) is not None)
-        result = (read_json(self.folder.trial(hash).result) or {}) if status.state in DONE else {}
-        self.view.ended(entry, status, result)
-        if status.state in DONE:
-            self.done.add(hash)
-            if self.rules.add(result):
-                self.view.say(
-                    f"stop.{self.rules.held}: reached; running trials end by themselves, no more "
-                    "are started"
-                )
-            self._judge(entry, status)
-            self._advance(entry.point)
-            if entry.tuning and self.only is None:
-                self._extend()
-        elif (status.state == "failed" or not self.signals) and not self._again(hash, status):
-            self.ledger.failed[hash] = status
-
-    def _judge(self, entry: Entry, status: Status) -> None:
-        """A point that is given up spares its other seeds."""
-        values = (
-            self.ledger.values(entry.hash)
-            if status.state != "pruned" and self.pruning.over_seeds
-            else None
-        )
-        if status.state == "pruned" or (
-            values
-            and self.pruning.seed_done(entry, self.points[entry.point].index(entry.hash), values[0])
-        ):
-            for hash in self.ledger.owed(entry.point):
-                self.folder.trial(hash).set_status("pruned", message="its point was given up")
-                self.done.add(hash)
-
-    def _watch(self) -> None:
-        """Ask hopeless trials, and those out of time, to end; end those that were asked long
-        ago.
-        """
-        entries = [self.trials[hash].entry for hash in self.running if hash not in self.asked]
-        for entry in self.pruning.hopeless(
-            [e for e in entries if self.points[e.point][0] == e.hash]
-        ):
-            self._ask(entry.hash, "prune")
-        limit = None if self.launcher.limits_time else self.spec.resources.time_limit
-        for hash, started in self.running.items():
-            if limit and hash not in self.asked and time.monotonic() - started > 3600 * limit:
-                self._ask(hash, "stop")
-            elif time.monotonic() - self.asked.get(hash, math.inf) > PATIENCE:
-                self.launcher.end(hash, kill=True)
-
-    def _ask(self, hash: str, what: str) -> None:
-        """Ask a trial to write a checkpoint and end."""
-        self.asked.setdefault(hash, time.monotonic())
-        self.folder.trial(hash).stop.write_text(what)
-        if what == "stop":
-            self.launcher.end(hash, kill=False)
-
-    def _again(self, hash: str, status: Status) -> bool:
-        """What was preempted or ran out of time goes on at once, as long as it gets on; what failed
-        later, if the policy allows.
-        """
-        policy, step = self.spec.retry, last_row(self.folder.trial(hash)).get("step", 0)
-        attempt, pause = self.attempts.get(hash, 0), 0.0
-        if status.state == "failed" or step <= self.steps.get(hash, -1):
-            allowed = {"out_of_memory": policy.out_of_memory, "config": 0, "bug": 0}.get(
-                str(status.failure), policy.infrastructure
-            )
-            if attempt >= allowed or self.signals:
-                return False
-            self.attempts[hash], pause = attempt + 1, policy.backoff * 2**attempt
-        self.steps[hash] = step
-        self.later.append((time.monotonic() + pause, hash))
-        return True
-
-    def _obey(self) -> None:
-        """The first request to stop: trials write a checkpoint and end. The second: they are ended
-        at once.
-        """
-        if self.folder.stop.exists():
-            self.folder.stop.unlink(missing_ok=True)
-            self.signals += 1
-        if self.signals > self.obeyed:
-            self.obeyed = self.signals
-            self.view.say(
-                "ending at once"
-                if self.signals > 1
-                else "stopping: trials write a checkpoint and end; once more to end them at once"
-            )
-            self.later.clear()
-            for hash in self.running:
-                self._ask(hash, "stop")
-                if self.signals > 1:
-                    self.launcher.end(hash, kill=True)
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        """Take signals as requests to stop."""
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        old = {number: signal.signal(number, self.interrupt) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
 
     def interrupt(self, *_: object) -> None:
-        """Ask to stop, as Ctrl-C does; the loop obeys within a fifth of a second."""
-        self.signals += 1
-        if self.signals > 2:
+        """Ask to stop, as Ctrl-C does; it is heard within a fifth of a second."""
+        self.requests += 1
+        if self.requests > 2:
             raise KeyboardInterrupt

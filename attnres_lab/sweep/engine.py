@@ -4,40 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 
 from attnres_lab.errors import UserError
-from attnres_lab.runs.folder import DONE
 from attnres_lab.runs.sweep import SweepFolder
-from attnres_lab.runs.tuning import MOST
-from attnres_lab.sweep.coordinator import Coordinator
+from attnres_lab.sweep.coordinator import Coordinator, Outcome
 from attnres_lab.sweep.launchers import make_launcher
-from attnres_lab.sweep.ledger import Outcome
-from attnres_lab.sweep.plan import Planner, Trial
+from attnres_lab.sweep.optuna_study import OptunaStudy
+from attnres_lab.sweep.plan import Planner, make_plan
 from attnres_lab.sweep.pricing import Speeds, check_memory, device_of
+from attnres_lab.sweep.results import Results
 from attnres_lab.sweep.spec import SpecFile
-from attnres_lab.sweep.study import Study
-from attnres_lab.sweep.tuning import Tuning, losses_in
+from attnres_lab.sweep.trials import Trial
 from attnres_lab.sweep.view import Screen
 from attnres_lab.tracking import SweepMirror
-
-
-def planned(planner: Planner, folder: SweepFolder, *, large: bool) -> list[Trial]:
-    """The trials of a grid; of a search, the ones proposed so far; under ``tune``, those that the
-    results so far ask for.
-    """
-    if planner.spec.tune:
-        planner.limit(planner.space.replicates + MOST * planner.spec.tune.seeds, large=large)
-        return Tuning(planner).trials(losses_in(folder, planner.spec))
-    if not planner.spec.adaptive:
-        return planner.grid(large=large)
-    trials: list[Trial] = []
-    for params in {e.point: e.params for e in folder.plan()}.values():
-        # a point that the space no longer holds keeps its folder, but is not part of the plan
-        with suppress(KeyError):
-            known = dict(params)
-            trials += planner.resolve(planner.space.propose(lambda axis: known[axis.key]))  # noqa: B023
-    return trials
 
 
 def run_sweep(
@@ -47,17 +27,15 @@ def run_sweep(
     large: bool = False,
     again: Sequence[str] | None = None,
 ) -> Outcome:
-    """Run what is owed; or only ``again``, hashes of trials or their beginnings, from scratch;
+    """Run what is pending; or only ``again``, hashes of trials or their beginnings, from scratch;
     none: what failed. Raises UserError.
     """
     planner, spec = Planner(source), source.spec
     with _writing(folder), folder.coordinate(), ExitStack() as stack:
-        trials = planned(planner, folder, large=large or again is not None)
+        plan = make_plan(planner, folder, large=large or again is not None)
+        trials = plan.known()
         folder.describe(spec.name, str(planner.base.path), source.file.text)
         folder.write_plan([trial.entry for trial in trials])
-        owed = planner.spec.adaptive or any(
-            folder.trial(t.entry.hash).status().state not in DONE for t in trials
-        )
         launcher = stack.enter_context(closing(make_launcher(spec, folder.path)))
         screen = stack.enter_context(Screen(folder, spec.objectives[0].metric, launcher.slots))
         device = device_of(spec, trials, launcher.slots)
@@ -70,14 +48,14 @@ def run_sweep(
             "Base": spec.base,
         }
         stack.enter_context(SweepMirror(spec.name, folder.path, about))
-        study = Study(spec, planner.space, folder.journal, screen.say)
-        coordinator = Coordinator(planner, folder, launcher, study, screen)
-        if again is not None:
-            coordinator.only = _clear(trials, folder, again)
-        coordinator.ledger.adopt(trials)
-        if owed:
+        study = OptunaStudy(spec, planner.space, folder.journal, screen.say)
+        results = Results(spec, folder, study, screen)
+        chosen = None if again is None else _choose(trials, folder, again)
+        coordinator = Coordinator(plan, results, launcher, chosen)
+        done = coordinator.count("done")
+        if spec.adaptive or done < len(trials):
             screen.say(
-                f"{spec.name}: {len(coordinator.done)} of {len(trials)} trials done; "
+                f"{spec.name}: {done} of {len(trials)} trials done; "
                 f"{launcher.slots} at a time; {folder.path}"
             )
         outcome = coordinator.run()
@@ -99,7 +77,7 @@ def _writing(folder: SweepFolder) -> Iterator[None]:
         ) from error
 
 
-def _clear(trials: list[Trial], folder: SweepFolder, again: Sequence[str]) -> set[str]:
+def _choose(trials: list[Trial], folder: SweepFolder, again: Sequence[str]) -> set[str]:
     """What to run; named trials lose their results to ``discarded/``, where they stay. Raises
     UserError for a name that is no trial.
     """

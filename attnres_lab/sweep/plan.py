@@ -5,27 +5,49 @@ cost.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 from attnres_lab.config import RunConfig, content_hash, load
 from attnres_lab.errors import UserError
 from attnres_lab.model.flops import num_params
-from attnres_lab.runs.sweep import Entry
+from attnres_lab.runs.sweep import Entry, SweepFolder
 from attnres_lab.shipped import find
 from attnres_lab.sweep.space import Point, Space, parse_space
 from attnres_lab.sweep.spec import SpecFile
+from attnres_lab.sweep.trials import Trial
+from attnres_lab.sweep.tuning import Tuned
 from attnres_lab.yamlfile import YamlFile
+
+if TYPE_CHECKING:  # Optuna, which a plain grid has no need of here
+    from attnres_lab.sweep.optuna_study import OptunaStudy
 
 LIMIT = 10_000
 
 
-@dataclass(frozen=True)
-class Trial:
-    """A plan entry with its resolved config."""
+class Plan(Protocol):
+    """Which trials a sweep has: all at once (``Grid``), one point after the other (``Search``), or
+    some first and the others once those are done (``Tuned``).
 
-    entry: Entry
-    config: RunConfig
+    To plug in another kind, write a class with these two methods and have ``make_plan`` return it;
+    the engine needs nothing else. Trials come from ``Planner.resolve``, and both methods answer
+    from what is on disk and in ``trials`` alone, so that after a crash they answer the same.
+    """
+
+    def known(self) -> list[Trial]:
+        """The trials known now, without asking anybody: what ``attnres sweep plan`` prices and a
+        run starts with. Raises UserError.
+        """
+
+    def more(self, trials: Mapping[str, Trial], study: OptunaStudy) -> list[Trial]:
+        """Further trials to run, given those so far with their states (by hash; the results are in
+        their folders); empty: none for now.
+
+        Asked whenever a slot is free that no pending trial can take, and again after each trial
+        that ended, until there is none. What is returned is written into the plan on disk before
+        any of it starts. ``study`` proposes points and is told of every point that is done.
+        """
 
 
 class Planner:
@@ -43,11 +65,7 @@ class Planner:
             raise UserError(f"{source.file.where('base')}: base: {error}") from None
         self.space: Space = parse_space(self.spec.space, source.file, adaptive=self.spec.adaptive)
         if self.spec.adaptive or self.spec.pruner:
-            # Optuna, which a plain grid has no need of here
-            from attnres_lab.sweep.study import (
-                make_pruner,
-                make_sampler,
-            )
+            from attnres_lab.sweep.optuna_study import make_pruner, make_sampler
 
             try:
                 make_sampler(self.spec, 0), make_pruner(self.spec)
@@ -130,6 +148,59 @@ class Planner:
         if self.spec.tune and f"{key}.".startswith(f"{self.spec.tune.key}."):
             return f"{own.where('tune.key')}: tune.key: {key}: {rest}"
         return message
+
+
+class Grid:
+    """Every point of the space, known from the start."""
+
+    def __init__(self, planner: Planner, *, large: bool = False) -> None:
+        self.planner, self.large = planner, large
+
+    def known(self) -> list[Trial]:
+        """All. Raises UserError for more than ``LIMIT``, unless ``large``."""
+        return self.planner.grid(large=self.large)
+
+    def more(self, trials: Mapping[str, Trial], study: OptunaStudy) -> list[Trial]:
+        """None."""
+        return []
+
+
+class Search:
+    """Points that an Optuna sampler proposes, until there are as many as the sweep asks for."""
+
+    def __init__(self, planner: Planner, folder: SweepFolder) -> None:
+        self.planner, self.folder = planner, folder
+
+    def known(self) -> list[Trial]:
+        """The trials of the points proposed so far. A point that the space no longer holds keeps
+        its folder, but is not part of the plan.
+        """
+        trials: list[Trial] = []
+        for params in {e.point: e.params for e in self.folder.plan()}.values():
+            with suppress(KeyError):
+                known = dict(params)
+                place = self.planner.space.propose(lambda axis: known[axis.key])  # noqa: B023
+                trials += self.planner.resolve(place)
+        return trials
+
+    def more(self, trials: Mapping[str, Trial], study: OptunaStudy) -> list[Trial]:
+        """The trials of the next new point; one that was proposed before counts as proposed."""
+        points: dict[str, list[str]] = {}
+        for trial in trials.values():
+            points.setdefault(trial.entry.point, []).append(trial.entry.hash)
+        while study.proposed(points) < (self.planner.spec.trials or 0):
+            new = list(self.planner.resolve(study.propose()))
+            if (point := new[0].entry.point) not in points:
+                return new
+            study.bind(point, sorted(points[point]))
+        return []
+
+
+def make_plan(planner: Planner, folder: SweepFolder, *, large: bool = False) -> Plan:
+    """The plan that the sweep file asks for."""
+    if planner.spec.tune:
+        return Tuned(planner, folder, large=large)
+    return Search(planner, folder) if planner.spec.adaptive else Grid(planner, large=large)
 
 
 def misspent(config: RunConfig, result: Mapping[str, Any]) -> str:

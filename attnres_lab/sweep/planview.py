@@ -7,9 +7,8 @@ import sys
 
 from attnres_lab.runs.folder import DONE
 from attnres_lab.runs.sweep import SweepFolder
-from attnres_lab.sweep.engine import planned
 from attnres_lab.sweep.launchers import local_slots
-from attnres_lab.sweep.plan import Planner, Trial
+from attnres_lab.sweep.plan import Planner, make_plan
 from attnres_lab.sweep.pricing import (
     GUESS,
     Speeds,
@@ -22,6 +21,7 @@ from attnres_lab.sweep.report import SHOWN
 from attnres_lab.sweep.space import sets
 from attnres_lab.sweep.spec import SpecFile
 from attnres_lab.sweep.survey import columns, duration, show
+from attnres_lab.sweep.trials import Trial
 
 MARK = {"measured": "", "nearest": "~", "guess": "?"}
 
@@ -33,7 +33,7 @@ def print_plan(
     what cannot run.
     """
     planner = Planner(source)
-    trials = planned(planner, folder, large=large)
+    trials = make_plan(planner, folder, large=large).known()
     spec = source.spec
     device = device_of(spec, trials, local_slots(spec))
     check_memory(trials, device, spec)

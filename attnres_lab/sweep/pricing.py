@@ -23,8 +23,8 @@ from attnres_lab.runs.paths import cache_folder
 from attnres_lab.runs.sweep import SweepFolder
 from attnres_lab.sweep.launchers import Job, make_launcher
 from attnres_lab.sweep.launchers.local import nvidia_smi
-from attnres_lab.sweep.plan import Trial
 from attnres_lab.sweep.spec import Local, SweepSpec
+from attnres_lab.sweep.trials import Trial
 from attnres_lab.training.environment import cpu_name
 
 #: FLOP/s assumed where nothing was measured: a guess, and shown as one.

@@ -1,50 +1,39 @@
-"""Ends hopeless points early: on the steps of a point's first seed, or over its seeds."""
+"""Feeds a sweep's pruner, on the steps of a point's first seed or over its seeds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from typing import Literal
 
 from attnres_lab.runs.rows import RowReader
 from attnres_lab.runs.sweep import Entry, SweepFolder
+from attnres_lab.sweep.optuna_study import OptunaStudy
 from attnres_lab.sweep.spec import SweepSpec
-from attnres_lab.sweep.study import Study
 
 
 class Pruning:
-    """Feeds the study's pruner. With one, the seeds of a point run one after the other: the later
-    ones only if the point has not been given up.
+    """With a pruner, the seeds of a point take turns: the later ones run only if the point has not
+    been given up.
     """
 
-    def __init__(self, spec: SweepSpec, study: Study, folder: SweepFolder) -> None:
+    def __init__(self, spec: SweepSpec, study: OptunaStudy, folder: SweepFolder) -> None:
         self.study, self.folder = study, folder
         self.on = spec.pruner is not None
         self.over_seeds = spec.pruner is not None and spec.pruner.name.lower() == "wilcoxon"
+        self.turns: Literal["", "first", "each"] = (
+            "" if not self.on else "each" if self.over_seeds else "first"
+        )
         self.metric = spec.pruner.metric if spec.pruner else ""
         self.readers: dict[str, RowReader] = {}  # by trial
 
-    def ready(self, owed: list[str], seeds: int) -> list[str]:
-        """Which of a point's owed trials may run now."""
-        waits = self.on and (self.over_seeds or len(owed) == seeds)
-        return owed[:1] if waits else owed
-
-    def hopeless(self, scouts: Iterable[Entry]) -> list[Entry]:
-        """The running first seeds that the pruner gives up, by the rows they logged since the last
-        look.
+    def gives_up(self, entry: Entry) -> bool:
+        """Report the rows that a point's first seed logged since the last look; True if the pruner
+        gives the point up.
         """
-        if not self.on or self.over_seeds:
-            return []
-        return [
-            entry
-            for entry in scouts
-            if any(self.study.report(entry.point, *row) for row in self._new_rows(entry))
-        ]
-
-    def seed_done(self, entry: Entry, index: int, value: float) -> bool:
-        """Report a finished seed; True if the point's other seeds need not run."""
-        return self.over_seeds and self.study.report(entry.point, index, value)
-
-    def _new_rows(self, entry: Entry) -> list[tuple[int, float]]:
-        metrics = self.folder.trial(entry.hash).metrics
-        reader = self.readers.setdefault(entry.hash, RowReader(metrics))
+        reader = self.readers.setdefault(
+            entry.hash, RowReader(self.folder.trial(entry.hash).metrics)
+        )
         rows = [row for row in reader.new() if self.metric in row]
-        return [(int(row["step"]), float(row[self.metric])) for row in rows]
+        return any(
+            self.study.report(entry.point, int(row["step"]), float(row[self.metric]))
+            for row in rows
+        )

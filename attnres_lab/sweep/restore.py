@@ -9,18 +9,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from attnres_lab.runs.folder import read_json
+from attnres_lab.runs.folder import DONE, read_json
 from attnres_lab.runs.sweep import SweepFolder
-from attnres_lab.sweep.ledger import Ledger
-from attnres_lab.sweep.plan import Trial
+from attnres_lab.sweep.optuna_study import OptunaStudy
 from attnres_lab.sweep.pruning import Pruning
+from attnres_lab.sweep.results import Results
 from attnres_lab.sweep.space import parse_space
 from attnres_lab.sweep.spec import load_spec
-from attnres_lab.sweep.study import Study
+from attnres_lab.sweep.trials import Trial
 
 
 def restore_study(folder: SweepFolder) -> int:
-    """Tell the study every point that owes nothing and that it does not know, intermediate values
+    """Record in the study every point that is done and that it does not know, intermediate values
     included; returns their number.
 
     Raises UserError while the sweep runs, and for a sweep file that is no longer valid.
@@ -29,30 +29,29 @@ def restore_study(folder: SweepFolder) -> int:
         file = Path(place) / "sweep.yaml"
         file.write_text((read_json(folder.path / "sweep.json") or {})["yaml"])
         source = load_spec(file)
+        spec = source.spec
         view: Any = SimpleNamespace(say=print)
         config: Any = None  # only a trial that runs needs its own
-        study = Study(
-            source.spec,
-            parse_space(source.spec.space, source.file, adaptive=source.spec.adaptive),
-            folder.journal,
-            view.say,
-        )
-        ledger, pruning = (
-            Ledger(source.spec, folder, study, view),
-            Pruning(source.spec, study, folder),
-        )
-        ledger.adopt([Trial(entry, config) for entry in folder.plan()])
-        study.reconcile(ledger.points)
-        lost = [
-            point for point in ledger.points if not ledger.owed(point) and point not in study.told
-        ]
-        for point in lost:
-            entries = [ledger.trials[hash].entry for hash in ledger.points[point]]
+        space = parse_space(spec.space, source.file, adaptive=spec.adaptive)
+        study = OptunaStudy(spec, space, folder.journal, view.say)
+        results, pruning = Results(spec, folder, study, view), Pruning(spec, study, folder)
+        points: dict[str, list[Trial]] = {}
+        for entry in folder.plan():
+            status = folder.trial(entry.hash).status()
+            points.setdefault(entry.point, []).append(Trial(entry, config, status=status))
+        study.reconcile(points)
+        lost = {
+            point: trials
+            for point, trials in points.items()
+            if point not in study.recorded and all(t.status.state in DONE for t in trials)
+        }
+        for point, trials in lost.items():
             if pruning.on:
-                study.begin(point, entries[0].params)
-                pruning.hopeless(entries[:1])
-                for index, entry in enumerate(entries if pruning.over_seeds else []):
-                    if values := ledger.values(entry.hash):
-                        pruning.seed_done(entry, index, values[0])
-            ledger.tell(point)
+                study.begin(point, trials[0].entry.params)
+            if pruning.turns == "first":
+                pruning.gives_up(trials[0].entry)
+            for seed, trial in enumerate(trials if pruning.turns == "each" else []):
+                if trial.status.state != "pruned" and (values := results.objectives(trial)):
+                    study.report(point, seed, values[0])
+            results.record(trials)
     return len(lost)

@@ -16,7 +16,7 @@ def number(value: Any) -> float | None:
 
 
 class Rules:
-    """Counts what finished; ``held`` names the first rule that is reached."""
+    """Counts what finished; ``reached`` names the first rule that is reached."""
 
     def __init__(self, spec: SweepSpec) -> None:
         self.stop, self.sign = (
@@ -25,30 +25,32 @@ class Rules:
         )
         self.trials, self.hours, self.flops = 0, 0.0, 0.0
         self.best, self.idle = float("inf"), 0
-        self.held = ""
+        self.reached = ""
 
     def add(self, result: Mapping[str, Any]) -> bool:
-        """Count a finished trial; True if a rule holds from now on."""
+        """Count a finished trial; True if a rule is reached by it."""
         self.trials += 1
         self.hours += (number(result.get("device_seconds")) or 0.0) / 3600
         self.flops += number(result.get("flops")) or 0.0
         return self._check()
 
-    def point(self, value: float) -> None:
-        """Count a finished point by its first objective."""
+    def point(self, value: float | None) -> None:
+        """Count a newly finished point by its first objective, where it has one."""
+        if value is None:
+            return
         better = self.sign * value < self.best
         self.best, self.idle = (self.sign * value, 0) if better else (self.best, self.idle + 1)
         self._check()
 
     def _check(self) -> bool:
-        before = self.held
+        before = self.reached
         counted = {
             "trials": self.trials,
             "device_hours": self.hours,
             "flops": self.flops,
             "no_improvement": self.idle,
         }
-        self.held = before or next(
+        self.reached = before or next(
             (
                 name
                 for name, value in counted.items()
@@ -56,4 +58,4 @@ class Rules:
             ),
             "",
         )
-        return self.held != before
+        return self.reached != before

@@ -5,19 +5,23 @@ best value, then those that measure the cell there.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attnres_lab.errors import UserError, nearest
 from attnres_lab.runs.folder import DONE, read_json
 from attnres_lab.runs.sweep import Entry, SweepFolder
 from attnres_lab.runs.tuning import MOST, Choice, along, next_steps, value_at
-from attnres_lab.sweep.plan import Planner, Trial
 from attnres_lab.sweep.rules import number
 from attnres_lab.sweep.space import Axis, Point
 from attnres_lab.sweep.spec import SweepSpec
+from attnres_lab.sweep.trials import Trial
 from attnres_lab.sweep.tune import SIZE, VARIANT, Tune
+
+if TYPE_CHECKING:
+    from attnres_lab.sweep.optuna_study import OptunaStudy
+    from attnres_lab.sweep.plan import Planner
 
 #: What a trial came to, by its hash: lower is better, infinite where it diverged or was given up,
 #: None as long as it has no result.
@@ -177,6 +181,23 @@ class Tuning:
 
     def _where(self, key: str) -> str:
         return self.planner.source.file.where(f"tune.{key}")
+
+
+class Tuned:
+    """The plan of a sweep under ``tune``: what ``Tuning`` says of the results on disk."""
+
+    def __init__(self, planner: Planner, folder: SweepFolder, *, large: bool = False) -> None:
+        assert planner.spec.tune
+        planner.limit(planner.space.replicates + MOST * planner.spec.tune.seeds, large=large)
+        self.tuning, self.losses = Tuning(planner), losses_in(folder, planner.spec)
+
+    def known(self) -> list[Trial]:
+        """Every trial that the results so far ask for."""
+        return self.tuning.trials(self.losses)
+
+    def more(self, trials: Mapping[str, Trial], study: OptunaStudy) -> list[Trial]:
+        """Those that came up since."""
+        return [trial for trial in self.known() if trial.entry.hash not in trials]
 
 
 def losses_in(folder: SweepFolder, spec: SweepSpec) -> Losses:

@@ -15,7 +15,7 @@ from attnres_lab.errors import UserError
 from attnres_lab.runs.failures import LOCKED, of_exception, of_exit
 from attnres_lab.runs.folder import DONE, Status
 from attnres_lab.sweep.launchers.local import LocalLauncher
-from attnres_lab.sweep.study import Study
+from attnres_lab.sweep.optuna_study import OptunaStudy
 from tests.sweep.conftest import Lab, in_process, study_states
 from tests.sweep.test_crash import CHAIN, check_exact, trial_pids, wait_for
 
@@ -195,7 +195,7 @@ def _crash_before(method):
 
 
 def _crash_after_bind():
-    method, calls = Study.bind, []
+    method, calls = OptunaStudy.bind, []
 
     def crashing(*args, **options):
         method(*args, **options)
@@ -203,7 +203,7 @@ def _crash_after_bind():
         if len(calls) == 3:
             raise Crash
 
-    return "attnres_lab.sweep.study.Study.bind", crashing
+    return "attnres_lab.sweep.optuna_study.OptunaStudy.bind", crashing
 
 
 def _crash_before_plan():
@@ -218,8 +218,8 @@ def _crash_before_plan():
 CRASHES = {
     "before the plan": _crash_before_plan,
     "after the plan": lambda: (
-        "attnres_lab.sweep.study.Study.bind",
-        _crash_before(Study.bind),
+        "attnres_lab.sweep.optuna_study.OptunaStudy.bind",
+        _crash_before(OptunaStudy.bind),
     ),
     "after the bind": _crash_after_bind,
 }

@@ -17,7 +17,7 @@ from tests.sweep.synthetic import expected
 
 def test_every_planned_trial_is_finished_once_and_recorded(lab: Lab) -> None:
     outcome = lab.run(lab.sweep(function="tests.sweep.synthetic:chain"))
-    assert (outcome.done, outcome.failed, outcome.owed, outcome.exit_code) == (4, 0, 0, 0)
+    assert (outcome.done, outcome.failed, outcome.pending, outcome.exit_code) == (4, 0, 0, 0)
     finished = [line[1] for line in lab.witness() if line[0] == "finish"]
     assert sorted(finished) == sorted(lab.states())
     assert study_states(lab) == ["COMPLETE"] * 2  # a point is one trial there, whatever its seeds

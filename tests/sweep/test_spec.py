@@ -78,7 +78,7 @@ SPACE = "space: {seed: [0, 1]}\n"
         ),
         (HEAD + "space: {optim.lr: []}\n", ":3: space.optim.lr: an empty list"),
         (HEAD + "space: {optim.lr: null}\n", ":3: space.optim.lr: empty; give a value or a list"),
-        (HEAD + "space: {optim.lr: [.nan]}\n", ":3: optim.lr: nan is not a finite number"),
+        (HEAD + "space: {optim.lr: [.nan]}\n", ":3: optim.lr: should be a finite number, got nan"),
         (HEAD + SPACE + "stop: {flops: .nan}\n", ":4: stop.flops: should be a finite number"),
         (HEAD + SPACE + "stop: {flops: .inf}\n", ":4: stop.flops: should be a finite number"),
         (HEAD + SPACE + "storage: !!binary aGk=\n", ":4: tags (!!binary) are not supported"),

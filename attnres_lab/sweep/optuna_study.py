@@ -1,5 +1,5 @@
-"""Optuna behind one door: it proposes points, judges hopeless ones, and holds a complete record of
-every point.
+"""The Optuna study of a sweep: it proposes points, gives up bad ones, and holds a complete record
+of every point.
 
 The record is a mirror of the run folders. A point is one Optuna trial whatever its number of seeds:
 its value is the mean over them.
@@ -12,8 +12,8 @@ import inspect
 import json
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,17 @@ from attnres_lab.sweep.spec import SweepSpec
 from attnres_lab.sweep.storage import Database, open_journal
 
 
-class Study:
-    """Ask, report and tell by point. One process uses it at a time where the storage is the
+@dataclass(frozen=True)
+class Record:
+    """What the study holds of a finished point: hashes of its runs, and their mean objectives."""
+
+    runs: list[str]
+    state: TrialState
+    values: list[float] | None
+
+
+class OptunaStudy:
+    """Propose, report and record by point. One process uses it at a time where the storage is the
     journal.
     """
 
@@ -47,8 +56,9 @@ class Study:
             self.distributions[spec.tune.key] = FloatDistribution(1e-30, 1e30, log=True)
         self.storage: Any = Database(spec.storage, say) if spec.storage else open_journal(journal)
         self.study = self._create()
+        self.asked: optuna.Trial | None = None  # proposed, and not yet bound to a point
         self.open: dict[str, list[optuna.Trial]] = {}  # running Optuna trials by point
-        self.told: dict[str, list[str]] = {}  # hashes of the runs in each point's record
+        self.recorded: dict[str, Record] = {}  # by point
         self.reported: dict[str, set[int]] = {}  # steps, by point
 
     def reconcile(self, points: Mapping[str, object]) -> None:
@@ -58,7 +68,9 @@ class Study:
         for trial in self.study.get_trials(deepcopy=False):
             point = trial.user_attrs.get("point")
             if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and point:
-                self.told[point] = trial.user_attrs.get("runs", [])
+                self.recorded[point] = Record(
+                    trial.user_attrs.get("runs", []), trial.state, trial.values
+                )
             elif trial.state == TrialState.RUNNING and point in points:
                 self.open.setdefault(str(point), []).append(
                     optuna.Trial(self.study, trial._trial_id)
@@ -76,17 +88,19 @@ class Study:
             "point" not in trial.user_attrs and time.time() - started > 600
         )
 
-    def proposed(self) -> int:
-        """Points proposed so far, by all who share the storage. What was asked for and is bound to
-        no point is no point yet: its proposer may be dead.
+    def proposed(self, points: Iterable[str]) -> int:
+        """Points proposed so far, by all who share the storage, and those of ``points`` that it
+        does not know. What was asked for and is bound to no point is no point yet: its proposer
+        may be dead.
         """
         states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
         trials = self.study.get_trials(deepcopy=False, states=states)
-        return sum("point" in trial.user_attrs for trial in trials)
+        known = sum("point" in trial.user_attrs for trial in trials)
+        return known + len(set(points) - set(self.recorded) - set(self.open))
 
-    def propose(self) -> tuple[optuna.Trial, Point]:
+    def propose(self) -> Point:
         """A new point; ``bind`` it once the plan on disk holds it, so that no crash loses it."""
-        trial = self.study.ask()
+        self.asked = trial = self.study.ask()
 
         def suggest(axis: Axis) -> Any:
             if not isinstance(axis.values, Interval):
@@ -94,12 +108,19 @@ class Study:
             suggest_number = trial.suggest_int if axis.values.whole else trial.suggest_float
             return suggest_number(axis.key, axis.values.low, axis.values.high, log=axis.values.log)
 
-        return trial, self.space.propose(suggest)
+        return self.space.propose(suggest)
 
-    def bind(self, trial: optuna.Trial, point: str) -> None:
-        """Say which planned point an asked trial is."""
+    def bind(self, point: str, runs: Sequence[str] = ()) -> None:
+        """Say which planned point was proposed last; nothing where none was. One that is recorded
+        already, with these ``runs``, gets the same record again.
+        """
+        if (trial := self.asked) is None:
+            return
+        self.asked = None
         trial.set_user_attr("point", point)
         self.open.setdefault(point, []).append(trial)
+        if runs and self.knows(point, list(runs)):
+            self._write(point, {}, self.recorded[point])
 
     def begin(self, point: str, params: Mapping[str, Scalar]) -> None:
         """Make an enumerated point known as running, so that a pruner can judge it."""
@@ -108,8 +129,8 @@ class Study:
             self.open[point] = [self.study.ask({key: self.distributions[key] for key in params})]
 
     def report(self, point: str, step: int, value: float) -> bool:
-        """Report an intermediate value; True if the point is hopeless. What was reported before a
-        restart is not reported again.
+        """Report an intermediate value; True if the pruner gives the point up. What was reported
+        before a restart is not reported again.
         """
         trial, known = self.open[point][0], self.reported.setdefault(point, set())
         if step in known:
@@ -118,7 +139,11 @@ class Study:
         trial.report(value, step)
         return bool(trial.should_prune())
 
-    def tell(
+    def knows(self, point: str, runs: list[str]) -> bool:
+        """Whether the point is recorded, with these runs."""
+        return point in self.recorded and self.recorded[point].runs == runs
+
+    def record(
         self,
         point: str,
         params: Mapping[str, Scalar],
@@ -127,35 +152,33 @@ class Study:
         *,
         pruned: bool = False,
     ) -> None:
-        """Record a finished point: its objectives, or None where a run left none. A point told
+        """Record a finished point: its objectives, or None where a run left none. A point recorded
         before with the same runs is left alone.
         """
-        if self.told.get(point) == runs:
+        if self.knows(point, runs):
             return
-        state = (
-            TrialState.PRUNED
-            if pruned
-            else TrialState.FAIL
-            if values is None
-            else TrialState.COMPLETE
-        )
+        failed = TrialState.FAIL if values is None else TrialState.COMPLETE
+        state = TrialState.PRUNED if pruned else failed
+        values = values if state == TrialState.COMPLETE else None
+        self._write(point, params, Record(runs, state, values))
+
+    def _write(self, point: str, params: Mapping[str, Scalar], record: Record) -> None:
+        values = record.values if record.state == TrialState.COMPLETE else None
         trials = self.open.pop(point, [])
         for trial in trials:
-            trial.set_user_attr("runs", runs)
-            self.study.tell(trial, values if state == TrialState.COMPLETE else None, state)
+            trial.set_user_attr("runs", record.runs)
+            self.study.tell(trial, values, record.state)
         if not trials:
-            distributions = {key: self.distributions[key] for key in params}
-            values = values if state == TrialState.COMPLETE else None
-            attributes = {"point": point, "runs": runs}
-            record = optuna.create_trial(
-                state=state,
-                values=values,
-                params=dict(params),
-                distributions=distributions,
-                user_attrs=attributes,
+            self.study.add_trial(
+                optuna.create_trial(
+                    state=record.state,
+                    values=values,
+                    params=dict(params),
+                    distributions={key: self.distributions[key] for key in params},
+                    user_attrs={"point": point, "runs": record.runs},
+                )
             )
-            self.study.add_trial(record)
-        self.told[point] = runs
+        self.recorded[point] = record
 
     def _create(self) -> optuna.Study:
         """The study of this sweep. Optuna cannot grow a list of choices, so another space is

@@ -1,0 +1,85 @@
+"""What trials came to: how each ended, its objectives, and the record of its point."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from attnres_lab.errors import nearest
+from attnres_lab.runs.failures import of_exit
+from attnres_lab.runs.folder import Status, read_json
+from attnres_lab.runs.sweep import SweepFolder
+from attnres_lab.sweep.launchers import Ended
+from attnres_lab.sweep.optuna_study import OptunaStudy
+from attnres_lab.sweep.plan import misspent
+from attnres_lab.sweep.rules import number
+from attnres_lab.sweep.spec import SweepSpec
+from attnres_lab.sweep.trials import Trial
+from attnres_lab.sweep.view import Screen
+
+
+class Results:
+    """Reads what trials left in their folders, and records points in the Optuna study."""
+
+    def __init__(
+        self, spec: SweepSpec, folder: SweepFolder, study: OptunaStudy, view: Screen
+    ) -> None:
+        self.spec, self.folder, self.study, self.view = spec, folder, study, view
+
+    def of(self, hash: str) -> dict[str, Any]:
+        """The result of a trial, empty where it left none."""
+        return read_json(self.folder.trial(hash).result) or {}
+
+    def settle(self, trial: Trial, ended: Ended) -> Status:
+        """The status a trial left, or, where it died without one, what its end says."""
+        run = self.folder.trial(ended.hash)
+        status = run.status()
+        state, failure, message = of_exit(status, ended.code, ended.fate, asked=bool(trial.asked))
+        if status.state == "finished":
+            result = self.of(ended.hash)
+            wrong = misspent(trial.config, result) or self._unmeasured(result)
+            if wrong:
+                state, failure, message = "failed", "bug", wrong
+        if state != status.state:
+            run.set_status(state, failure=failure, message=message, step=status.step)
+        return run.status()
+
+    def _unmeasured(self, result: Mapping[str, Any]) -> str:
+        """Why a result is none: an objective in it is no number."""
+        for metric in (o.metric for o in self.spec.objectives):
+            if metric in result and number(result[metric]) is None:
+                return f"objective.metric: '{metric}' is {result[metric]!r}, not a number"
+        return ""
+
+    def objectives(self, trial: Trial) -> list[float] | None:
+        """The objectives of a trial: the worst there is where it diverged, None where its result
+        lacks them.
+        """
+        values, diverged = [], trial.status.state == "diverged"
+        result = self.of(trial.entry.hash)
+        for o in self.spec.objectives:
+            found = number(result.get(o.metric))
+            if not diverged and found is None:
+                self.view.say(
+                    f"objective.metric: {trial.entry.hash} has no number '{o.metric}' in its "
+                    f"result{nearest(o.metric, result)}"
+                )
+                return None
+            worst = math.inf if o.direction == "minimize" else -math.inf
+            values.append(worst if diverged or found is None or math.isnan(found) else found)
+        return values
+
+    def record(self, point: list[Trial]) -> float | None:
+        """Record a point whose trials are all done, as the mean over its seeds; returns its first
+        objective where it was not recorded before and has one.
+        """
+        entry, runs = point[0].entry, sorted(trial.entry.hash for trial in point)
+        if self.study.knows(entry.point, runs):
+            return None
+        pruned = any(trial.status.state == "pruned" for trial in point)
+        values = [] if pruned else [v for t in point if (v := self.objectives(t)) is not None]
+        complete = len(values) == len(point)
+        mean = [sum(c) / len(c) for c in zip(*values, strict=True)] if complete else None
+        self.study.record(entry.point, entry.params, runs, mean, pruned=pruned)
+        return mean[0] if mean else None
