@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
+import time
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -20,7 +24,7 @@ from attnres_lab.sweep.plan import Planner
 from attnres_lab.sweep.report import export
 from attnres_lab.sweep.spec import load_spec
 from attnres_lab.sweep.tuning import Tuning
-from tests.sweep.conftest import Lab, study_states
+from tests.sweep.conftest import Lab, in_process, study_states
 
 TUNE = {"key": "optim.lr", "start": 1e-2}
 SPACE = {
@@ -51,6 +55,12 @@ def loss_at(config: RunConfig) -> float:
 
 def bowl(config: RunConfig, folder: Path) -> dict[str, float]:
     return {"val/loss": loss_at(config), "flops": flops_of(config), "device_seconds": 3.6}
+
+
+def slow_bowl(config: RunConfig, folder: Path) -> dict[str, float]:
+    (folder.parent.parent / f"started-{time.time_ns()}").touch()
+    time.sleep(0.1)
+    return bowl(config, folder)
 
 
 def breaks_above(config: RunConfig, folder: Path) -> dict[str, float]:
@@ -170,6 +180,41 @@ def report_of(lab: Lab) -> str:
     out = lab.path / "report"
     write_report("s", out, spec=lab.path / "sweep.yaml", folder=lab.folder.path)
     return (out / "report.md").read_text()
+
+
+def outcome(lab: Lab) -> tuple[list[Any], dict[str, dict[str, Any]], str]:
+    """What a sweep came to: its trials, their results, its report."""
+    plan = sorted((e.hash, e.seed, e.tuning, e.params["optim.lr"]) for e in lab.folder.plan())
+    results = {hash: json.loads(lab.folder.trial(hash).result.read_text()) for hash, *_ in plan}
+    return plan, results, report_of(lab)
+
+
+@pytest.mark.slow
+def test_twenty_random_kills_change_neither_trials_nor_rates_nor_report(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Coordinators and trials are killed at random moments while trials are pending."""
+    path, order = tuned(lab, function="tests.sweep.test_tuning:slow_bowl"), Random(0)
+    for _ in range(20):
+        coordinator = in_process(lab.run, path)
+        before = len(list(lab.folder.path.glob("started-*")))
+        while coordinator.is_alive() and len(list(lab.folder.path.glob("started-*"))) == before:
+            time.sleep(0.01)
+        assert coordinator.is_alive(), "the sweep was over before the last kill"
+        time.sleep(order.uniform(0, 0.2))
+        victims = [psutil.Process(coordinator.pid)]
+        victims += victims[0].children(recursive=True)
+        with suppress(psutil.NoSuchProcess):
+            order.choice(victims).kill()
+        coordinator.kill()
+        coordinator.join()
+    assert lab.run(path).exit_code == 0
+    killed = outcome(lab)
+    monkeypatch.setenv("ATTNRES_RUNS", str(lab.path / "undisturbed" / "runs"))
+    calm = Lab(lab.path / "undisturbed")
+    path = tuned(calm, function="tests.sweep.test_tuning:slow_bowl")
+    assert calm.run(path).exit_code == 0
+    assert killed == outcome(calm)
 
 
 def test_the_report_shows_bowls_values_cost_and_what_a_shared_value_would_have_said(
