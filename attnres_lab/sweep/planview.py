@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Iterator
 
 from attnres_lab.runs.folder import DONE
 from attnres_lab.runs.sweep import SweepFolder
+from attnres_lab.runs.tuning import MOST
 from attnres_lab.sweep.launchers import local_slots
 from attnres_lab.sweep.plan import Planner, make_plan
 from attnres_lab.sweep.pricing import (
@@ -22,6 +24,7 @@ from attnres_lab.sweep.space import sets
 from attnres_lab.sweep.spec import SpecFile
 from attnres_lab.sweep.survey import columns, duration, show
 from attnres_lab.sweep.trials import Trial
+from attnres_lab.sweep.tuning import EXPECTED, Tuned, Tuning
 
 MARK = {"measured": "", "nearest": "~", "guess": "?"}
 
@@ -33,7 +36,8 @@ def print_plan(
     what cannot run.
     """
     planner = Planner(source)
-    trials = make_plan(planner, folder, large=large).known()
+    plan = make_plan(planner, folder, large=large)
+    trials = plan.known()
     spec = source.spec
     device = device_of(spec, trials, local_slots(spec))
     check_memory(trials, device, spec)
@@ -79,6 +83,8 @@ def print_plan(
             f"{spec.sampler.name} proposes {spec.trials} points in all, each with "
             f"{planner.space.replicates} seeds"
         )
+    if isinstance(plan, Tuned) and left:
+        print(*_prospect(plan.tuning, speeds), sep="\n")
     seconds = [prices[t.entry.hash].seconds for t in left]
     bases = {prices[t.entry.hash].basis for t in left}
     name = speeds.name or "the machines of this cluster"
@@ -101,6 +107,21 @@ def print_plan(
     ):
         for warning in _no_gain(trials):
             print(f"warning: {warning}")
+
+
+def _prospect(tuning: Tuning, speeds: Speeds) -> Iterator[str]:
+    """What the whole sweep costs; the trials above are those that are known by now. No value of the
+    tuned key changes a price.
+    """
+    points = [(t, speeds.price(t).seconds, *runs) for t, *runs in tuning.prospect()]
+    for name, values in (("expected", EXPECTED), ("at most", MOST)):
+        runs = [(t, seconds, m + values * per) for t, seconds, m, per in points]
+        trials = sum(n for *_, n in runs)
+        flops = sum(n * (t.entry.flops or 0.0) for t, _, n in runs)
+        hours = sum(n * seconds for _, seconds, n in runs) / 3600
+        yield (
+            f"with tuning, {name}: {trials:.0f} trials, {flops:.3g} FLOPs, {hours:.2g} device-hours"
+        )
 
 
 def _no_gain(trials: list[Trial]) -> list[str]:

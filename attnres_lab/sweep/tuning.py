@@ -71,12 +71,16 @@ class Tuning:
                 found |= {t.entry.hash: t for t in self._at(cell, value, tuning=False)}
         return list(found.values())
 
-    def outlook(self) -> tuple[int, float, int, int]:
-        """(tuning trials at least, expected, at most; measuring trials), whatever has run."""
-        replicates = self.planner.space.replicates
-        each = self.tune.seeds * sum(len(cell.points) for cell in self.tuned)
-        measuring = replicates * sum(len(cell.points) for cell in self.cells)
-        return 3 * each, EXPECTED * each, MOST * each, measuring
+    def prospect(self) -> list[tuple[Trial, int, int]]:
+        """For prices, whatever has run: one trial of each point, its measuring runs, and its tuning
+        runs for each value tried.
+        """
+        measuring, tuned = self.planner.space.replicates, {cell.labels for cell in self.tuned}
+        return [
+            (next(self.planner.resolve(p)), measuring, self.tune.seeds * (cell.labels in tuned))
+            for cell in self.cells
+            for p in cell.points
+        ]
 
     def _try(self, cell: Cell, losses: Losses) -> tuple[dict[str, Trial], Choice | None]:
         """The cell's tuning trials so far, and what they choose once they have all ended."""

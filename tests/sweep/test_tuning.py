@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +21,9 @@ from analysis.report import write_report
 from attnres_lab.config import RunConfig
 from attnres_lab.errors import UserError
 from attnres_lab.runs.folder import RunFolder
+from attnres_lab.runs.tuning import MOST
 from attnres_lab.sweep.plan import Planner
+from attnres_lab.sweep.planview import print_plan
 from attnres_lab.sweep.report import export
 from attnres_lab.sweep.spec import load_spec
 from attnres_lab.sweep.tuning import Tuning
@@ -169,11 +172,32 @@ def finish(planner: Planner, order: Random) -> list[str]:
 @given(order=st.randoms(use_true_random=False))
 def test_whatever_ends_first_the_same_trials_are_run(order: Random, lab: Lab) -> None:
     planner = Planner(load_spec(tuned(lab)))
-    low, expected, high, measuring = Tuning(planner).outlook()
-    assert (low, expected, high, measuring) == (18, 24.0, 54, 12)
     found = finish(planner, order)
     assert found == finish(planner, Random(0))
-    assert low <= len(found) - measuring <= high
+    assert 12 + 6 * 3 <= len(found) <= 12 + 6 * MOST
+
+
+@pytest.mark.parametrize(
+    ("tune", "expected", "most"),
+    [({}, 12 + 6 * 4, 12 + 6 * MOST), ({"from": "2 smallest sizes"}, 12 + 4 * 4, 12 + 4 * MOST)],
+)
+def test_the_plan_prices_the_trials_that_are_not_known_yet(
+    lab: Lab, capsys: pytest.CaptureFixture[str], tune: dict[str, Any], expected: int, most: int
+) -> None:
+    path = tuned(lab, tune=tune)
+    print_plan(load_spec(path), lab.folder)
+    before = capsys.readouterr().out
+    assert f"with tuning, expected: {expected} trials, " in before
+    assert f"with tuning, at most: {most} trials, " in before
+    flops = [float(found) for found in re.findall(r"with tuning.* trials, (\S+) FLOPs", before)]
+    alike = not tune  # else the larger sizes are measured only
+    assert (flops[1] / flops[0] == pytest.approx(most / expected, rel=0.02)) == alike
+    lab.run(path)
+    capsys.readouterr()
+    print_plan(load_spec(path), lab.folder)
+    after = capsys.readouterr().out
+    assert "nothing to do" in after
+    assert "with tuning" not in after
 
 
 def report_of(lab: Lab) -> str:
