@@ -41,10 +41,15 @@ def _tuning(evidence: Evidence, page: Page) -> None:
         "neighbours, from runs on seeds that measure nothing else. The gains above rest on the "
         "measuring runs alone."
     )
+    if law := [s for s in evidence.sizes if s not in set(tuning["size"])]:
+        note += f" At {', '.join(law)} it lies on the line of log value by log parameters."
     page.add(f"## Tuned {key}", note, markdown(_chosen(found, measured)))
     odd = found.rows[found.rows["kind"].isin(list(KINDS))]
     if len(odd):
-        page.bullets(f"{row.variant} {row.size}: {KINDS[row.kind]}" for row in odd.itertuples())
+        page.bullets(
+            f"{row['variant']} {row['size']}: {KINDS[str(row['kind'])]}"
+            for row in odd.to_dict("records")
+        )
     _figure(found, tuning, page)
     _debt(found, tuning, measured, page)
     _shared(evidence, tuning, key, page)
@@ -63,8 +68,10 @@ def _chosen(found: Bowls, measured: pd.DataFrame) -> pd.DataFrame:
     """The value at which each cell was measured: a row per size, a column per variant; with its
     error in per cent where the noise is known.
     """
-    values = measured.groupby(["size", "variant"], sort=False)[found.key].first()
-    errors = found.rows.set_index(["size", "variant"])["error"]
+    values: dict[Any, float] = (
+        measured.groupby(["size", "variant"], sort=False)[found.key].first().to_dict()
+    )
+    errors = found.rows.set_index(["size", "variant"])["error"].to_dict()
     rows: dict[Any, dict[str, str]] = {}
     for (size, variant), value in values.items():
         error = errors.get((size, variant), np.nan)

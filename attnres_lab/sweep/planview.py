@@ -113,12 +113,14 @@ def _prospect(tuning: Tuning, speeds: Speeds) -> Iterator[str]:
     """What the whole sweep costs; the trials above are those that are known by now. No value of the
     tuned key changes a price.
     """
-    points = [(t, speeds.price(t).seconds, *runs) for t, *runs in tuning.prospect()]
-    for name, values in (("expected", EXPECTED), ("at most", MOST)):
-        runs = [(t, seconds, m + values * per) for t, seconds, m, per in points]
-        trials = sum(n for *_, n in runs)
-        flops = sum(n * (t.entry.flops or 0.0) for t, _, n in runs)
-        hours = sum(n * seconds for _, seconds, n in runs) / 3600
+    points = tuning.prospect()
+    for name, values in (("expected", EXPECTED), ("at most", float(MOST))):
+        trials = flops = hours = 0.0
+        for trial, measuring, tuned in points:
+            runs = measuring + values * tuned
+            trials += runs
+            flops += runs * (trial.entry.flops or 0.0)
+            hours += runs * speeds.price(trial).seconds / 3600
         yield (
             f"with tuning, {name}: {trials:.0f} trials, {flops:.3g} FLOPs, {hours:.2g} device-hours"
         )

@@ -132,6 +132,7 @@ def test_larger_sizes_take_the_law_of_the_smallest(lab: Lab) -> None:
     assert len(measured) == 6
     for variant in ("baseline", "full"):  # parameters are not quite the square of the width
         assert measured["d32-L4", variant] == [pytest.approx(best_rate(32, variant), rel=0.03)]
+    assert "At d32-L4 it lies on the line" in report_of(lab)
 
 
 def test_values_that_are_given_are_measured_without_tuning(lab: Lab) -> None:
