@@ -4,10 +4,9 @@ plan and to look.
     OMP_NUM_THREADS=1 python -m benchmarks.sweep_engine [--nap 10] [--trials 1000]
 
 Trials sleep or do nothing, but import what training imports. Idle is the share of two workers' time
-that is not spent within a trial's function, from the first trial's start until nothing is owed any
-more. A trial in a fresh interpreter is what a launcher without a fork server starts. On a busy
-machine CPU seconds say more than wall-clock. Writes a row to
-benchmarks/results/YYYY-MM-DD-sweep-engine.csv.
+that is not spent within a trial's function, from the first trial's start until none is pending. A
+trial in a fresh interpreter is what a launcher without a fork server starts. On a busy machine CPU
+seconds say more than wall-clock. Writes a row to benchmarks/results/YYYY-MM-DD-sweep-engine.csv.
 """
 
 from __future__ import annotations
@@ -85,7 +84,7 @@ def run(path: Path) -> tuple[float, list[dict[str, float]]]:
 
 
 def idle_share(results: list[dict[str, float]]) -> float:
-    """Of the workers' time while trials are owed."""
+    """Of the workers' time while trials are pending."""
     first, last = results[0]["begin"], results[-1]["begin"]
     busy = sum(min(r["end"], last) - r["begin"] for r in results)
     return 1 - busy / (WORKERS * (last - first))
@@ -129,7 +128,7 @@ def main() -> None:
             for name in ("status.json", "result.json"):
                 (trial / name).unlink()
             fresh.append(
-                command("attnres_lab.sweep.trial", str(trial), "benchmarks.sweep_engine:nap")
+                command("attnres_lab.sweep.process", str(trial), "benchmarks.sweep_engine:nap")
             )
         cpu, _ = run(
             write(folder, "many", {"data.val_tokens": [64], "seed": list(range(arguments.trials))})

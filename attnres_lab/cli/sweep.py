@@ -71,16 +71,16 @@ def _print_power(name: str) -> None:
     from attnres_lab.errors import UserError
 
     try:
-        study = pilot(load_runs(name))
+        noise = pilot(load_runs(name))
     except (ValueError, KeyError) as error:
         raise UserError(
             f"{name}: --power takes the noise from runs that are done: {error}"
         ) from None
     print(
         "\nseeds per size for each precision, by the noise of what is done (sd of a run "
-        f"{study.sigma:.4f} nats, alpha {study.alpha:.3f}):"
+        f"{noise.sigma:.4f} nats, alpha {noise.alpha:.3f}):"
     )
-    print(seeds(study).to_string(na_rep="over 1000"))
+    print(seeds(noise).to_string(na_rep="over 1000"))
 
 
 @sub.command()
@@ -89,8 +89,8 @@ def run(
     scale: str | None = SCALE,
     large: bool = typer.Option(False, "--large", help="Allow more than 10,000 trials."),
 ) -> None:
-    """Run what is owed; after an interruption, go on. Exit code: 0 all done, 1 some trials failed,
-    2 bad input, 130 interrupted.
+    """Run what is pending; after an interruption, go on. Exit code: 0 all done, 1 some trials
+    failed, 2 bad input, 130 interrupted.
     """
     from attnres_lab.sweep.engine import run_sweep
 
@@ -106,11 +106,11 @@ def status(
     watch: bool = typer.Option(False, "--watch", help="Renew every two seconds until done."),
 ) -> None:
     """Show what each trial is doing; from any terminal, while the sweep runs or not."""
-    from attnres_lab.sweep.launchers import local_slots
+    from attnres_lab.sweep.launchers import expected_slots
     from attnres_lab.sweep.report import print_status
 
     source = read(spec, scale)
-    print_status(folder_of(source), as_json=json, watch=watch, slots=local_slots(source.spec))
+    print_status(folder_of(source), as_json=json, watch=watch, slots=expected_slots(source.spec))
 
 
 @sub.command()

@@ -3,6 +3,7 @@
 from attnres_lab.errors import UserError
 from attnres_lab.runs.folder import DONE, Failure, RunFolder, State, Status
 from attnres_lab.runs.paths import cache_folder, runs_folder
+from attnres_lab.runs.progress import Progress, progress
 from attnres_lab.runs.rows import RowReader
 from attnres_lab.runs.sweep import Entry, SweepFolder
 from attnres_lab.runs.table import planned, table
@@ -11,6 +12,7 @@ __all__ = [
     "DONE",
     "Entry",
     "Failure",
+    "Progress",
     "RowReader",
     "RunFolder",
     "State",
@@ -19,6 +21,7 @@ __all__ = [
     "UserError",
     "cache_folder",
     "planned",
+    "progress",
     "runs_folder",
     "table",
 ]

@@ -41,6 +41,14 @@ def of_exception(error: BaseException) -> Failure:
     return "bug"
 
 
+def describe(error: BaseException) -> tuple[Failure, str]:
+    """What kind of failure an exception is, and a line that says so."""
+    failure = of_exception(error)
+    parts = str(error).splitlines()[:1]
+    message = ": ".join(parts if isinstance(error, UserError) else [type(error).__name__, *parts])
+    return failure, f"{message}; {REMEDY}" if failure == "out_of_memory" else message
+
+
 def of_exit(
     status: Status, code: int | None, fate: Fate, *, asked: bool
 ) -> tuple[State, Failure | None, str]:

@@ -31,7 +31,7 @@ __all__ = [
 
 State = Literal["scheduled", "running", "finished", "diverged", "failed", "stopped", "pruned"]
 Failure = Literal["out_of_memory", "killed", "config", "infrastructure", "bug"]
-#: States after which a run is a result; every other state leaves the run owed.
+#: States after which a run is a result; in every other state the run is pending.
 DONE: frozenset[State] = frozenset({"finished", "diverged", "pruned"})
 
 

@@ -153,11 +153,6 @@ class SweepFolder:
                     about.unlink(missing_ok=True)
 
 
-def last_row(folder: RunFolder) -> dict[str, Any]:
-    """The newest metrics row of a run; empty where there is none."""
-    return folder.last_row()
-
-
 def _line(line: bytes) -> Any:
     try:
         return json.loads(line.rstrip(b","))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from attnres_lab.config import to_yaml
 from attnres_lab.runs.folder import DONE, write_atomic
 from attnres_lab.sweep.decide import Action, Situation, after, decide
-from attnres_lab.sweep.launchers import Ended, Job, Launcher
+from attnres_lab.sweep.launchers import Ended, Launcher
 from attnres_lab.sweep.plan import Plan
 from attnres_lab.sweep.pruning import Pruning
 from attnres_lab.sweep.results import Results
@@ -39,13 +39,14 @@ class Outcome:
 
 
 class Coordinator:
-    """Runs the pending trials of a sweep whose folder the caller holds; of them only ``chosen``
-    ones (hashes), where given.
+    """Runs the pending ones of the planned ``trials`` of a sweep whose folder the caller holds, or
+    only ``chosen`` ones (hashes), and what the plan adds to them.
     """
 
     def __init__(
         self,
         plan: Plan,
+        trials: Iterable[Trial],
         results: Results,
         launcher: Launcher,
         chosen: Collection[str] | None = None,
@@ -58,7 +59,7 @@ class Coordinator:
         self.points: dict[str, list[str]] = {}  # hashes of a point's trials, a seed each
         self.requests = self.heard = 0  # to stop
         self.more = chosen is None  # whether the plan may have further trials
-        self._add(plan.known())
+        self._add(trials)
 
     def _add(self, trials: Iterable[Trial]) -> None:
         """Take planned trials: those that have a result are done."""
@@ -179,7 +180,7 @@ class Coordinator:
         run.set_status("scheduled", step=run.status().step)
         if self.pruning.on:
             self.study.begin(entry.point, entry.params)
-        self.launcher.start(Job(entry.hash, run.path))
+        self.launcher.start(run.path)
 
     def _finish(self, trial: Trial) -> None:
         """Count the result, have the pruner judge it, record the point if it was its last trial."""

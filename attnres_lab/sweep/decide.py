@@ -81,8 +81,9 @@ def decide(trials: Mapping[str, Trial], now: float, slots: int, sweep: Situation
     if actions:
         return actions
     closing = sweep.requests > 0 or sweep.halted
-    startable = [] if closing else _startable(trials, idle, now, sweep)
     free = slots - len(running)
+    full = bool(running) and free <= 0  # then nothing follows from what could start
+    startable = [] if closing or full else _startable(trials, idle, now, sweep)
     actions = [Action("start", t.entry.hash, now) for t in startable[: max(0, free)]]
     if sweep.more and not closing and len(startable) < free:
         actions.append(Action("propose", "", now))

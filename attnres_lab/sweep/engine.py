@@ -40,9 +40,8 @@ def run_sweep(
         screen = stack.enter_context(Screen(folder, spec.objectives[0].metric, launcher.slots))
         device = device_of(spec, trials, launcher.slots)
         check_memory(trials, device, spec)
-        goals = ", ".join(f"{o.direction} {o.metric}" for o in spec.objectives)
         about = {
-            "Objective": goals,
+            "Objective": ", ".join(f"{o.direction} {o.metric}" for o in spec.objectives),
             "Sampler": spec.sampler.name,
             "Space": ", ".join(spec.space),
             "Base": spec.base,
@@ -51,7 +50,7 @@ def run_sweep(
         study = OptunaStudy(spec, planner.space, folder.journal, screen.say)
         results = Results(spec, folder, study, screen)
         chosen = None if again is None else _choose(trials, folder, again)
-        coordinator = Coordinator(plan, results, launcher, chosen)
+        coordinator = Coordinator(plan, trials, results, launcher, chosen)
         done = coordinator.count("done")
         if spec.adaptive or done < len(trials):
             screen.say(

@@ -21,9 +21,9 @@ from attnres_lab.runs.failures import REMEDY
 from attnres_lab.runs.folder import RunFolder, read_json, write_atomic, write_json
 from attnres_lab.runs.paths import cache_folder
 from attnres_lab.runs.sweep import SweepFolder
-from attnres_lab.sweep.launchers import Job, make_launcher
+from attnres_lab.sweep.launchers import REGISTRY, make_launcher
 from attnres_lab.sweep.launchers.local import nvidia_smi
-from attnres_lab.sweep.spec import Local, SweepSpec
+from attnres_lab.sweep.spec import TRAIN, SweepSpec
 from attnres_lab.sweep.trials import Trial
 from attnres_lab.training.environment import cpu_name
 
@@ -72,20 +72,12 @@ class Speeds:
         """
         before = json.dumps(self.all)
         for trial, run in runs:
-            speed, where = (
-                (read_json(path) or {}).get(key)
-                for path, key in (
-                    (run.result, "perf/flops_per_second"),
-                    (run.environment, "device"),
-                )
-            )
+            speed = (read_json(run.result) or {}).get("perf/flops_per_second")
+            where = (read_json(run.environment) or {}).get("device")
             if speed and where:
                 self.name = self.name or where
-                facts = {
-                    "variant": trial.entry.variant,
-                    "params": trial.entry.num_params,
-                    "speed": speed,
-                }
+                e = trial.entry
+                facts = {"variant": e.variant, "params": e.num_params, "speed": speed}
                 self.all.setdefault(where, {})[_key(trial.config)] = facts
         if json.dumps(self.all) != before:
             with suppress(OSError):  # a cache that cannot be written is no reason to fail
@@ -104,9 +96,8 @@ class Speeds:
             return Price(flops / GUESS[self.kind], "guess")
 
         def distance(known: dict[str, Any]) -> tuple[bool, float]:
-            return known["variant"] != trial.entry.variant, abs(
-                math.log(known["params"] / trial.entry.num_params)
-            )
+            ratio = known["params"] / trial.entry.num_params
+            return known["variant"] != trial.entry.variant, abs(math.log(ratio))
 
         return Price(flops / min(self.known.values(), key=distance)["speed"], "nearest")
 
@@ -115,9 +106,8 @@ class Speeds:
         with the resources of the sweep.
         """
         probes = {}
-        for trial in {
-            _key(t.config): t for t in trials if _key(t.config) not in self.known
-        }.values():
+        unknown = {_key(t.config): t for t in trials if _key(t.config) not in self.known}
+        for trial in unknown.values():
             config = replace(
                 trial.config,
                 name="probe",
@@ -129,15 +119,13 @@ class Speeds:
             probes[run.path.name] = (trial, run)
         with (
             folder.coordinate(),
-            closing(
-                make_launcher(replace(spec, function="attnres_lab.training.run:run"), folder.path)
-            ) as launcher,
+            closing(make_launcher(replace(spec, function=TRAIN), folder.path)) as launcher,
         ):
             waiting, running = list(probes), 0
             while waiting or running:
                 while waiting and running < launcher.slots:
                     running += 1
-                    launcher.start(Job(waiting[-1], probes[waiting.pop()][1].path))
+                    launcher.start(probes[waiting.pop()][1].path)
                 running -= len(launcher.wait(0.2))
         self.learn(probes.values())
         for trial, run in probes.values():
@@ -152,17 +140,8 @@ class Speeds:
 def _key(c: RunConfig) -> str:
     """What decides a run's speed."""
     t = c.train
-    parts = (
-        c.variant,
-        c.model.size,
-        c.data.seq_len,
-        t.micro,
-        t.precision,
-        t.compile,
-        t.world,
-        t.threads,
-        c.model.activation_checkpointing,
-    )
+    model = (c.variant, c.model.size, c.data.seq_len, t.micro, t.precision, t.compile)
+    parts = (*model, t.world, t.threads, c.model.activation_checkpointing)
     return " ".join(map(str, parts))
 
 
@@ -170,10 +149,9 @@ def device_of(spec: SweepSpec, trials: list[Trial], slots: int) -> Device:
     """The first GPU where trials use one, else this machine; on a cluster the device that the sweep
     names, of unknown memory.
     """
-    if not isinstance(spec.launcher, Local):
-        return Device(
-            "gpu" if spec.resources.devices else "cpu", spec.resources.device or "", math.inf, slots
-        )
+    if not REGISTRY[spec.launcher.name].here:
+        kind = "gpu" if spec.resources.devices else "cpu"
+        return Device(kind, spec.resources.device or "", math.inf, slots)
     gpus = spec.resources.devices > 0 and any(t.config.train.device != "cpu" for t in trials)
     for name, megabytes in nvidia_smi("name", "memory.total") if gpus else ():
         return Device("gpu", name, float(megabytes) * 2**20, slots)

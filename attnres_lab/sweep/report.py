@@ -7,12 +7,14 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from attnres_lab.errors import UserError
 from attnres_lab.runs.folder import RunFolder
 from attnres_lab.runs.paths import runs_folder
+from attnres_lab.runs.progress import Progress, progress
 from attnres_lab.runs.sweep import SweepFolder
-from attnres_lab.sweep.survey import headline, summary, survey, table
+from attnres_lab.sweep.summary import headline, summary, table
 
 #: Lines that a terminal gets; longer lists are cut there, and whole elsewhere.
 SHOWN = 200
@@ -24,42 +26,34 @@ def print_status(folder: SweepFolder, *, as_json: bool, watch: bool, slots: int 
     """
     terminal = sys.stdout.isatty()
     while True:
-        seen = survey(folder)
-        if not seen:
+        trials = progress(folder)
+        if not trials:
             raise UserError(f"{folder.path}: nothing has run yet; start it with: attnres sweep run")
         holder = folder.holder()
-        facts = summary(seen, slots=slots)
+        facts = summary(trials, slots=slots)
         if as_json:
-            trials = [
-                {
-                    **asdict(s.entry),
-                    "state": s.label,
-                    "status": asdict(s.status),
-                    "metrics": s.row,
-                    "heartbeat": s.beat,
-                }
-                for s in seen
-            ]
-            print(json.dumps({**facts, "holder": holder, "trials": trials}))
+            print(json.dumps({**facts, "holder": holder, "trials": [_as_json(t) for t in trials]}))
         else:
             if watch and terminal:
                 print("\033[H\033[2J", end="")
-            print(
-                table(
-                    seen
-                    if len(seen) <= SHOWN or not terminal
-                    else [s for s in seen if s.label == "running"]
-                )
-            )
+            whole = len(trials) <= SHOWN or not terminal
+            print(table(trials if whole else [t for t in trials if t.label == "running"]))
             print(headline(facts))
-            print(
-                f"run by process {holder['pid']} on {holder['host']}"
-                if holder
-                else "not running now"
-            )
-        if not watch or not facts["owed"] or (holder is None and not facts["running"]):
+            where = f"run by process {holder['pid']} on {holder['host']}" if holder else ""
+            print(where or "not running now")
+        if not watch or not facts["pending"] or (holder is None and not facts["running"]):
             return
         time.sleep(2)
+
+
+def _as_json(trial: Progress) -> dict[str, Any]:
+    return {
+        **asdict(trial.entry),
+        "state": trial.label,
+        "status": asdict(trial.status),
+        "metrics": trial.row,
+        "heartbeat": trial.beat,
+    }
 
 
 def print_log(prefix: str) -> None:
@@ -70,10 +64,8 @@ def print_log(prefix: str) -> None:
     if len(found) != 1:
         raise UserError(f"{prefix}: {len(found)} trials begin so; see attnres sweep status")
     run = RunFolder(found[0])
-    print(
-        run.log.read_text(errors="replace") if run.log.exists() else f"{run.path}: no log yet",
-        end="",
-    )
+    text = run.log.read_text(errors="replace") if run.log.exists() else f"{run.path}: no log yet"
+    print(text, end="")
 
 
 def export(folder: SweepFolder, to: Path) -> list[Path]:
@@ -81,28 +73,17 @@ def export(folder: SweepFolder, to: Path) -> list[Path]:
     import pandas as pd
 
     rows = []
-    for s in survey(folder):
-        entry = {k: v for k, v in asdict(s.entry).items() if k not in ("params", "flops", "tokens")}
-        planned = {"planned_flops": s.entry.flops, "planned_tokens": s.entry.tokens}
-        rows.append(
-            {
-                **entry,
-                **s.entry.params,
-                **planned,
-                "state": s.status.state,
-                "failure": s.status.failure,
-                "message": s.status.message,
-                **s.row,
-            }
-        )
+    for t in progress(folder):
+        entry = {k: v for k, v in asdict(t.entry).items() if k not in ("params", "flops", "tokens")}
+        planned = {"planned_flops": t.entry.flops, "planned_tokens": t.entry.tokens}
+        status = {key: getattr(t.status, key) for key in ("state", "failure", "message")}
+        rows.append({**entry, **t.entry.params, **planned, **status, **t.row})
     if not rows:
         raise UserError(f"{folder.path}: nothing has run yet; start it with: attnres sweep run")
     frame = pd.DataFrame(rows)
-    for column in frame.columns:  # a column of one type, as Parquet wants
-        if frame[column].map(type).nunique() > 1 and not pd.api.types.is_numeric_dtype(
-            frame[column]
-        ):
-            frame[column] = frame[column].map(lambda v: None if v is None else str(v))
+    for name, column in frame.items():  # each of one type, as Parquet wants
+        if column.map(type).nunique() > 1 and not pd.api.types.is_numeric_dtype(column):
+            frame[name] = column.map(lambda v: None if v is None else str(v))
     to.mkdir(parents=True, exist_ok=True)
     paths = [to / "trials.csv", to / "trials.parquet"]
     frame.to_csv(paths[0], index=False)

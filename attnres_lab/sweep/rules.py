@@ -19,10 +19,8 @@ class Rules:
     """Counts what finished; ``reached`` names the first rule that is reached."""
 
     def __init__(self, spec: SweepSpec) -> None:
-        self.stop, self.sign = (
-            spec.stop,
-            1.0 if spec.objectives[0].direction == "minimize" else -1.0,
-        )
+        self.stop = spec.stop
+        self.sign = 1.0 if spec.objectives[0].direction == "minimize" else -1.0
         self.trials, self.hours, self.flops = 0, 0.0, 0.0
         self.best, self.idle = float("inf"), 0
         self.reached = ""
@@ -50,12 +48,8 @@ class Rules:
             "flops": self.flops,
             "no_improvement": self.idle,
         }
-        self.reached = before or next(
-            (
-                name
-                for name, value in counted.items()
-                if (limit := getattr(self.stop, name)) and value >= limit
-            ),
-            "",
-        )
+        for name, value in counted.items():
+            limit = getattr(self.stop, name)
+            if not self.reached and limit and value >= limit:
+                self.reached = name
         return self.reached != before

@@ -7,38 +7,34 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from attnres_lab.errors import UserError, nearest
+from attnres_lab.sweep.launchers import DEFAULT, REGISTRY, LauncherConfig
+from attnres_lab.sweep.launchers.base import Count, Strict
 from attnres_lab.sweep.scales import at_scale
-from attnres_lab.sweep.strict import Strict
 from attnres_lab.sweep.tune import Tune
 from attnres_lab.yamlfile import YamlFile
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
-Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 TRAIN = "attnres_lab.training.run:run"
 #: What ``result.json`` of a training run holds, beside ``depth/...`` and ``perf/...``.
 RESULT = (
-    *(
-        "val/loss",
-        "val/bpb",
-        "train/loss",
-        "step",
-        "tokens",
-        "flops",
-        "flops_6nd",
-        "seconds",
-        "device_seconds",
-    ),
+    *("val/loss", "val/bpb", "train/loss", "step", "tokens", "flops", "flops_6nd"),
+    *("seconds", "device_seconds"),
     *("params", "params_total", "params_active"),
     *("peak_memory_bytes", "optim/lr", "optim/grad_norm"),
 )
-#: Goes into a batch script: no character that a shell or Slurm could read as anything but itself.
-Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:,@%+=/-]*$")]
+if TYPE_CHECKING:
+    AnyLauncher = LauncherConfig
+else:
+    AnyLauncher = Annotated[
+        Union[tuple(launcher.Config for launcher in REGISTRY.values())],  # noqa: UP007
+        Field(discriminator="name"),
+    ]
 
 
 @dataclass(frozen=True)
@@ -62,7 +58,7 @@ class Sampler(Strict):
 
 @dataclass(frozen=True)
 class Pruner(Strict):
-    """Who ends hopeless trials early: an Optuna pruner with its options, on training steps (median,
+    """Who ends bad trials early: an Optuna pruner with its options, on training steps (median,
     hyperband, ...) or over seeds (wilcoxon).
     """
 
@@ -70,42 +66,6 @@ class Pruner(Strict):
     metric: str = "val/loss"
     """A metric of the logged rows."""
     options: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Local(Strict):
-    """Processes on this machine."""
-
-    name: Literal["local"] = "local"
-    workers: Count | None = None
-    """Trials at a time; by default as many as the devices, or the cores, allow."""
-
-
-@dataclass(frozen=True)
-class Slurm(Strict):
-    """Job arrays on a Slurm cluster that shares this folder."""
-
-    name: Literal["slurm"]
-    workers: Count = 100
-    """Jobs in the queue at a time."""
-    partition: Word | None = None
-    account: Word | None = None
-    qos: Word | None = None
-    gres: Word | None = None
-    """By default gpu:N for resources.devices = N."""
-    constraint: Word | None = None
-    setup: str = ""
-    """Shell lines before the trial, for example module load; run as they are."""
-
-
-@dataclass(frozen=True)
-class Ray(Strict):
-    """Tasks on an existing Ray cluster that shares this folder; token authentication stays on."""
-
-    name: Literal["ray"]
-    address: str = "auto"
-    workers: Count = 100
-    """Tasks submitted at a time."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +127,7 @@ class SweepSpec(Strict):
     tune: Tune | None = None
     trials: Count | None = None
     """Points to propose; not for grids, which have their own number."""
-    launcher: Annotated[Local | Slurm | Ray, Field(discriminator="name")] = Local()
+    launcher: AnyLauncher = DEFAULT
     resources: Resources = Resources()
     retry: Retry = Retry()
     stop: Stop = Stop()
@@ -204,7 +164,7 @@ FORMS = {
 }
 FORM = "may hold letters, digits and . _ : , @ % + = / - only, a letter or digit first"
 #: What pydantic puts into a place beside the file's own keys: which member of a union was tried.
-HIDDEN = ("local", "slurm", "ray", "Objective", "list[Objective]")
+HIDDEN = (*REGISTRY, "Objective", "list[Objective]")
 
 
 def load_spec(path: Path | str, scale: str | None = None) -> SpecFile:
@@ -216,7 +176,7 @@ def load_spec(path: Path | str, scale: str | None = None) -> SpecFile:
     if "space" not in data and {"model", "budget", "train"} & set(data):
         raise UserError(f"{file.path}: this is a run file; use attnres train")
     if isinstance(data.get("launcher"), dict):
-        data["launcher"] = {"name": "local", **data["launcher"]}
+        data["launcher"] = {"name": DEFAULT.name, **data["launcher"]}
     try:
         spec = _ADAPTER.validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
@@ -274,7 +234,8 @@ def _line(file: YamlFile, error: ValidationError) -> str:
     )
     keys = [str(part) for part in problem["loc"] if part not in HIDDEN]
     if kind == "unexpected_keyword_argument":
-        names = {f.name for part in Strict.__subclasses__() for f in fields(part)}
+        parts = (*Strict.__subclasses__(), *(launcher.Config for launcher in REGISTRY.values()))
+        names = {f.name for part in parts for f in fields(part)}
         names = names - {"smallest"} | {"from"}  # a word that Python keeps to itself
         message = f"unknown key{nearest(keys[-1], names)}"
     elif kind == "missing":

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from attnres_lab.sweep.strict import Strict
+from attnres_lab.sweep.launchers.base import Strict
 
 SIZE, VARIANT = "size", "variant"
 

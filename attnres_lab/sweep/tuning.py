@@ -104,7 +104,7 @@ class Tuning:
         return found, asked
 
     def _value(self, cell: Cell, choices: dict[tuple[str, ...], Choice]) -> float | None:
-        """Where the cell is measured; None as long as tuning trials are owed."""
+        """Where the cell is measured; None as long as tuning trials are pending."""
         if self.given:
             return self.given[cell.labels]
         if cell in self.tuned:

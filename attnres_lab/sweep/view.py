@@ -10,9 +10,10 @@ from rich.live import Live
 from rich.text import Text
 
 from attnres_lab.runs.folder import Status
+from attnres_lab.runs.progress import progress
 from attnres_lab.runs.sweep import Entry, SweepFolder
 from attnres_lab.sweep.rules import number
-from attnres_lab.sweep.survey import duration, headline, show, summary, survey, table
+from attnres_lab.sweep.summary import duration, headline, show, summary, table
 
 
 class Screen:
@@ -45,26 +46,22 @@ class Screen:
     def ended(self, entry: Entry, status: Status, result: dict[str, Any]) -> None:
         value = result.get(self.metric)
         facts = [f"{self.metric} {value:.4f}"] if isinstance(value, float) else []
-        facts += (
-            [duration(seconds)] if (seconds := number(result.get("seconds"))) is not None else []
-        )
+        seconds = number(result.get("seconds"))
+        facts += [duration(seconds)] if seconds is not None else []
         facts += [f"({status.failure}) {status.message}"] if status.state == "failed" else []
-        self.say(
-            " ".join(
-                [f"{status.state:9}", entry.hash, entry.run_name, f"[{show(entry.params)}]", *facts]
-            )
-        )
+        point = f"[{show(entry.params)}]"
+        self.say(" ".join([f"{status.state:9}", entry.hash, entry.run_name, point, *facts]))
 
     def tick(self) -> None:
-        """Renew the table each second, elsewhere say a line a minute; a survey of many trials takes
+        """Renew the table each second, elsewhere say a line a minute; a look at many trials takes
         at most a hundredth of our time.
         """
         if (started := time.time()) < self.due:
             return
-        seen = survey(self.folder)
-        line = headline(summary(seen, slots=self.slots))
+        trials = progress(self.folder)
+        line = headline(summary(trials, slots=self.slots))
         if self.live:
-            running = [s for s in seen if s.status.state == "running"]
+            running = [t for t in trials if t.status.state == "running"]
             self.live.update(Text(f"{line}\n{table(running, 'train/loss')}"))
         elif self.due:
             self.say(line)
@@ -72,13 +69,11 @@ class Screen:
 
     def final(self) -> None:
         """The last line, and what failed."""
-        seen = survey(self.folder)
-        self.say(headline(summary(seen, slots=self.slots)))
-        failed = [s for s in seen if s.status.state == "failed"]
-        for s in failed[:10]:
-            self.say(
-                f"failed    {s.entry.hash} {s.entry.run_name}: ({s.status.failure}) "
-                f"{s.status.message}"
-            )
+        trials = progress(self.folder)
+        self.say(headline(summary(trials, slots=self.slots)))
+        failed = [t for t in trials if t.status.state == "failed"]
+        for t in failed[:10]:
+            why = f"({t.status.failure}) {t.status.message}"
+            self.say(f"failed    {t.entry.hash} {t.entry.run_name}: {why}")
         if failed:
             self.say("what they printed: attnres sweep logs TRIAL; a later run tries them again")

@@ -24,10 +24,9 @@ from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 
 from attnres_lab.config import RunConfig, content_hash, load, to_yaml
 from attnres_lab.errors import UserError
-from attnres_lab.runs.failures import of_exception
+from attnres_lab.runs.failures import REMEDY, describe, of_exit
 from attnres_lab.runs.folder import (
     DONE,
-    Failure,
     RunFolder,
     Status,
     read_json,
@@ -105,30 +104,19 @@ def _run(config: RunConfig, files: RunFolder, extra: Extra) -> RunResult:
         return RunResult(status, result or {})
     try:
         return _train(config, files, extra)
-    except UserError as error:
-        _fail(files, "config", str(error))
-        raise
-    except torch.OutOfMemoryError as error:
-        advice = (
-            f"halve train.micro_batch_size (now {config.train.micro}) or set "
-            "model.activation_checkpointing=true"
-        )
-        _fail(files, "out_of_memory", f"{str(error).splitlines()[0]} - {advice}")
-        raise UserError(f"{files.path}: out of memory; {advice}") from error
-    except OSError as error:
-        _fail(files, "infrastructure", str(error))
-        raise UserError(
-            f"{error.filename or files.path}: {error.strerror}; the last checkpoint is intact, "
-            "run again once this is mended"
-        ) from error
     except BaseException as error:
-        _fail(files, of_exception(error), f"{type(error).__name__}: {error}")
+        failure, message = describe(error)
+        with suppress(OSError):  # the disk may be what failed
+            step = files.status().step
+            files.set_status("failed", failure=failure, message=message, step=step)
+        if failure == "out_of_memory":
+            raise UserError(f"{files.path}: out of memory; {REMEDY}") from error
+        if isinstance(error, OSError):
+            raise UserError(
+                f"{error.filename or files.path}: {error.strerror}; the last checkpoint is intact, "
+                "run again once this is mended"
+            ) from error
         raise
-
-
-def _fail(files: RunFolder, failure: Failure, message: str) -> None:
-    with suppress(OSError):  # the disk may be what failed
-        files.set_status("failed", failure=failure, message=message, step=files.status().step)
 
 
 def _train(config: RunConfig, files: RunFolder, extra: Extra) -> RunResult:
@@ -259,10 +247,10 @@ def _run_ranks(config: RunConfig, files: RunFolder) -> RunResult:
         signal.signal(number, lambda number, frame: ranks.send_signal(number))
     code = ranks.wait()
     status = files.status()
-    if code and status.state not in ("failed", "stopped"):
-        files.set_status(
-            "failed", failure="killed", message=f"a rank ended with code {code}", step=status.step
-        )
+    state, failure, _ = of_exit(status, None, "", asked=False)
+    if code and state != status.state:
+        message = f"a rank ended with code {code}"
+        files.set_status(state, failure=failure, message=message, step=status.step)
     if files.status().state == "failed":
         raise UserError(f"{files.path}: {files.status().message}")
     return RunResult(files.status(), read_json(files.result) or {})

@@ -21,8 +21,8 @@ from attnres_lab.config import load, to_yaml
 from attnres_lab.errors import UserError
 from attnres_lab.runs.folder import write_atomic
 from attnres_lab.sweep.plan import Planner
+from attnres_lab.sweep.process import execute
 from attnres_lab.sweep.spec import load_spec
-from attnres_lab.sweep.trial import execute
 from tests.sweep.conftest import Lab, in_process, study_states
 from tests.sweep.synthetic import expected
 
@@ -182,7 +182,7 @@ def test_a_trial_that_another_process_still_runs_is_not_run_twice(
     """It failed before, is held by somebody else now, and so fails for another reason; set free, it
     runs.
     """
-    monkeypatch.setattr("attnres_lab.sweep.trial.PATIENCE", 0.1)
+    monkeypatch.setattr("attnres_lab.sweep.process.PATIENCE", 0.1)
     path = lab.sweep(**CHAIN, space={"seed": [0]}, retry={"infrastructure": 0})
     lab.run(path)
     run = lab.folder.trial(lab.folder.plan()[0].hash)

@@ -188,7 +188,7 @@ def happen(run: Run, kind: str, name: str) -> Run:
         world.locked.discard(name)
         if world.status(name).state not in DONE:
             world.write(name, "finished", step=STEPS)
-    elif kind == "hopeless" and name in world.processes and world.turns:
+    elif kind == "given up" and name in world.processes and world.turns:
         run.trials[name] = replace(run.trials[name], given_up=True)
     world.clock += 1000.0 if kind == "nothing for long" else 1.0
     run.act()
@@ -203,7 +203,7 @@ CRASHES: dict[str, tuple[Any, ...]] = {
     "bug": (1,),
 }
 KINDS = (
-    *("step", "step", "coordinator", "stop", "slots", "locked", "finished elsewhere", "hopeless"),
+    *("step", "step", "coordinator", "stop", "slots", "locked", "finished elsewhere", "given up"),
     *("nothing for long", *CRASHES),
 )
 EVENTS = st.lists(st.tuples(st.sampled_from(KINDS), st.sampled_from(NAMES)), max_size=40)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from attnres_lab.errors import UserError
-from attnres_lab.runs.failures import LOCKED, of_exception, of_exit
+from attnres_lab.runs.failures import LOCKED, REMEDY, describe, of_exception, of_exit
 from attnres_lab.runs.folder import DONE, Status
 from attnres_lab.sweep.launchers.local import LocalLauncher
 from attnres_lab.sweep.optuna_study import OptunaStudy
@@ -58,6 +58,12 @@ def test_exceptions_are_classified() -> None:
         assert [of_exception(error) for error in errors] == [kind] * len(errors)
 
 
+def test_a_failure_is_told_in_a_line_with_its_remedy() -> None:
+    assert describe(UserError("model.dim: odd")) == ("config", "model.dim: odd")
+    assert describe(ValueError("a\nb")) == ("bug", "ValueError: a")
+    assert describe(MemoryError()) == ("out_of_memory", f"MemoryError; {REMEDY}")
+
+
 def test_a_function_that_says_nothing_is_alive_all_the_same(lab: Lab) -> None:
     """It is held and beats once a second, as training is."""
     coordinator = in_process(lab.run, lab.sweep(space={"seed": [0]}, function=f"{HERE}:sleeps"))
@@ -80,7 +86,7 @@ def test_a_text_for_an_objective_is_a_failed_trial(lab: Lab) -> None:
 def test_the_kill_of_the_fork_server_costs_an_attempt(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The real one, once while it serves: its trials are told as killed, and tried again."""
+    """The real one, once while it serves: its trials count as killed, and tried again."""
     monkeypatch.setattr("attnres_lab.sweep.launchers.local.START_METHOD", "forkserver")
     monkeypatch.setenv("SYNTHETIC_SECONDS", "0.1")
     killed: list[int] = []
@@ -98,7 +104,7 @@ def test_the_kill_of_the_fork_server_costs_an_attempt(
     check_exact(lab)
 
 
-def test_a_fork_server_that_dies_while_it_starts_is_told_as_a_kill(
+def test_a_fork_server_that_dies_while_it_starts_counts_as_a_kill(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def dies(self: object) -> None:

@@ -44,7 +44,7 @@ def measured(lab: Lab, device: str, speed: float) -> None:
 def test_a_guess_is_called_a_guess(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     out = plan(lab, capsys)
     assert "a guess of 1e+10 FLOP/s (?): not measured on " in out
-    assert "4 trials, 4 new, 0 owed, 0 done" in out
+    assert "4 trials, 4 new, 0 pending, 0 done" in out
 
 
 @pytest.mark.parametrize("launcher", [{"name": "slurm"}, {"name": "ray"}])

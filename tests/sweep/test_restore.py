@@ -68,7 +68,7 @@ def record(lab: Lab) -> dict[str, Any]:
 def test_a_lost_study_is_restored_point_for_point(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
-    """States, parameters, values, intermediate values; what is there is not told again."""
+    """States, parameters, values, intermediate values; what is there is not recorded again."""
     monkeypatch.setenv("SYNTHETIC_SECONDS", "0.1")
     path = lab.sweep(**changes)
     lab.run(path)

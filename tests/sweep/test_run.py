@@ -1,4 +1,4 @@
-"""A sweep runs what is owed, once, and records it."""
+"""A sweep runs what is pending, once, and records it."""
 
 from __future__ import annotations
 
@@ -153,10 +153,10 @@ def test_failures_are_classified_and_retried_by_kind(lab: Lab) -> None:
     assert outcome.exit_code == 1
     log = lab.folder.trial(next(e.hash for e in lab.folder.plan() if e.seed == 1)).log.read_text()
     assert "ValueError: a bug" in log
-    assert study_states(lab) == []  # the point is owed, not recorded
+    assert study_states(lab) == []  # the point is pending, not recorded
 
 
-def test_a_failed_trial_is_owed(lab: Lab) -> None:
+def test_a_failed_trial_is_pending_in_the_next_run(lab: Lab) -> None:
     path = lab.sweep(space={"seed": [0, 6]}, function="tests.sweep.synthetic:fails")
     assert lab.run(path).exit_code == 1
     assert lab.run(path).exit_code == 0

@@ -11,9 +11,9 @@ import time
 
 import pytest
 
-from attnres_lab.sweep.launchers.local import Lease, make_leases
+from attnres_lab.sweep.launchers.local import Lease, LocalConfig, make_leases
 from attnres_lab.sweep.plan import Planner
-from attnres_lab.sweep.spec import Local, Resources, load_spec
+from attnres_lab.sweep.spec import Resources, load_spec
 from tests.sweep.conftest import Lab
 
 MANY = {"optim.lr": {"log": [1e-4, 1e-1, 100]}, "model.dim": [32, 64], "seed": [0, 1, 2, 3, 4]}
@@ -92,19 +92,19 @@ assert not {"torch", "mlflow", "optuna", "pandas"} & set(sys.modules)
 
 def test_leases_share_no_device_and_no_core() -> None:
     gpus = ["GPU-a", "GPU-b", "GPU-c", "GPU-d", "GPU-e"]
-    leases = make_leases(Local(), Resources(devices=2), gpus)
+    leases = make_leases(LocalConfig(), Resources(devices=2), gpus)
     assert [lease.gpus for lease in leases] == [("GPU-a", "GPU-b"), ("GPU-c", "GPU-d")]
     cores = [core for lease in leases for core in lease.cores]
     assert len(cores) == len(set(cores))
     assert leases[0].environment()["CUDA_VISIBLE_DEVICES"] == "GPU-a,GPU-b"
-    assert [lease.gpus for lease in make_leases(Local(workers=3), Resources(devices=0), gpus)] == [
-        ()
-    ] * 3
-    assert make_leases(Local(), Resources(devices=8), gpus) == []
+    assert [
+        lease.gpus for lease in make_leases(LocalConfig(workers=3), Resources(devices=0), gpus)
+    ] == [()] * 3
+    assert make_leases(LocalConfig(), Resources(devices=8), gpus) == []
     cores = len(os.sched_getaffinity(0))
     # two ranks on CPU, each with its threads
-    assert len(make_leases(Local(), Resources(devices=2, threads=cores), [])) == 1
-    assert len(make_leases(Local(), Resources(devices=0), [])) == cores
+    assert len(make_leases(LocalConfig(), Resources(devices=2, threads=cores), [])) == 1
+    assert len(make_leases(LocalConfig(), Resources(devices=0), [])) == cores
 
 
 def test_four_trials_on_two_leases_never_share_a_device(

@@ -1,79 +1,44 @@
-"""Where trials run: one small file for each launcher."""
+"""Where trials run: a file for each launcher, its config beside it, and a line in the registry."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
-from attnres_lab.runs.failures import Fate
-from attnres_lab.sweep.spec import Local, Ray, Slurm, SweepSpec
+from attnres_lab.sweep.launchers.base import Ended, Launcher, LauncherConfig
+from attnres_lab.sweep.launchers.local import LocalConfig, LocalLauncher
+from attnres_lab.sweep.launchers.ray import RayLauncher
+from attnres_lab.sweep.launchers.slurm import SlurmLauncher
 
+if TYPE_CHECKING:
+    from attnres_lab.sweep.spec import SweepSpec
 
-@dataclass(frozen=True)
-class Job:
-    """A trial to start: its folder holds config.yaml."""
+REGISTRY: dict[str, type[Launcher]] = {
+    "local": LocalLauncher,
+    "slurm": SlurmLauncher,
+    "ray": RayLauncher,
+}
+DEFAULT = LocalConfig()
 
-    hash: str
-    folder: Path
-
-
-@dataclass(frozen=True)
-class Ended:
-    """A trial whose process is gone; ``code`` as of subprocess (negative: killed by that signal),
-    None where nobody knows.
-    """
-
-    hash: str
-    code: int | None
-    fate: Fate = ""
-
-
-class Launcher(Protocol):
-    """Starts trials and says when they ended; everything else is read from the run folders."""
-
-    slots: int  # trials at a time
-    limits_time: bool  # whether it enforces resources.time_limit itself
-
-    def adopt(self) -> list[str]:
-        """Hashes of trials that an earlier coordinator started and that still run."""
-
-    def start(self, job: Job) -> None:
-        """Start a trial in a free slot."""
-
-    def wait(self, seconds: float) -> list[Ended]:
-        """Trials that ended, as soon as there is one."""
-
-    def end(self, hash: str, *, kill: bool) -> None:
-        """Ask a trial to write a checkpoint and end; or end it at once with all its children."""
-
-    def close(self) -> None:
-        """Free everything; trials still running are killed."""
-
-
-def local_slots(spec: SweepSpec) -> int:
-    """Trials at a time, before anything is leased."""
-    if not isinstance(spec.launcher, Local):
-        return spec.launcher.workers
-    from attnres_lab.sweep.launchers.local import make_leases, visible_gpus
-
-    return len(
-        make_leases(spec.launcher, spec.resources, visible_gpus() if spec.resources.devices else [])
-    )
+__all__ = [
+    "DEFAULT",
+    "REGISTRY",
+    "Ended",
+    "Launcher",
+    "LauncherConfig",
+    "expected_slots",
+    "make_launcher",
+]
 
 
 def make_launcher(spec: SweepSpec, folder: Path) -> Launcher:
     """The launcher that the spec names, for the sweep in ``folder``. Raises UserError where it
     cannot work here.
     """
-    if isinstance(spec.launcher, Slurm):
-        from attnres_lab.sweep.launchers.slurm import SlurmLauncher
+    cls = REGISTRY[spec.launcher.name]
+    return cls(spec.launcher, spec.resources, spec.function, folder.absolute())
 
-        return SlurmLauncher(spec.launcher, spec.resources, spec.function, folder.absolute())
-    if isinstance(spec.launcher, Ray):
-        from attnres_lab.sweep.launchers.ray import RayLauncher
 
-        return RayLauncher(spec.launcher, spec.resources, spec.function)
-    from attnres_lab.sweep.launchers.local import LocalLauncher
-
-    return LocalLauncher(spec.launcher, spec.resources, spec.function)
+def expected_slots(spec: SweepSpec) -> int:
+    """Trials at a time, before anything is leased."""
+    return REGISTRY[spec.launcher.name].expected_slots(spec.launcher, spec.resources)

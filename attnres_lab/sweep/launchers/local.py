@@ -17,15 +17,26 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from attnres_lab.errors import UserError
-from attnres_lab.sweep.launchers import Ended, Job
-from attnres_lab.sweep.spec import Local, Resources
+from attnres_lab.sweep.launchers.base import Count, Ended, Launcher, LauncherConfig
+
+if TYPE_CHECKING:
+    from attnres_lab.sweep.spec import Resources
 
 START_METHOD = "forkserver"
 #: What multiprocessing reports where the fork server died before it could tell the exit code.
 UNKNOWN = 255
+
+
+@dataclass(frozen=True)
+class LocalConfig(LauncherConfig):
+    """Processes on this machine."""
+
+    name: Literal["local"] = "local"
+    workers: Count | None = None
+    """Trials at a time; by default as many as the devices, or the cores, allow."""
 
 
 @dataclass(frozen=True)
@@ -68,16 +79,14 @@ def visible_gpus() -> list[str]:
     return [ids.get(word, word) for word in allowed.split(",") if word and word != "-1"]
 
 
-def make_leases(launcher: Local, resources: Resources, gpus: list[str]) -> list[Lease]:
+def make_leases(config: LocalConfig, resources: Resources, gpus: list[str]) -> list[Lease]:
     """Disjoint leases: no device and, where there are enough, no core is in two of them."""
     cores, need = sorted(os.sched_getaffinity(0)), resources.threads * max(1, resources.devices)
     if gpus and resources.devices:
         n = resources.devices
-        groups = [tuple(gpus[i : i + n]) for i in range(0, len(gpus) - n + 1, n)][
-            : launcher.workers
-        ]
+        groups = [tuple(gpus[i : i + n]) for i in range(0, len(gpus) - n + 1, n)][: config.workers]
     else:
-        groups = [()] * (launcher.workers or max(1, len(cores) // need))
+        groups = [()] * (config.workers or max(1, len(cores) // need))
     per = len(cores) // len(groups) if groups else 0
     pinned = per >= need
     return [
@@ -86,14 +95,17 @@ def make_leases(launcher: Local, resources: Resources, gpus: list[str]) -> list[
     ]
 
 
-class LocalLauncher:
+class LocalLauncher(Launcher):
     """A slot for each lease."""
 
-    limits_time = False
+    Config = LocalConfig
+    here = True
 
-    def __init__(self, launcher: Local, resources: Resources, function: str) -> None:
+    def __init__(
+        self, config: LocalConfig, resources: Resources, function: str, folder: Path
+    ) -> None:
         self.function = function
-        self.free = make_leases(launcher, resources, visible_gpus() if resources.devices else [])
+        self.free = make_leases(config, resources, visible_gpus() if resources.devices else [])
         if not self.free:
             raise UserError(
                 f"resources.devices: {resources.devices} in one trial, but this machine has "
@@ -107,29 +119,30 @@ class LocalLauncher:
         self.context.set_forkserver_preload(
             [
                 "attnres_lab.sweep.launchers.local",
-                "attnres_lab.sweep.trial",
+                "attnres_lab.sweep.process",
                 module,
-                "attnres_lab.sweep.preload",
+                "attnres_lab.sweep.launchers.forkserver",
             ]
         )
 
-    def adopt(self) -> list[str]:
-        """None: local trials end with their coordinator."""
-        return []
+    @classmethod
+    def expected_slots(cls, config: LauncherConfig, resources: Resources) -> int:
+        assert isinstance(config, LocalConfig)
+        return len(make_leases(config, resources, visible_gpus() if resources.devices else []))
 
-    def start(self, job: Job) -> None:
+    def start(self, folder: Path) -> None:
         lease = self.free.pop(0)
         process = self.context.Process(
-            target=_trial, args=(job.folder, self.function, lease), name=job.hash
+            target=_trial, args=(folder, self.function, lease), name=folder.name
         )
         try:
             with _no_main():
                 process.start()
         except (EOFError, ConnectionError):  # the fork server was killed; the next start makes one
             self.free.append(lease)
-            self.lost.append(Ended(job.hash, None))
+            self.lost.append(Ended(folder.name, None))
             return
-        self.running[job.hash] = (process, lease)
+        self.running[folder.name] = (process, lease)
 
     def wait(self, seconds: float) -> list[Ended]:
         if not self.lost:
@@ -183,7 +196,7 @@ def _no_main() -> Iterator[None]:
 
 def _trial(folder: Path, function: str, lease: Lease) -> None:
     """Body of a forked trial: its own session, its own log, gone with its coordinator."""
-    from attnres_lab.sweep.trial import execute
+    from attnres_lab.sweep.process import execute
 
     os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -8,19 +8,35 @@ import os
 import shlex
 import subprocess
 import sys
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from attnres_lab.errors import UserError
-from attnres_lab.sweep.launchers import Ended, Job
-from attnres_lab.sweep.spec import Ray, Resources
+from attnres_lab.sweep.launchers.base import Count, Ended, Launcher, LauncherConfig
+
+if TYPE_CHECKING:
+    from attnres_lab.sweep.spec import Resources
 
 
-class RayLauncher:
+@dataclass(frozen=True)
+class RayConfig(LauncherConfig):
+    """Tasks on an existing Ray cluster that shares this folder; token authentication stays on."""
+
+    name: Literal["ray"]
+    address: str = "auto"
+    workers: Count = 100
+    """Tasks submitted at a time."""
+
+
+class RayLauncher(Launcher):
     """Ray places the tasks; retries are the coordinator's business, not Ray's."""
 
-    limits_time = False
+    Config = RayConfig
 
-    def __init__(self, launcher: Ray, resources: Resources, function: str) -> None:
+    def __init__(
+        self, config: RayConfig, resources: Resources, function: str, folder: Path
+    ) -> None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         try:
             import ray
@@ -28,12 +44,12 @@ class RayLauncher:
             raise UserError(
                 "launcher.name: ray is not installed; pip install attnres-lab[ray]"
             ) from None
-        self.ray, self.function, self.slots = ray, function, launcher.workers
+        self.ray, self.function, self.slots = ray, function, config.workers
         try:
-            ray.init(address=launcher.address, log_to_driver=False, logging_level="ERROR")
+            ray.init(address=config.address, log_to_driver=False, logging_level="ERROR")
         except Exception as error:  # Ray raises many kinds
             raise UserError(
-                f"launcher.address: no Ray cluster answers at {launcher.address} "
+                f"launcher.address: no Ray cluster answers at {config.address} "
                 f"({str(error).splitlines()[0]})"
             ) from None
         self.task = ray.remote(
@@ -42,16 +58,13 @@ class RayLauncher:
         self.threads = resources.threads
         self.running: dict[str, Any] = {}
 
-    def adopt(self) -> list[str]:
-        return []
-
-    def start(self, job: Job) -> None:
+    def start(self, folder: Path) -> None:
         command = shlex.join(
             [
                 sys.executable,
                 "-m",
-                "attnres_lab.sweep.trial",
-                str(job.folder),
+                "attnres_lab.sweep.process",
+                str(folder),
                 self.function,
                 "--follow",
             ]
@@ -65,9 +78,9 @@ class RayLauncher:
         )
         script = (
             f"cd {shlex.quote(os.getcwd())} && exec {settings} {command} "
-            f">>{shlex.quote(str(job.folder / 'log.txt'))} 2>&1"
+            f">>{shlex.quote(str(folder / 'log.txt'))} 2>&1"
         )
-        self.running[job.hash] = self.task.remote(["bash", "-c", script])
+        self.running[folder.name] = self.task.remote(["bash", "-c", script])
 
     def wait(self, seconds: float) -> list[Ended]:
         by_task = {task: hash for hash, task in self.running.items()}

@@ -16,13 +16,17 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from attnres_lab.errors import UserError
 from attnres_lab.runs.failures import Fate
 from attnres_lab.runs.folder import DONE, RunFolder, write_atomic
-from attnres_lab.sweep.launchers import Ended, Job
-from attnres_lab.sweep.spec import Resources, Slurm
+from attnres_lab.sweep.launchers.base import Count, Ended, Launcher, LauncherConfig, Word
+
+if TYPE_CHECKING:
+    from attnres_lab.sweep.spec import Resources
 
 #: Seconds between two looks at the queue.
 POLL = 2.0
@@ -38,20 +42,36 @@ FATES: dict[str, Fate] = {
 OVER = (*FATES, "COMPLETED", "CANCELLED", "FAILED", "NODE_FAIL", "BOOT_FAIL")
 
 
-class SlurmLauncher:
+@dataclass(frozen=True)
+class SlurmConfig(LauncherConfig):
+    """Job arrays on a Slurm cluster that shares this folder."""
+
+    name: Literal["slurm"]
+    workers: Count = 100
+    """Jobs in the queue at a time."""
+    partition: Word | None = None
+    account: Word | None = None
+    qos: Word | None = None
+    gres: Word | None = None
+    """By default gpu:N for resources.devices = N."""
+    constraint: Word | None = None
+    setup: str = ""
+    """Shell lines before the trial, for example module load; run as they are."""
+
+
+class SlurmLauncher(Launcher):
     """Submits what ``start`` collected as arrays, chunked below MaxArraySize."""
 
+    Config = SlurmConfig
     limits_time = True
 
-    def __init__(self, launcher: Slurm, resources: Resources, function: str, folder: Path) -> None:
-        self.spec, self.resources, self.function, self.folder = (
-            launcher,
-            resources,
-            function,
-            folder / "slurm",
-        )
-        self.slots = launcher.workers
-        self.new: list[Job] = []
+    def __init__(
+        self, config: SlurmConfig, resources: Resources, function: str, folder: Path
+    ) -> None:
+        self.config, self.resources, self.function = config, resources, function
+        self.folder = folder / "slurm"
+        self.slots = config.workers
+        self.new: list[Path] = []  # folders to submit
         self.jobs: dict[str, str] = {}  # hash -> 12_3
         self.missing: set[str] = set()  # ended without a status, at the last look
         self.polled = 0.0
@@ -67,8 +87,8 @@ class SlurmLauncher:
                 self.jobs[Path(folder).name] = job
         return list(self.jobs)
 
-    def start(self, job: Job) -> None:
-        self.new.append(job)
+    def start(self, folder: Path) -> None:
+        self.new.append(folder)
 
     def wait(self, seconds: float) -> list[Ended]:
         while self.new:
@@ -80,7 +100,7 @@ class SlurmLauncher:
         self.polled = time.time()
         try:
             queue = self._queue()
-        except UserError:  # the controller is away; the jobs are not
+        except UserError:  # the controller is unreachable; the jobs go on
             return []
         ended = []
         for hash, job in list(self.jobs.items()):
@@ -97,9 +117,9 @@ class SlurmLauncher:
         return ended
 
     def end(self, hash: str, *, kill: bool) -> None:
-        waiting = [job for job in self.new if job.hash == hash]
-        for job in waiting:
-            self.new.remove(job)
+        waiting = [folder for folder in self.new if folder.name == hash]
+        for folder in waiting:
+            self.new.remove(folder)
             self.jobs[hash] = "never submitted"
         if (job_id := self.jobs.get(hash)) and not waiting:
             # a job that has just ended cannot be signalled, and squeue tells what became of it
@@ -121,17 +141,19 @@ class SlurmLauncher:
             job: (state, name) for job, state, name in (line.split(maxsplit=2) for line in lines)
         }
 
-    def _submit(self, jobs: list[Job]) -> None:
+    def _submit(self, folders: list[Path]) -> None:
         stem = self.folder / f"{time.time_ns()}"
-        write_atomic(stem.with_suffix(".txt"), "".join(f"{job.folder}\n" for job in jobs).encode())
-        write_atomic(stem.with_suffix(".sh"), self._script(stem, len(jobs)).encode())
+        write_atomic(
+            stem.with_suffix(".txt"), "".join(f"{folder}\n" for folder in folders).encode()
+        )
+        write_atomic(stem.with_suffix(".sh"), self._script(stem, len(folders)).encode())
         number = (
             _call("sbatch", "--parsable", str(stem.with_suffix(".sh"))).strip().partition(";")[0]
         )
-        self.jobs |= {job.hash: f"{number}_{index}" for index, job in enumerate(jobs)}
+        self.jobs |= {folder.name: f"{number}_{index}" for index, folder in enumerate(folders)}
 
     def _script(self, stem: Path, count: int) -> str:
-        spec, resources = self.spec, self.resources
+        config, resources = self.config, self.resources
         options = {
             "job-name": f"attnres-{self.folder.parent.name}-{stem.name}",
             "array": f"0-{count - 1}",
@@ -141,18 +163,18 @@ class SlurmLauncher:
             "time": math.ceil(60 * resources.time_limit + NOTICE / 60)
             if resources.time_limit
             else None,
-            "partition": spec.partition,
-            "account": spec.account,
-            "qos": spec.qos,
-            "constraint": spec.constraint,
-            "gres": spec.gres or (f"gpu:{resources.devices}" if resources.devices else None),
+            "partition": config.partition,
+            "account": config.account,
+            "qos": config.qos,
+            "constraint": config.constraint,
+            "gres": config.gres or (f"gpu:{resources.devices}" if resources.devices else None),
         }
-        command = shlex.join([sys.executable, "-m", "attnres_lab.sweep.trial"])
+        command = shlex.join([sys.executable, "-m", "attnres_lab.sweep.process"])
         lines = [
             "#!/bin/bash",
             *(f"#SBATCH --{key}={value}" for key, value in options.items() if value),
             "#SBATCH --no-requeue",
-            self.spec.setup,
+            config.setup,
             f"cd {shlex.quote(os.getcwd())}",
             f"export OMP_NUM_THREADS={resources.threads}",
             'folder=$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" '

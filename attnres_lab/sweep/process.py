@@ -64,17 +64,14 @@ def _run(folder: RunFolder, function: str) -> int:
         traceback.print_exc()
         if folder.status().state == "failed":  # the function said why
             return 1
-        failure = failures.of_exception(error)
-        message = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
-        if failure == "out_of_memory":
-            message += f"; {failures.REMEDY}"
+        failure, message = failures.describe(error)
         folder.set_status("failed", failure=failure, message=message, step=folder.status().step)
         return 1
 
 
 def main() -> None:
-    """``python -m attnres_lab.sweep.trial FOLDER FUNCTION [--follow]``: for launchers that start a
-    fresh interpreter.
+    """``python -m attnres_lab.sweep.process FOLDER FUNCTION [--follow]``: for launchers that
+    start a fresh interpreter.
     """
     if "--follow" in sys.argv:
         os.setsid()

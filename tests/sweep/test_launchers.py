@@ -1,0 +1,95 @@
+"""A launcher is a class with its config beside it and a line in the registry; nothing else."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import pytest
+
+from attnres_lab.sweep.launchers import REGISTRY
+from tests.sweep.conftest import Lab
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_a_launchers_config_names_it_and_the_guide_describes_it(name: str) -> None:
+    hints = get_type_hints(REGISTRY[name].Config, include_extras=False)
+    assert get_args(hints["name"]) == (name,)
+    assert f"- `{name}`: " in (ROOT / "docs" / "sweeps.md").read_text()
+
+
+FOURTH = """
+import json, sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from attnres_lab.errors import UserError
+from attnres_lab.sweep import launchers
+from attnres_lab.sweep.launchers.base import Count, Ended, Launcher, LauncherConfig
+from attnres_lab.sweep.process import execute
+
+@dataclass(frozen=True)
+class InTurnConfig(LauncherConfig):
+    name: Literal["inturn"]
+    patience: Count = 1
+    workers: Count = 1
+
+class InTurn(Launcher):
+    Config = InTurnConfig
+    here = True
+    def __init__(self, config, resources, function, folder):
+        self.slots, self.function, self.ended = config.workers, function, []
+    def start(self, folder):
+        self.ended.append(Ended(folder.name, execute(folder, self.function)))
+    def wait(self, seconds):
+        ended, self.ended = self.ended, []
+        return ended
+    def end(self, hash, *, kill): pass
+    def close(self): pass
+
+launchers.REGISTRY["inturn"] = InTurn
+
+from attnres_lab.runs.sweep import SweepFolder
+from attnres_lab.sweep import engine
+from attnres_lab.sweep.spec import json_schema, load_spec
+from tests.sweep.conftest import _no_mirror
+
+engine.SweepMirror = _no_mirror
+said = []
+for path in sys.argv[3:]:
+    try:
+        load_spec(path)
+    except UserError as error:
+        said.append(str(error).removeprefix(path))
+done = engine.run_sweep(load_spec(sys.argv[1]), SweepFolder(Path(sys.argv[2]))).done
+print(json.dumps({"schema": json_schema(), "said": said, "done": done}))
+"""
+
+
+def test_a_fourth_launcher_is_one_line(lab: Lab) -> None:
+    """It runs a sweep; schema and messages know it and its options."""
+    texts = ["{name: inturm}", "{name: inturn, patiense: 2}", "{name: inturn, workers: 0}"]
+    paths = [lab.sweep(launcher={"name": "inturn"})]
+    for index, text in enumerate(texts):
+        path = lab.path / f"bad{index}.yaml"
+        head = "name: s\nbase: base.yaml\nspace: {seed: [0]}\n"
+        path.write_text(f"{head}launcher: {text}\n")
+        paths.append(path)
+    paths.insert(1, lab.folder.path)
+    found = subprocess.run(
+        [sys.executable, "-c", FOURTH, *map(str, paths)],
+        check=True, capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    answer = json.loads(found.stdout.splitlines()[-1])
+    assert answer["done"] == 4
+    assert "patience" in answer["schema"]["$defs"]["InTurnConfig"]["properties"]
+    assert answer["said"] == [
+        ":4: launcher: no launcher is called 'inturm', did you mean 'inturn'?",
+        ":4: launcher.patiense: unknown key, did you mean 'patience'?",
+        ":4: launcher.workers: should be greater than or equal to 1, got 0",
+    ]
