@@ -10,6 +10,7 @@ from analysis.gain.published import gain_from_published
 from analysis.isoflop import grid_optimum, isoflop
 from analysis.power import Study, pilot, plan, seeds_needed, sizes_needed
 from analysis.runs import load_curves, load_runs
+from analysis.tuning import Bowls, bowls
 
 __all__ = ["CHINCHILLA", "POWER_LAW", "POWER_LAW_OFFSET", "Fit", "Law", "bootstrap", "compare"]
 __all__ += [
@@ -21,6 +22,7 @@ __all__ += [
     "grid_optimum",
     "isoflop",
 ]
+__all__ += ["Bowls", "bowls"]
 __all__ += [
     "Study",
     "load_curves",

@@ -19,14 +19,16 @@ from attnres_lab.runs.table import as_text, find, planned, table
 
 __all__ = ["decode", "depth_artifacts", "from_params", "load_curves", "load_runs", "runs_folder"]
 
-LABELS = ("sweep", "status", "variant", "size", "seed", "data_fingerprint", "trial")
+LABELS = ("sweep", "status", "variant", "size", "seed", "data_fingerprint", "trial", "tuning")
 POSITION = ("tokens", "flops", "seconds")
 _LARGEST = 1.79e308  # what MLflow's SQL stores write for infinity
 # of a record, but neither a label nor a number that came out
 _ABOUT = ("run", "run_name", "state", "failure", "config_hash", "revision", "dirty", "device")
 
 
-def load_runs(name_or_folder: str | Path, tracking_uri: str | None = None) -> pd.DataFrame:
+def load_runs(
+    name_or_folder: str | Path, tracking_uri: str | None = None, *, tuning: bool = False
+) -> pd.DataFrame:
     """One row per run of a sweep (by its name, or its folder), of any folder of runs, or of a CSV
     or Parquet file; with ``tracking_uri``, of a sweep or an experiment in that MLflow store.
 
@@ -35,13 +37,14 @@ def load_runs(name_or_folder: str | Path, tracking_uri: str | None = None) -> pd
     (``val/loss`` in nats per token, ``flops``, ``tokens``, ``seconds``, ``device_seconds``,
     ``params``, ...), from MLflow the last value of every other metric too; every dotted config key,
     as numbers where all of its values are numbers. A sweep's runs are those of its plan; run
-    folders beside them are of an earlier plan and left out.
+    folders beside them are of an earlier plan and left out. Of a sweep under ``tune`` the runs that
+    only chose its values are left out, or, with ``tuning``, they alone are read.
 
     Raises ValueError for a sweep or experiment that is not there, with the nearest name, and for a
     store that does not answer; FileNotFoundError for a missing file.
     """
     if (read := _read_table(name_or_folder)) is not None:
-        return read
+        return _of_kind(read, tuning=tuning)
     if tracking_uri:
         found = _search(tracking_uri, str(name_or_folder))
         rows, params = zip(*map(_tracked, found), strict=True)
@@ -52,7 +55,17 @@ def load_runs(name_or_folder: str | Path, tracking_uri: str | None = None) -> pd
     for column in (configured | {"seed"}) & set(runs):
         runs[column] = _numbers(runs[column])
     first = ["run_id", "name", *(label for label in LABELS if label in runs)]
-    return runs[[*first, *sorted(str(column) for column in set(runs) - set(first))]]
+    runs = runs[[*first, *sorted(str(column) for column in set(runs) - set(first))]]
+    return _of_kind(runs, tuning=tuning)
+
+
+def _of_kind(runs: pd.DataFrame, *, tuning: bool) -> pd.DataFrame:
+    """The runs that chose a sweep's values, or those that measure."""
+    if "tuning" not in runs:
+        return runs.iloc[:0] if tuning else runs
+    kind = runs["tuning"].astype(str).str.lower() == "true"
+    kept: pd.DataFrame = runs[kind == tuning].drop(columns="tuning").reset_index(drop=True)
+    return kept
 
 
 def load_curves(

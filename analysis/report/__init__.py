@@ -16,6 +16,7 @@ from analysis.report.comparisons import COMPARISONS
 from analysis.report.evidence import gather
 from analysis.report.page import Page
 from analysis.report.shapes import SHAPES
+from analysis.report.tuning import TUNING
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def write_report(
         page.add(f"# {evidence.name}", verdict)
         if evidence.question:
             page.add("## Question", evidence.question)
-        for part in (*COMPARISONS, *SHAPES, *sections.SECTIONS):
+        for part in (*COMPARISONS, *TUNING, *SHAPES, *sections.SECTIONS):
             part(evidence, page)
     markdown.write_text(page.markdown())
     html.write_text(page.html(f"{evidence.name}: report"))

@@ -31,7 +31,7 @@ SILENT = 30.0
 @dataclass(frozen=True)
 class Entry:
     """A planned trial: ``hash`` of its resolved config, ``point`` of the same config whatever the
-    seed; FLOPs and tokens of the whole training.
+    seed; FLOPs and tokens of the whole training. ``tuning``: it only helps to choose a value.
     """
 
     hash: str
@@ -44,6 +44,7 @@ class Entry:
     num_params: int
     flops: float | None  # None: a budget of seconds
     tokens: int | None
+    tuning: bool = False
 
 
 class SweepFolder:

@@ -125,12 +125,14 @@ def table(paths: Iterable[Path]) -> list[dict[str, Any]]:
 
 def planned(sweep: SweepFolder) -> list[dict[str, Any]]:
     """The records of the planned trials, in the order of the plan, with ``sweep`` and ``trial``
-    (the hash). What the plan says of a trial stands where its folder says nothing; folders beside
-    the plan are left out: they are of an earlier one.
+    (the hash), and ``tuning`` under ``tune``. What the plan says of a trial stands where its folder
+    says nothing; folders beside the plan are left out: they are of an earlier one.
     """
     root, entries = runs_folder(), sweep.plan()
+    tuned = any(entry.tuning for entry in entries)
     return [
         {"sweep": sweep.path.name, "trial": entry.hash}
+        | ({"tuning": entry.tuning} if tuned else {})
         | _record(sweep.trial(entry.hash).path, root, entry)
         for entry in entries
     ]

@@ -52,6 +52,8 @@ class OptunaStudy:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.spec, self.space = spec, space
         self.distributions = {axis.key: _distribution(axis) for axis in _all(space.axes)}
+        if spec.tune:  # any value, so that another start is no other study
+            self.distributions[spec.tune.key] = FloatDistribution(1e-30, 1e30, log=True)
         self.storage: Any = Database(spec.storage, say) if spec.storage else open_journal(journal)
         self.study = self._create()
         self.asked: optuna.Trial | None = None  # proposed, and not yet bound to a point

@@ -17,6 +17,7 @@ from attnres_lab.shipped import find
 from attnres_lab.sweep.space import Point, Space, parse_space
 from attnres_lab.sweep.spec import SpecFile
 from attnres_lab.sweep.trials import Trial
+from attnres_lab.sweep.tuning import Tuned
 from attnres_lab.yamlfile import YamlFile
 
 if TYPE_CHECKING:  # Optuna, which a plain grid has no need of here
@@ -27,7 +28,7 @@ LIMIT = 10_000
 
 class Plan(Protocol):
     """Which trials a sweep has: all at once (``Grid``), one point after the other (``Search``), or
-    some first and the others once those are done.
+    some first and the others once those are done (``Tuned``).
 
     To plug in another kind, write a class with these two methods and have ``make_plan`` return it;
     the engine needs nothing else. Trials come from ``Planner.resolve``, and both methods answer
@@ -77,20 +78,39 @@ class Planner:
         """Every trial of a grid; the same resolved config is one trial. Raises UserError for more
         than ``LIMIT``, unless ``large``.
         """
-        size = self.space.size() * self.space.replicates
-        if size > LIMIT and not large:
-            raise UserError(
-                f"{self.source.file.where('space')}: space: {size} trials, more than {LIMIT}; "
-                "make it smaller, or say --large"
-            )
+        self.limit(self.space.replicates, large=large)
         trials: dict[str, Trial] = {}
         for point in self.space.points():
             for trial in self.resolve(point):
                 trials.setdefault(trial.entry.hash, trial)
         return list(trials.values())
 
-    def resolve(self, point: Point) -> Iterator[Trial]:
-        """A trial per seed."""
+    def limit(self, runs: int, *, large: bool) -> None:
+        """Raises UserError for more than ``LIMIT`` trials, ``runs`` of each point, unless
+        ``large``.
+        """
+        size = self.space.size() * runs
+        if size > LIMIT and not large:
+            raise UserError(
+                f"{self.source.file.where('space')}: space: {size} trials, more than {LIMIT}; "
+                "make it smaller, or say --large"
+            )
+
+    def resolve(self, point: Point, *, tuning: int = 0) -> Iterator[Trial]:
+        """A trial per seed; or as many as ``tuning``, on seeds that no point measures on."""
+        first = self.config(point)
+        size, identity = first.model.size, content_hash(replace(first, seed=0))
+        if tuning:
+            seeds = self.space.tuning_seeds_at(size, first.seed, tuning)
+            identity += "-tuning"  # its runs are no replicates of the measuring ones
+        else:
+            seeds = self.space.seeds_at(size, first.seed)
+        for seed in seeds:
+            config = replace(first, seed=seed)
+            yield Trial(_entry(config, identity, point, tuning=bool(tuning)), config)
+
+    def config(self, point: Point) -> RunConfig:
+        """The config of a point at the base's seed. Raises UserError for one that makes no run."""
         overrides = {**self.spec.overrides, **point.overrides}
         try:
             first = load(self.base, overrides)
@@ -109,10 +129,7 @@ class Planner:
                 f"{where}: budget: {first.run_name}: {wrong}; set train.batch_size lower, "
                 "or the budget higher"
             )
-        identity = content_hash(replace(first, seed=0))
-        for seed in self.space.seeds_at(first.model.size, first.seed):
-            config = replace(first, seed=seed)
-            yield Trial(_entry(config, identity, point), config)
+        return first
 
     def _place(self, message: str) -> str:
         """A config error told at the line of this sweep file that caused it, where one did."""
@@ -128,6 +145,8 @@ class Planner:
                 )
                 if any(f"{key}.".startswith(f"{k}.") for k in sets):
                     return f"{own.where(f'{section}.{given}')}: {key}: {rest}"
+        if self.spec.tune and f"{key}.".startswith(f"{self.spec.tune.key}."):
+            return f"{own.where('tune.key')}: tune.key: {key}: {rest}"
         return message
 
 
@@ -179,6 +198,8 @@ class Search:
 
 def make_plan(planner: Planner, folder: SweepFolder, *, large: bool = False) -> Plan:
     """The plan that the sweep file asks for."""
+    if planner.spec.tune:
+        return Tuned(planner, folder, large=large)
     return Search(planner, folder) if planner.spec.adaptive else Grid(planner, large=large)
 
 
@@ -192,7 +213,7 @@ def misspent(config: RunConfig, result: Mapping[str, Any]) -> str:
     return f"whole steps spend {spent:.4g} FLOPs of a budget of {budget}, more than 1 % off"
 
 
-def _entry(config: RunConfig, point_hash: str, point: Point) -> Entry:
+def _entry(config: RunConfig, point_hash: str, point: Point, *, tuning: bool = False) -> Entry:
     steps = config.steps
     tokens = None if steps is None else steps * config.tokens_per_step
     return Entry(
@@ -206,4 +227,5 @@ def _entry(config: RunConfig, point_hash: str, point: Point) -> Entry:
         num_params=num_params(config.model).non_embedding,
         flops=None if tokens is None else float(tokens * config.flops_per_token),
         tokens=tokens,
+        tuning=tuning,
     )

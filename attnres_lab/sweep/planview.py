@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 import sys
 from collections import Counter
+from collections.abc import Iterator
 
 from attnres_lab.runs.folder import DONE
 from attnres_lab.runs.sweep import SweepFolder
+from attnres_lab.runs.tuning import MOST
 from attnres_lab.sweep.launchers import expected_slots
 from attnres_lab.sweep.plan import Planner, make_plan
 from attnres_lab.sweep.pricing import (
@@ -25,6 +27,7 @@ from attnres_lab.sweep.space import sets
 from attnres_lab.sweep.spec import SpecFile
 from attnres_lab.sweep.summary import columns, duration, show
 from attnres_lab.sweep.trials import Trial
+from attnres_lab.sweep.tuning import EXPECTED, Tuned, Tuning
 
 MARK = {"measured": "", "nearest": "~", "guess": "?"}
 
@@ -36,7 +39,8 @@ def print_plan(
     for what cannot run.
     """
     planner, spec = Planner(source), source.spec
-    trials = make_plan(planner, folder, large=large).known()
+    plan = make_plan(planner, folder, large=large)
+    trials = plan.known()
     device = device_of(spec, trials, expected_slots(spec))
     check_memory(trials, device, spec)
     speeds = Speeds(device)
@@ -63,6 +67,8 @@ def print_plan(
             f"{spec.sampler.name} proposes {spec.trials} points in all, each with "
             f"{planner.space.replicates} seeds"
         )
+    if isinstance(plan, Tuned) and left:
+        print(*_prospect(plan.tuning, speeds), sep="\n")
     todo = [prices[t.entry.hash] for t in left]
     print(f"to go: {_cost(todo, device, speeds.name)}" if left else "nothing to do")
     disk = sum(checkpoint_bytes(t.config) for t in left)
@@ -87,6 +93,23 @@ def _cost(prices: list[Price], device: Device, name: str) -> str:
         f"{sum(seconds) / 3600:.2g} device-hours, {wall} with {device.slots} at a time; "
         f"by {speed}{near}"
     )
+
+
+def _prospect(tuning: Tuning, speeds: Speeds) -> Iterator[str]:
+    """What the whole sweep costs; the trials above are those that are known by now. No value of the
+    tuned key changes a price.
+    """
+    points = tuning.prospect()
+    for name, values in (("expected", EXPECTED), ("at most", float(MOST))):
+        trials = flops = hours = 0.0
+        for trial, measuring, tuned in points:
+            runs = measuring + values * tuned
+            trials += runs
+            flops += runs * (trial.entry.flops or 0.0)
+            hours += runs * speeds.price(trial).seconds / 3600
+        yield (
+            f"with tuning, {name}: {trials:.0f} trials, {flops:.3g} FLOPs, {hours:.2g} device-hours"
+        )
 
 
 def _no_gain(trials: list[Trial]) -> list[str]:

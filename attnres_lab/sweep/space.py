@@ -4,6 +4,7 @@ enumerated or proposed from.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import zlib
@@ -15,6 +16,8 @@ from attnres_lab.errors import UserError
 from attnres_lab.yamlfile import YamlFile
 
 Scalar = bool | int | float | str | None
+#: Of one model size, where each has its own.
+MOST_SEEDS = 100
 
 
 @dataclass(frozen=True)
@@ -93,9 +96,16 @@ class Space:
         that all variants of a size share them and a size that is added changes no other's.
         """
         if self.each:
-            first = zlib.crc32(size.encode()) % 10**6 * 100
+            first = zlib.crc32(size.encode()) % 10**6 * MOST_SEEDS
             return tuple(range(first, first + self.each))
         return self.seeds or (default,)
+
+    def tuning_seeds_at(self, size: str, default: int, count: int) -> tuple[int, ...]:
+        """Seeds of this model size that no point of it measures on, whatever ``each`` grows to."""
+        measured = set(self.seeds_at(size, default))
+        last = zlib.crc32(size.encode()) % 10**6 * MOST_SEEDS + MOST_SEEDS - 1
+        free = (seed for seed in range(last, -1, -1) if seed not in measured)
+        return tuple(itertools.islice(free, count))
 
     def size(self) -> int:
         """Number of points of the grid, without enumerating it."""
@@ -164,8 +174,10 @@ def _keys(choice: Choice) -> list[str]:
 
 
 def _each(count: Any) -> int:
-    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= 100:
-        raise ValueError(f"each takes a whole number of seeds from 1 to 100, got {count!r}")
+    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= MOST_SEEDS:
+        raise ValueError(
+            f"each takes a whole number of seeds from 1 to {MOST_SEEDS}, got {count!r}"
+        )
     return count
 
 

@@ -15,6 +15,7 @@ from attnres_lab.errors import UserError, nearest
 from attnres_lab.sweep.launchers import DEFAULT, REGISTRY, LauncherConfig
 from attnres_lab.sweep.launchers.base import Count, Strict
 from attnres_lab.sweep.scales import at_scale
+from attnres_lab.sweep.tune import Tune
 from attnres_lab.yamlfile import YamlFile
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
@@ -123,6 +124,7 @@ class SweepSpec(Strict):
     objective: Objective | Annotated[list[Objective], Field(min_length=1)] = Objective()
     sampler: Sampler = Sampler()
     pruner: Pruner | None = None
+    tune: Tune | None = None
     trials: Count | None = None
     """Points to propose; not for grids, which have their own number."""
     launcher: AnyLauncher = DEFAULT
@@ -158,6 +160,7 @@ _ADAPTER = TypeAdapter(SweepSpec)
 FORMS = {
     "name": "is no name: letters, digits, '.', '_' and '-', at most 100, a letter or digit first",
     "function": "is not written module:function",
+    "from": "is not written as: 3 smallest sizes",
 }
 FORM = "may hold letters, digits and . _ : , @ % + = / - only, a letter or digit first"
 #: What pydantic puts into a place beside the file's own keys: which member of a union was tried.
@@ -193,6 +196,11 @@ def load_spec(path: Path | str, scale: str | None = None) -> SpecFile:
                 f"{file.where('objective')}: objective.metric: no result of a run is called "
                 f"'{metric}'{nearest(metric, RESULT)}"
             )
+    refusal = spec.tune and spec.tune.refusal(
+        adaptive=spec.adaptive, objectives=len(spec.objectives)
+    )
+    if refusal:
+        raise UserError(f"{file.where(refusal[0])}: {': '.join(refusal)}")
     return SpecFile(spec, file)
 
 
@@ -228,6 +236,7 @@ def _line(file: YamlFile, error: ValidationError) -> str:
     if kind == "unexpected_keyword_argument":
         parts = (*Strict.__subclasses__(), *(launcher.Config for launcher in REGISTRY.values()))
         names = {f.name for part in parts for f in fields(part)}
+        names = names - {"smallest"} | {"from"}  # a word that Python keeps to itself
         message = f"unknown key{nearest(keys[-1], names)}"
     elif kind == "missing":
         message = "missing"

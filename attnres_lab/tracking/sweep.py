@@ -210,6 +210,7 @@ class SweepSync:
             "mlflow.parentRunId": str(self._parent),
         }
         tags |= {key: str(getattr(entry, key)) for key in ("variant", "size", "seed")}
+        tags |= {"tuning": "true"} if entry.tuning else {}
         tags["mlflow.runColor"] = figures.COLOURS[
             self._variants.setdefault(entry.variant, len(self._variants)) % len(figures.COLOURS)
         ]

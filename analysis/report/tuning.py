@@ -1,0 +1,151 @@
+"""What tuning did in a sweep under ``tune``: the bowls, the values chosen, what it cost, and what
+one shared value would have said.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from analysis import plots
+from analysis.ablation import markdown
+from analysis.gain.gain import compute_equivalent_gain
+from analysis.plots.tuning import tuning_bowls
+from analysis.report.evidence import BASELINE, LOSS, Evidence
+from analysis.report.page import Page
+from analysis.runs import load_runs
+from analysis.tuning import Bowls, bowls, spread_of_runs
+
+COSTS = {"flops": ("FLOP", 1.0), "device_seconds": ("device-hours", 3600.0)}
+KINDS = {
+    "neighbour": "the lowest itself, beside a value that diverged",
+    "edge": "on the edge of what was tried",
+    "none": "every value diverged",
+}
+
+
+def _tuning(evidence: Evidence, page: Page) -> None:
+    """Nothing where no run of the sweep chose a value."""
+    tuning = load_runs(evidence.source, evidence.tracking_uri, tuning=True)
+    if tuning.empty or LOSS not in tuning or not (key := _key(evidence, tuning)):
+        return
+    measured = evidence.done
+    sigma = spread_of_runs(measured, ["variant", "size", key], LOSS)
+    found = bowls(tuning, key, sigma=sigma)
+    note = (
+        f"Each cell has its own {key}: the vertex of the parabola through the lowest loss and its "
+        "neighbours, from runs on seeds that measure nothing else. The gains above rest on the "
+        "measuring runs alone."
+    )
+    if law := [s for s in evidence.sizes if s not in set(tuning["size"])]:
+        note += f" At {', '.join(law)} it lies on the line of log value by log parameters."
+    page.add(f"## Tuned {key}", note, markdown(_chosen(found, measured)))
+    odd = found.rows[found.rows["kind"].isin(list(KINDS))]
+    if len(odd):
+        page.bullets(
+            f"{row['variant']} {row['size']}: {KINDS[str(row['kind'])]}"
+            for row in odd.to_dict("records")
+        )
+    _figure(found, tuning, page)
+    _debt(found, tuning, measured, page)
+    _shared(evidence, tuning, key, page)
+
+
+def _key(evidence: Evidence, tuning: pd.DataFrame) -> str:
+    """What the sweep's file tunes, else the one key in which the tuning runs of a cell differ."""
+    spec = yaml.safe_load(evidence.spec.read_text()) if evidence.spec else {}
+    if isinstance(named := (spec.get("tune") or {}).get("key"), str):
+        return named
+    keys = replace(evidence, runs=tuning).tuned
+    return keys[0] if len(keys) == 1 else ""
+
+
+def _chosen(found: Bowls, measured: pd.DataFrame) -> pd.DataFrame:
+    """The value at which each cell was measured: a row per size, a column per variant; with its
+    error in per cent where the noise is known.
+    """
+    values: dict[Any, float] = (
+        measured.groupby(["size", "variant"], sort=False)[found.key].first().to_dict()
+    )
+    errors = found.rows.set_index(["size", "variant"])["error"].to_dict()
+    rows: dict[Any, dict[str, str]] = {}
+    for (size, variant), value in values.items():
+        error = errors.get((size, variant), np.nan)
+        known = f" ± {100 * np.expm1(error * np.log(2)):.0f} %" if np.isfinite(error) else ""
+        rows.setdefault(size, {"size": str(size)})[str(variant)] = f"{value:.3g}{known}"
+    table = pd.DataFrame(list(rows.values())).fillna("not measured yet")
+    return table[["size", *sorted(set(table) - {"size"}, key=lambda v: (v != BASELINE, v))]]
+
+
+def _figure(found: Bowls, tuning: pd.DataFrame, page: Page) -> None:
+    cells = (
+        tuning.groupby(["variant", "size", found.key], sort=False)[LOSS].mean().reset_index()
+    ).rename(columns={LOSS: "loss"})
+    variants = list(dict.fromkeys(cells["variant"]))
+    drawn, axes = plots.new_axes(3.4 * len(variants), 3.4, columns=len(variants))
+    for ax, variant in zip(axes, variants, strict=True):
+        own = found.rows[found.rows["variant"] == variant]
+        tuning_bowls(ax, cells[cells["variant"] == variant], own, found.key, str(variant))
+    caption = f"Loss of the tuning runs by {found.key}, size by size; stars: the minima."
+    page.figure("bowls.png", drawn, caption)
+
+
+def _debt(found: Bowls, tuning: pd.DataFrame, measured: pd.DataFrame, page: Page) -> None:
+    """Runs and compute spent on tuning, and the loss that the error of a value still costs."""
+    rows = []
+    for name, runs in (("tuning", tuning), ("measuring", measured)):
+        row: dict[str, Any] = {"": name, "runs": len(runs)}
+        row |= {
+            head: runs[column].sum() / unit
+            for column, (head, unit) in COSTS.items()
+            if column in runs
+        }
+        rows.append(row)
+    debt = found.rows["debt"].median()
+    words = (
+        f"What the error of a value costs a cell: {debt:.2g} nats (median), from a run's standard "
+        f"deviation of {found.sigma:.2g} nats over the measuring seeds."
+        if np.isfinite(debt)
+        else "What the error of a value costs is not known: no cell was measured on several seeds."
+    )
+    page.add("### What tuning cost", markdown(pd.DataFrame(rows)), words)
+
+
+def _shared(evidence: Evidence, tuning: pd.DataFrame, key: str, page: Page) -> None:
+    """The gain that the tuning runs show at each value that every cell has tried."""
+    if BASELINE not in set(tuning["variant"]):
+        return
+    cells = tuning.groupby(["variant", "size"]).ngroups
+    rows = []
+    for value, runs in tuning.groupby(key):
+        if runs.groupby(["variant", "size"]).ngroups == cells:
+            row = {key: f"{value:g}, shared"}
+            rows.append(row | {v: _gain(runs, v) for v in evidence.variants})
+    if not rows:
+        return
+    own = {v: _in_words(g) for v, g in evidence.gains_per("flops").items()}
+    rows.append({key: "**each cell's own**"} | {v: own.get(v, "none") for v in evidence.variants})
+    note = (
+        "For comparison only: what the same sweep would have said at one value for all, from the "
+        "tuning runs. A shared value is above one arm's optimum and below another's, so it decides "
+        "such a verdict; the last line is the result."
+    )
+    page.add("### The gain per FLOP under one shared value", note, markdown(pd.DataFrame(rows)))
+
+
+def _gain(runs: pd.DataFrame, variant: str) -> str:
+    try:
+        return _in_words(compute_equivalent_gain(runs, variant, BASELINE, x="flops"))
+    except (ValueError, KeyError):
+        return "none"
+
+
+def _in_words(gain: Any) -> str:
+    return f"{gain.gain:.2f} ({gain.interval[0]:.2f} to {gain.interval[1]:.2f})"
+
+
+TUNING = (_tuning,)
