@@ -7,7 +7,8 @@ from analysis.fits.fit import Fit, compare, fit
 from analysis.fits.laws import CHINCHILLA, POWER_LAW, POWER_LAW_OFFSET, Law
 from analysis.gain.gain import Gain, compute_equivalent_gain
 from analysis.gain.published import gain_from_published
-from analysis.isoflop import grid_optimum, isoflop
+from analysis.grid import grid_optimum
+from analysis.isoflop import isoflop
 from analysis.power import Study, pilot, plan, seeds_needed, sizes_needed
 from analysis.runs import load_curves, load_runs
 from analysis.tuning import Bowls, bowls

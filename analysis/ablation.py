@@ -11,6 +11,10 @@ from scipy.special import stdtr, stdtrit
 
 from analysis.cells import Columns, finished_runs, missing_pairs
 from analysis.gain.paired import ROUNDING, Array
+from analysis.noise import Noise, shared_noise
+from analysis.tables import markdown, tex
+
+ALPHA = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +31,7 @@ class AblationTable:
     baseline: object
     y: str
     margin: float
+    pooled: bool
     warnings: tuple[str, ...]
 
     @property
@@ -34,7 +39,8 @@ class AblationTable:
         """What the numbers are, in one sentence."""
         comparisons = (
             f"p adjusted (Holm) for {self.rows['p'].count()} comparisons; equivalent: within "
-            f"±{self.margin:g} by two one-sided tests"
+            f"±{self.margin:g} by two one-sided tests; variance "
+            f"{'pooled over variants' if self.pooled else 'of each variant alone'}"
         )
         return (
             f"Paired differences of {self.y} to {self.baseline} with 95 % Student intervals; "
@@ -51,12 +57,11 @@ class AblationTable:
         """A booktabs tabular in a table environment."""
         shown = self._shown()
         head, *body = (
-            " & ".join(map(_tex, cells)) + r" \\"
-            for cells in ([*shown], *shown.to_numpy().tolist())
+            " & ".join(map(tex, cells)) + r" \\" for cells in ([*shown], *shown.to_numpy().tolist())
         )
         lines = [
             r"\begin{table}",
-            rf"\caption{{{_tex(self.caption)}}}",
+            rf"\caption{{{tex(self.caption)}}}",
             r"\begin{tabular}{lrrrrrrl}",
             r"\toprule",
             head,
@@ -120,11 +125,15 @@ def ablation_table(  # noqa: PLR0913
     (a table without `size` holds one).
 
     The mean is over sizes, each at the mean of its seeds. Its error comes from the seeds within
-    sizes, so it speaks of these sizes; with one seed per size it comes from the sizes; one pair
-    gives none. p is two-sided, adjusted over the variants by Holm's method; "equivalent" is the two
-    one-sided t tests (TOST) against ± `margin`, in units of y, adjusted likewise. The default,
-    0.005 nats, is about 5 % of compute at a loss of 1.8 and an exponent of 0.055. Raises ValueError
-    as `compute_equivalent_gain`, and for a margin that is not above 0.
+    sizes, so it speaks of these sizes: from the losses of all variants together, less the effects
+    of variant and seed at each size (a two-way layout), unless a test finds that they scatter
+    unequally (p < .05); then, with a warning, from each variant's own differences, which at 3 seeds
+    finds little. With one seed per size it comes from the sizes; one pair gives none.
+
+    p is two-sided, adjusted over the variants by Holm's method; "equivalent" is the two one-sided t
+    tests (TOST) against ± `margin`, in units of y, adjusted likewise. The default, 0.005 nats, is
+    about 5 % of compute at a loss of 1.8 and an exponent of 0.055. Raises ValueError as
+    `compute_equivalent_gain`, and for a margin that is not above 0.
     """
     if not (np.isfinite(margin) and margin > 0):
         raise ValueError(f"margin must be finite and above 0, found {margin!r}")
@@ -140,9 +149,16 @@ def ablation_table(  # noqa: PLR0913
     if baseline not in losses:
         raise ValueError(f"no run of {baseline!r} finished with a loss")
     own = losses.pop(baseline)
+    noise = shared_noise(finished)
+    pooled = noise is not None and noise.p >= ALPHA
+    if noise and not pooled:
+        warnings.append(
+            f"the variants scatter unequally (p = {noise.p:.2g}): each has its own "
+            "variance, with few degrees of freedom"
+        )
     rows = []
     for variant in (v for v in variants if v in losses):
-        rows.append(_row(variant, losses[variant], own, margin))
+        rows.append(_row(variant, losses[variant], own, margin, noise if pooled else None))
         warnings += missing_pairs({baseline: own.index, variant: losses[variant].index})
     warnings += [f"{v} has no finished run: left out" for v in variants if v not in losses]
     table = pd.DataFrame(
@@ -170,18 +186,27 @@ def ablation_table(  # noqa: PLR0913
         baseline,
         y,
         margin,
+        pooled,
         tuple(warnings),
     )
 
 
 def _row(
-    variant: Any, losses: pd.Series[float], baseline: pd.Series[float], margin: float
+    variant: Any,
+    losses: pd.Series[float],
+    baseline: pd.Series[float],
+    margin: float,
+    noise: Noise | None,
 ) -> dict[str, Any]:
     """Mean paired difference, its t interval and raw p values; NaN where nothing can be said."""
     both = losses.index.intersection(baseline.index)
     if both.empty:
         return {"variant": variant, "pairs": 0, "df": 0}
     mean, se, df = _mean(losses[both] - baseline[both])
+    repeats = losses[both].groupby(level="size").size()
+    if noise and (repeats > 1).any():
+        se = float(np.sqrt(2 * noise.variance * np.sum(1 / repeats))) / len(repeats)
+        df = noise.df
     half = float(stdtrit(df, 0.975)) * se if df else float("nan")
     p, p_equivalent = (
         float(stdtr(df, t)) if df else float("nan")
@@ -230,30 +255,6 @@ def _holm(p: Array) -> Array:
 def _verdict(row: pd.Series[Any]) -> str:
     if not row["df"]:
         return "one pair" if row["pairs"] else "no pair"
-    found = [("better" if row["difference"] < 0 else "worse")] if row["p_holm"] < 0.05 else []
-    found += ["equivalent"] if row["p_equivalent_holm"] < 0.05 else []
+    found = [("better" if row["difference"] < 0 else "worse")] if row["p_holm"] < ALPHA else []
+    found += ["equivalent"] if row["p_equivalent_holm"] < ALPHA else []
     return ", ".join(found) or "undecided"
-
-
-def markdown(frame: pd.DataFrame) -> str:
-    """A pipe table of text and numbers, without the index."""
-
-    def cell(value: object) -> str:
-        if isinstance(value, float):
-            return "" if pd.isna(value) else f"{value:.4g}"
-        return " ".join(str(value).split()).replace("|", "\\|")
-
-    rows = [
-        [cell(value) for value in row]
-        for row in (tuple(frame), ["---"] * frame.shape[1], *frame.itertuples(index=False))
-    ]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
-
-
-def _tex(text: str) -> str:
-    return "".join(
-        {"–": "--", "±": r"$\pm$", "\\": r"\textbackslash{}"}.get(
-            c, "\\" + c if c in "&%$#_{}" else c
-        )
-        for c in text
-    )

@@ -10,13 +10,14 @@ import numpy as np
 import pandas as pd
 
 from analysis import paper, plots
-from analysis.ablation import ablation_table, markdown
+from analysis.ablation import ablation_table
 from analysis.fits.fit import fit
 from analysis.fits.laws import POWER_LAW
 from analysis.gain.gain import Gain, compute_equivalent_gain
 from analysis.report.evidence import BASELINE, LOSS, Evidence, interval_text, signed, spread
 from analysis.report.page import Page
 from analysis.runs import load_curves
+from analysis.tables import markdown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

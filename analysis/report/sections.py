@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.ablation import markdown
 from analysis.gain.gain import Gain
 from analysis.report.evidence import BASELINE, Evidence
 from analysis.report.page import Page
+from analysis.tables import markdown
 
 COSTS = {  # column to (heading, unit, how runs add up)
     "flops": ("training FLOP", 1.0, "sum"),

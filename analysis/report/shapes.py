@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 
 from analysis import paper, plots
-from analysis.ablation import ablation_table, markdown
-from analysis.isoflop import grid_optimum
+from analysis.ablation import ablation_table
+from analysis.grid import grid_optimum
 from analysis.report.evidence import BASELINE, LOSS, NARROW, Evidence, interval_text, signed, spread
 from analysis.report.page import Page
+from analysis.tables import markdown
 
 PROFILES = {
     "input_rms": "RMS of the hidden state",

@@ -113,6 +113,66 @@ def test_bad_input_names_its_rows_or_columns(table, message):
         compute_equivalent_gain(table, "full")
 
 
+@pytest.mark.parametrize("rows", [[1, 3, 5, 7, 9], [0, 2, 4, 6, 8], [3, 9]], ids=str)
+def test_an_arm_in_bits_is_refused(rows):
+    """All of one arm, or some of its sizes; a column that names the one unit settles it."""
+    table = runs()
+    table.loc[rows, "val/loss"] /= np.log(2)
+    with pytest.raises(ValueError, match="bits and nats mixed"):
+        compute_equivalent_gain(table, "full")
+    stated = table.assign(loss_unit="nats", **{"val/loss": runs()["val/loss"]})
+    assert compute_equivalent_gain(stated, "full").gain > 1
+
+
+def near_bits(table: pd.DataFrame) -> int:
+    """Rows whose y is within 3 % of 1.4427 times the lowest of their size."""
+    ratio = table["y"] / table.groupby("dose")["y"].transform("min")
+    return int((abs(ratio * np.log(2) - 1) < 0.03).sum())
+
+
+def test_a_parallel_line_assay_is_no_mixture_of_units():
+    """Standard and test preparation at four doses, five animals each, scattering by 15 %: ratios
+    of 1.44 come up by chance, and the potency of 1.5 is inside its interval.
+    """
+    rng = np.random.default_rng(3)
+    table = pd.DataFrame(
+        [
+            (arm, dose, 10 * dose + animal, 80 / (dose * potency) * rng.lognormal(0, 0.15))
+            for arm, potency in (("standard", 1.0), ("test", 1.5))
+            for dose in (1.0, 1.5, 2.25, 3.375)
+            for animal in range(5)
+        ],
+        columns=["arm", "dose", "animal", "y"],
+    )
+    assert near_bits(table) >= 1
+    found = compute_equivalent_gain(
+        table.assign(size=table["dose"]),
+        "test",
+        "standard",
+        x="dose",
+        y="y",
+        by="arm",
+        seed="animal",
+    )
+    assert found.interval[0] < 1.5 < found.interval[1]
+
+
+def test_reducible_losses_are_no_mixture_of_units():
+    """Losses above an irreducible one: a variant that is worth 12, 6 and then 3 times the compute
+    stands at ratios on both sides of 1.44, and at it once.
+    """
+    table = pd.DataFrame(
+        [
+            (arm, i, 0, 1e18 * 4**i, 0.9 * (4.0**i * worth) ** -0.2)
+            for arm, worths in (("baseline", [1] * 4), ("full", [12, 6.25, 3, 2]))
+            for i, worth in enumerate(worths)
+        ],
+        columns=["variant", "size", "seed", "flops", "y"],
+    )
+    assert near_bits(table.rename(columns={"size": "dose"})) == 1
+    assert compute_equivalent_gain(table, "full", y="y").gain > 3
+
+
 def test_a_bad_run_is_no_mixed_unit_where_bits_per_byte_tell():
     table = changed(5, "val/loss", runs().loc[5, "val/loss"] / np.log(2)).assign(
         **{"val/bpb": lambda t: t["val/loss"] / 3}

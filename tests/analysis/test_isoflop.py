@@ -117,6 +117,67 @@ def test_fieller_limits_are_where_the_slope_of_the_valley_may_be_zero() -> None:
         )
 
 
+def far_arms(rng, sigma=0.002):
+    """Sizes from a quarter of each budget's best to four times the largest budget's, as a study
+    has them that reuses its sizes: the arms are the longer the smaller the budget.
+    """
+    rows = [
+        (c, n, c / (6 * n))
+        for c in BUDGETS
+        for n in np.geomspace(best_size(c) / 4, best_size(BUDGETS[-1]) * 4, 14)
+    ]
+    table = pd.DataFrame(rows, columns=["flops", "params", "tokens"])
+    losses = CHINCHILLA(table[["params", "tokens"]].to_numpy(), **TRUTH)
+    return table.assign(**{"val/loss": losses + sigma * rng.normal(size=len(table))})
+
+
+def test_far_arms_do_not_pull_the_exponent() -> None:
+    """The law's interval holds b = beta / (alpha + beta) in 29 of 30 tables; with every arm in the
+    parabola it leaves it out in half of them, and every one of these is warned of.
+    """
+    rng, held, held_by_all, warned = np.random.default_rng(0), 0, 0, 0
+    for _ in range(30):
+        table = far_arms(rng)
+        near, everything = (isoflop(table, window=w)["runs"] for w in (4.0, np.inf))
+        low, high = near.size_law.interval()["b"]
+        held += low < 0.28 / 0.62 < high
+        low, high = everything.size_law.interval()["b"]
+        held_by_all += low < 0.28 / 0.62 < high
+        warned += any("lopsided" in warning for warning in everything.warnings)
+    assert held >= 26
+    assert held_by_all <= 20
+    assert warned == 30
+
+
+def test_a_lopsided_warning_is_rare_where_the_valleys_are_parabolas() -> None:
+    """The F test over budgets rejects at its level."""
+    rng, warned = np.random.default_rng(0), 0
+    for _ in range(60):
+        table = runs(spread=3, points=9)
+        t = np.log(table["params"] / best_size(table["flops"]))
+        table["val/loss"] = 2 + 0.05 * t**2 + 0.01 * rng.normal(size=len(table))
+        warned += bool(isoflop(table)["baseline"].warnings)
+    assert warned <= 8
+
+
+def test_a_flat_valley_counts_less_in_the_size_law() -> None:
+    """Weights by the vertices' errors: with one valley ten times flatter, b scatters less than an
+    unweighted line through the same vertices.
+    """
+    rng, weighted, plain = np.random.default_rng(0), [], []
+    for _ in range(40):
+        table = runs(spread=3, points=9)
+        t = np.log(table["params"] / best_size(table["flops"]))
+        curve = np.where(table["flops"] == BUDGETS[-1], 0.01, 0.1)
+        table["val/loss"] = 2 + curve * t**2 + 0.005 * rng.normal(size=len(table))
+        got = isoflop(table)["baseline"]
+        inside = [v for v in got.valleys if v.best.inside]
+        at, c = (np.log([v.best.at for v in inside]), np.log([v.budget for v in inside]))
+        weighted.append(got.size_law.params["b"])
+        plain.append(np.polyfit(c, at, 1)[0])
+    assert np.std(weighted) < 0.7 * np.std(plain)
+
+
 def test_a_budget_without_a_valley_is_left_out_and_said() -> None:
     table = runs()
     edge = (table["flops"] == BUDGETS[-1]) & (table["params"] > best_size(BUDGETS[-1]) / 1.01)
@@ -148,6 +209,11 @@ def test_three_sizes_leave_the_interval_open() -> None:
 def test_bad_tables_are_refused(change, message) -> None:
     with pytest.raises(ValueError, match=message):
         isoflop(change(runs()))
+
+
+def test_a_window_must_be_a_factor() -> None:
+    with pytest.raises(ValueError, match=r"window is 1\.0: give the factor"):
+        isoflop(runs(), window=1.0)
 
 
 # Attention Residuals (2603.15031), Fig. 7: rows heads / num_layers, columns d / num_layers.
