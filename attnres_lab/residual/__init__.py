@@ -10,8 +10,10 @@ from attnres_lab.residual.frac import FracConnections
 from attnres_lab.residual.gated import GatedStreams
 from attnres_lab.residual.hyper import HyperConnections
 from attnres_lab.residual.mhc import ManifoldHyperConnections
+from attnres_lab.residual.mudd import MUDD
 from attnres_lab.residual.rescaled import Rescaled
 from attnres_lab.residual.rmsblock import RMSBlock
+from attnres_lab.residual.value import ValueResidual
 from attnres_lab.residual.x0 import X0
 
 REGISTRY: dict[str, type[Residual]] = {
@@ -28,6 +30,8 @@ REGISTRY: dict[str, type[Residual]] = {
     "gated": GatedStreams,
     "ddl": DDL,
     "x0": X0,
+    "value": ValueResidual,
+    "mudd": MUDD,
 }
 
 __all__ = ["REGISTRY", "BaselineConfig", "Residual", "ResidualConfig", "Sublayer"]

@@ -48,8 +48,8 @@ class Aggregate(nn.Module):
     """What the layer behind the sources reads: a weighted sum of them for every way, with weights
     GELU(RMSNorm(X) W1) W2 + a, X the newest layer's output.
 
-    W2 starts at zero and a one-hot on the newest source, or with ``norms`` at zero beside a sum that
-    has X in any case. W1 is drawn, std 1/sqrt(D).
+    W2 starts at zero, and a one-hot on the newest source; with ``norms`` a too is zero, and X is
+    added in any case. W1 is drawn, std 1/sqrt(D).
     """
 
     def __init__(self, config: MUDDConfig, ways: int, sources: int, dim: int, eps: float) -> None:
@@ -67,8 +67,8 @@ class Aggregate(nn.Module):
     def forward(self, x_BTD: Tensor, sources: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         unit_BTD = F.rms_norm(x_BTD, x_BTD.shape[-1:], eps=self.eps)
         moves = F.gelu(unit_BTD @ self.w1) @ self.w2
-        weights_BTWS = moves.unflatten(-1, self.static.shape) + self.static
-        mixed = (weights_BTWS @ torch.stack(sources, -2)).unbind(-2)
+        weights_BTWS = moves.view(*moves.shape[:-1], *self.static.shape) + self.static
+        mixed: tuple[Tensor, ...] = (weights_BTWS @ torch.stack(sources, -2)).unbind(-2)
         if self.post_gain is None:
             return mixed
         # the authors' code normalises the residual way only
@@ -95,8 +95,11 @@ class MUDD(Residual):
 
     def draw(self, generator: torch.Generator) -> None:
         """W1 of every aggregate: at zero beside W2 at zero neither would ever get a gradient."""
-        for aggregate in self.aggregates:
-            nn.init.normal_(aggregate.w1, std=self.dim**-0.5, generator=generator)  # type: ignore[arg-type]
+        for aggregate in self._each():
+            nn.init.normal_(aggregate.w1, std=self.dim**-0.5, generator=generator)
+
+    def _each(self) -> list[Aggregate]:
+        return list(self.aggregates)  # type: ignore[arg-type]
 
     def start(self, x_BTD: Tensor) -> MUDDState:
         return MUDDState((x_BTD,), (self._source(x_BTD, 0),))
@@ -112,7 +115,7 @@ class MUDD(Residual):
         layer = (index + 1) // 2
         with exact(x_BTD):
             sources = (*state.sources, self._source(x_BTD, layer))
-            return MUDDState(self.aggregates[layer - 1](x_BTD, sources), sources)
+            return MUDDState(self._each()[layer - 1](x_BTD, sources), sources)
 
     def _source(self, x_BTD: Tensor, layer: int) -> Tensor:
         if self.pre_gain is None:
@@ -126,6 +129,5 @@ class MUDD(Residual):
     def flops_per_token(self) -> int:
         """Of each aggregate W1, W2, and the weighted sums."""
         return sum(
-            2 * (a.w1.numel() + a.w2.numel() + a.static.numel() * self.dim)  # type: ignore[union-attr, operator]
-            for a in self.aggregates
+            2 * (a.w1.numel() + a.w2.numel() + a.static.numel() * self.dim) for a in self._each()
         )

@@ -80,7 +80,7 @@ class ValueResidual(Residual):
     def _mix(self, v_BKTE: Tensor, first_BKTE: Tensor, layer: int) -> Tensor:
         own, back = self.lambdas[layer - 1]
         with exact(v_BKTE):
-            mixed = own * v_BKTE.to(own.dtype) + back * first_BKTE.to(own.dtype)
+            mixed: Tensor = own * v_BKTE.to(own.dtype) + back * first_BKTE.to(own.dtype)
         return mixed.to(v_BKTE.dtype)
 
     def finish(self, state: ValueState) -> Tensor:
