@@ -181,7 +181,7 @@ def test_other_mixers_are_refused_at_load(tmp_path, residual, pattern, message):
     path = tmp_path / "run.yaml"
     path.write_text(
         f"model: {{dim: 64, num_layers: 4, residual: {residual}, mixers: {{pattern: {pattern}}}}}\n"
-        "budget: {steps: 2}\n"
+        "budget: 2 steps\n"
     )
     if not message:
         assert load(path).model.residual.label == "mudd-r"
