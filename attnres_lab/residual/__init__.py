@@ -1,5 +1,6 @@
 """Residual connections: the seam, and the registry of variants (a line each)."""
 
+from attnres_lab.plugins import Registry
 from attnres_lab.residual.attnres import AttnRes, Block
 from attnres_lab.residual.base import Residual, ResidualConfig, Sublayer
 from attnres_lab.residual.baseline import Baseline, BaselineConfig
@@ -16,7 +17,7 @@ from attnres_lab.residual.rmsblock import RMSBlock
 from attnres_lab.residual.value import ValueResidual
 from attnres_lab.residual.x0 import X0
 
-REGISTRY: dict[str, type[Residual]] = {
+OWN: dict[str, type[Residual]] = {
     "baseline": Baseline,
     "full": AttnRes,
     "block": Block,
@@ -33,5 +34,7 @@ REGISTRY: dict[str, type[Residual]] = {
     "value": ValueResidual,
     "mudd": MUDD,
 }
+#: Also what other packages declare (docs/own_variant.md).
+REGISTRY: Registry[Residual] = Registry("attnres.residual", Residual, OWN)
 
 __all__ = ["REGISTRY", "BaselineConfig", "Residual", "ResidualConfig", "Sublayer"]
