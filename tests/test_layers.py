@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"errors"},
-    {"runs", "yamlfile", "shipped"},
+    {"runs", "yamlfile", "shipped", "plugins"},
     {"ops"},
     {"residual", "mixers"},
     {"model"},

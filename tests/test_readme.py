@@ -80,7 +80,7 @@ def test_the_variant_of_the_readme_passes_the_conformance_suite(tmp_path: Path) 
     )
     registry = (folder / "__init__.py").read_text()
     registry = registry.replace(
-        "\n\nREGISTRY", "\nfrom attnres_lab.residual.scaled import Scaled\n\nREGISTRY"
+        "\n\nOWN", "\nfrom attnres_lab.residual.scaled import Scaled\n\nOWN"
     ).replace("= {\n", '= {\n    "scaled": Scaled,\n')
     (folder / "__init__.py").write_text(registry)
     check = (

@@ -33,7 +33,11 @@ STUDIES = (
     "learning_rate",
     "wall_clock",
     "dynamics",
+    "query",
+    "mhar",
 )
+#: What acts on the parameters of the residual connection alone.
+OF_THE_RESIDUAL = ("model.residual.", "optim.residual_", "optim.query_")
 SCALES = ("nano", "small", "lab", "paper")
 NAMES = [*(f"{study}-{scale}" for study in STUDIES for scale in SCALES), "scaling_half_rate-nano"]
 SWEEPS = ROOT / "sweeps"
@@ -59,7 +63,7 @@ def test_a_study_plans_and_its_arms_differ_in_the_residual_only(name: str) -> No
         rest = {
             key: value
             for key, value in flatten(trial.config).items()
-            if not key.startswith("model.residual.")
+            if not key.startswith(OF_THE_RESIDUAL)
         }
         arms[trial.entry.variant].add(str(rest))
     assert len(arms) >= 2
@@ -69,7 +73,9 @@ def test_a_study_plans_and_its_arms_differ_in_the_residual_only(name: str) -> No
 @pytest.mark.parametrize("study", STUDIES)
 def test_nano_studies_have_the_seeds_and_the_depth_that_they_promise(study: str) -> None:
     trials = plan(f"{study}-nano")
-    assert len({t.entry.seed for t in trials}) >= (2 if study in ("isoflop", "architecture") else 3)
+    assert len({t.entry.seed for t in trials}) >= (
+        2 if study in ("isoflop", "architecture", "mhar", "query") else 3
+    )
     if study != "depth":
         assert min(t.config.model.num_sublayers for t in trials) >= (
             16 if study != "architecture" else 8
@@ -202,7 +208,15 @@ def shrunken(config: RunConfig, data: DataConfig) -> RunConfig:
     """The same study in miniature: its residual, optimiser and kind of budget; 16 sublayers of
     width 16, two steps.
     """
-    model = replace(config.model, vocab_size=256, dim=16, num_layers=8, num_heads=2, mlp_dim=None)
+    model = replace(
+        config.model,
+        vocab_size=256,
+        dim=16,
+        num_layers=8,
+        num_heads=2,
+        num_kv_heads=None,
+        mlp_dim=None,
+    )
     train = replace(
         config.train,
         batch_size=4,

@@ -132,9 +132,9 @@ def _default() -> dict[str, Any]:
 #: Sections that are known by a name, and may be given as the name alone.
 NAMED = (ResidualConfig, SourceConfig, MLPConfig)
 #: Sections whose class depends on the name: what it is called, its default, the classes.
-CLASSES: dict[Any, tuple[str, str, dict[str, Any]]] = {
-    ResidualConfig: ("variant", "baseline", {n: v.Config for n, v in REGISTRY.items()}),
-    MLPConfig: ("channel mixer", "swiglu", dict(MLPS)),
+CLASSES: dict[Any, tuple[str, str, Mapping[str, Any]]] = {
+    ResidualConfig: ("variant", "baseline", REGISTRY),
+    MLPConfig: ("channel mixer", "swiglu", MLPS),
 }
 
 
@@ -179,9 +179,14 @@ def _build(cls: Any, raw_json: str, prefix: str) -> Any:
     if cls in CLASSES:
         kind, default, classes = CLASSES[cls]
         name = raw.get("name", default)
-        if not isinstance(name, str) or name not in classes:
-            raise _BadKey(f"{prefix}.name", f"unknown {kind} '{name}'{nearest(str(name), classes)}")
-        cls = classes[name]
+        try:
+            found = classes[name]
+        except (KeyError, TypeError):
+            message = f"unknown {kind} '{name}'{nearest(str(name), classes)}"
+            raise _BadKey(f"{prefix}.name", message) from None
+        except UserError as error:  # of another package
+            raise _BadKey(f"{prefix}.name", str(error)) from None
+        cls = getattr(found, "Config", found)
     hints = typing.get_type_hints(cls)
     names = {f.name for f in dataclasses.fields(cls)}
     values: dict[str, Any] = {}
@@ -208,11 +213,10 @@ def _owners(cls: Any, key: str) -> str:
         return ""
     owners = [
         name
-        for name, variant in REGISTRY.items()
+        for name, variant in REGISTRY.loaded.items()
         if key in {f.name for f in dataclasses.fields(variant.Config)}
     ]
-    own = next(name for name, variant in REGISTRY.items() if variant.Config is cls)
-    return f" of {own}; set model.residual.name: {' or '.join(owners)}" if owners else ""
+    return f" of {cls().name}; set model.residual.name: {' or '.join(owners)}" if owners else ""
 
 
 def _leaves(cls: type[Any], leaves: dict[str, Any], prefix: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from attnres_lab.mixers.kda import KDAConfig
 from attnres_lab.mixers.mla import MLAConfig
 from attnres_lab.mixers.moe import MoEConfig
 from attnres_lab.mixers.swiglu import MLPConfig, SwiGLUConfig
+from attnres_lab.plugins import Registry
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,9 @@ class MixersConfig:
 
 
 #: Channel mixers by ``model.mlp.name``.
-MLPS: dict[str, type[MLPConfig]] = {"swiglu": SwiGLUConfig, "moe": MoEConfig}
+MLPS: Registry[MLPConfig] = Registry(
+    "attnres.mlp", MLPConfig, {"swiglu": SwiGLUConfig, "moe": MoEConfig}
+)
 
 __all__ = [
     "MLPS",

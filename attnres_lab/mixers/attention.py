@@ -5,7 +5,9 @@ Shapes: B batch, T time, D width, H query heads, K key/value heads, E head width
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +21,7 @@ from attnres_lab.mixers.rope import RopeConfig, rope_angles, rotate
 class AttentionConfig(MixerConfig):
     """Heads, base of the rotary positions and QK-norm are the model's."""
 
+    separable: ClassVar[bool] = True
     head_dim: int | None = None  # None: dim / num_heads
     bias: bool = False  # of queries, keys and values
     window: int | None = None  # a position sees this many, itself included; None: all before it
@@ -63,11 +66,25 @@ class Attention(Mixer):
             for _ in range(2)
         )
 
-    def forward(self, x_BTD: Tensor, past: int = 0, state: State | None = None) -> Tensor:
+    def forward(
+        self,
+        x_BTD: Tensor,
+        past: int = 0,
+        state: State | None = None,
+        *,
+        kv_BTD: tuple[Tensor, Tensor] | None = None,
+        values: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """As every mixer's. ``kv_BTD`` are inputs of their own for keys and for values, under the
+        same norm; ``values`` maps the values [B, K, T, E] to those that are attended to and cached.
+        """
         B, T, _ = x_BTD.shape
         x_BTD = self.norm(x_BTD)
         q_BHTE = self.q(x_BTD).view(B, T, self.heads, -1).transpose(1, 2)
-        k_BKTE, v_BKTE = self.kv(x_BTD).view(B, T, 2, self.kv_heads, -1).permute(2, 0, 3, 1, 4)
+        kv = self.kv(x_BTD) if kv_BTD is None else self._project(*map(self.norm, kv_BTD))
+        k_BKTE, v_BKTE = kv.view(B, T, 2, self.kv_heads, -1).permute(2, 0, 3, 1, 4)
+        if values is not None:
+            v_BKTE = values(v_BKTE)
         q_BHTE, k_BKTE = self._turn(self.q_norm(q_BHTE), self.k_norm(k_BKTE), past)
         if state is not None:
             k_BKTE, v_BKTE = self._append(state, k_BKTE, v_BKTE)
@@ -85,6 +102,12 @@ class Attention(Mixer):
             y_BTP = y_BTP * self.gate(x_BTD).sigmoid()
         out: Tensor = self.out(y_BTP)
         return out
+
+    def _project(self, k_BTD: Tensor, v_BTD: Tensor) -> Tensor:
+        """Keys and values of inputs of their own, beside each other as ``kv`` has them."""
+        (k, v), b = self.kv.weight.chunk(2), self.kv.bias
+        k_bias, v_bias = (None, None) if b is None else b.chunk(2)
+        return torch.cat([F.linear(k_BTD, k, k_bias), F.linear(v_BTD, v, v_bias)], -1)
 
     def _turn(self, q_BHTE: Tensor, k_BKTE: Tensor, past: int) -> tuple[Tensor, Tensor]:
         rope, width = self.c.rope, self.c.rope.width(self.width)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,9 @@ class Trunk(Protocol):
 @dataclass(frozen=True)
 class MixerConfig:
     """Options of one kind of sublayer; its field or line in ``attnres_lab.mixers`` registers it."""
+
+    #: Whether queries, keys and values may have inputs of their own.
+    separable: ClassVar[bool] = False
 
     def build(self, trunk: Trunk) -> Mixer:
         """The sublayer, with weights not yet drawn."""

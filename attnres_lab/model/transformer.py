@@ -49,6 +49,18 @@ class ModelConfig:
             config.check(self)
         object.__setattr__(self, "residual", self.residual.on(self.kv_heads))
         self.residual.check(self.num_sublayers, self.dim)
+        self._check_separable()
+
+    def _check_separable(self) -> None:
+        if not self.residual.needs_attention:
+            return
+        for name in self.mixers.pattern:
+            if not getattr(self.mixers, name).separable:
+                raise ValueError(
+                    f"model.mixers.pattern: {self.residual.label} changes the values of softmax "
+                    f"attention, and {name} is none; take attention in every layer, or another "
+                    "residual (of mudd, ways: r)"
+                )
 
     @property
     def num_sublayers(self) -> int:

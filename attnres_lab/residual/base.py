@@ -10,7 +10,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-Sublayer = Callable[[Tensor], Tensor]
+#: Input [B, T, D] to output [B, T, D]. Softmax attention also takes the keywords ``kv_BTD`` and
+#: ``values`` of ``mixers.attention.Attention.forward``.
+Sublayer = Callable[..., Tensor]
 #: Called with (index of the read, names of its sources, weights [S, B, T]); the index of the output
 #: read is ``num_sublayers``.
 Observer = Callable[[int, tuple[str, ...], Tensor], None]
@@ -33,6 +35,11 @@ class ResidualConfig:
     @property
     def has_queries(self) -> bool:
         """Whether there are pseudo-queries."""
+        return False
+
+    @property
+    def needs_attention(self) -> bool:
+        """Whether it calls token mixers with keywords that only softmax attention has."""
         return False
 
     def on(self, kv_heads: int) -> ResidualConfig:

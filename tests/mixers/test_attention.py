@@ -141,3 +141,33 @@ def test_scaling_slows_the_slow_pairs_by_the_factor_and_leaves_the_fast_ones() -
         assert ratio[-1].item() == pytest.approx(8)
         assert (ratio.diff() >= 0).all()
     assert RopeConfig(scaling="yarn").amplitude == pytest.approx(0.1 * math.log(8) + 1)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_keys_and_values_with_inputs_of_their_own(bias: bool) -> None:
+    """Head by head without positions; and ``values`` stands between projection and attention."""
+    attention = built(bias=bias, rope=RopeConfig(fraction=0.0))
+    for n, parameter in enumerate(attention.parameters()):
+        parameter.data += 0.3 * torch.randn(
+            parameter.shape, generator=torch.Generator().manual_seed(n), dtype=torch.float64
+        )
+    inputs = [x_of(seed) for seed in (1, 2, 3)]
+    eps = torch.finfo(torch.float32).eps if attention.norm.eps is None else attention.norm.eps
+    xq, xk, xv = (
+        attention.norm.weight * x / (x.square().mean(-1, keepdim=True) + eps).sqrt() for x in inputs
+    )
+    w_k, w_v = attention.kv.weight[:D], attention.kv.weight[D:]
+    zero = torch.zeros(D, dtype=torch.float64)
+    b_q, b_kv = (attention.q.bias, attention.kv.bias) if bias else (zero, torch.cat([zero, zero]))
+    q, k, v = xq @ attention.q.weight.T + b_q, xk @ w_k.T + b_kv[:D], xv @ w_v.T + b_kv[D:]
+    v = 3 * v + 1
+    heads = []
+    for head in (slice(0, 8), slice(8, 16)):
+        scores = q[..., head] @ k[..., head].mT / math.sqrt(8)
+        seen = torch.ones(T, T, dtype=torch.bool).tril()
+        heads.append(scores.masked_fill(~seen, -torch.inf).softmax(-1) @ v[..., head])
+    expected = torch.cat(heads, -1) @ attention.out.weight.T
+    got = attention(inputs[0], kv_BTD=(inputs[1], inputs[2]), values=lambda v: 3 * v + 1)
+    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
+    same = attention(inputs[0], kv_BTD=(inputs[0], inputs[0]))
+    torch.testing.assert_close(same, attention(inputs[0]), rtol=1e-12, atol=1e-12)

@@ -10,7 +10,9 @@ from attnres_lab.residual.frac import FracConfig
 from attnres_lab.residual.gated import GatedConfig
 from attnres_lab.residual.hyper import HyperConfig
 from attnres_lab.residual.mhc import MHCConfig
+from attnres_lab.residual.mudd import MUDDConfig
 from attnres_lab.residual.rmsblock import RMSBlockConfig
+from attnres_lab.residual.value import ValueConfig
 
 CASES = [
     *(cls.Config() for cls in REGISTRY.values()),
@@ -51,6 +53,10 @@ CASES = [
     DeltaConfig(block_size=3, null_source=True),
     DeltaConfig(block_size=3, gate=True, query_std=0.02),
     GatedConfig(streams=2, rank=3),
+    ValueConfig(weight=0.5),
+    MUDDConfig(norms=True),
+    MUDDConfig(ways="r"),
+    MUDDConfig(ways="r", norms=True),
 ]
 
 #: Further partitions of the 12 sublayers into blocks: they differ from the block of CASES in the

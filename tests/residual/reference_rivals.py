@@ -124,3 +124,50 @@ def gated(x: Tensor, sublayers: Sequence[Sublayer], sites: Sequence, eps: float)
         ]
         streams = [s + w * out for s, w in zip(streams, write, strict=True)]
     raise AssertionError("one site more than sublayers")
+
+
+def value_residual(x: Tensor, sublayers: Sequence, lambdas: Sequence[tuple]) -> Tensor:
+    """2410.17897: from the second layer on, values are l1 V_n + l2 V_1. Attention is given as its
+    ``values_of`` and ``attend``.
+    """
+    h, first = x, None
+    for layer in range(len(sublayers) // 2):
+        attention, mlp = sublayers[2 * layer : 2 * layer + 2]
+        v = attention.values_of(h)
+        if layer == 0:
+            first = v
+            h = h + attention.attend(h, h, v)
+        else:
+            own, back = lambdas[layer - 1]
+            h = h + attention.attend(h, h, own * v + back * first)
+        h = h + mlp(h)
+    return h
+
+
+def mudd(x: Tensor, sublayers: Sequence, sites: Sequence[dict], eps: float) -> Tensor:
+    """2502.12170, equations 3 to 8 and 10, source by source and way by way. A site has ``w1``,
+    ``w2``, ``static`` [way][source], and where sources are normalised ``pre`` (a gain per source)
+    and ``post``; the authors' code normalises the residual way only.
+    """
+    outputs, ways = [x], None
+    for layer, site in enumerate(sites):
+        attention, mlp = sublayers[2 * layer : 2 * layer + 2]
+        query, key, value, stream = ways if ways and len(ways) == 4 else (ways or [x]) * 4
+        h = stream + attention.attend(query, key, attention.values_of(value))
+        newest = h + mlp(h)
+        outputs.append(newest)
+        hidden = unit_rms(newest, eps) @ site["w1"]
+        hidden = hidden * 0.5 * (1 + torch.erf(hidden / 2**0.5))
+        ways = []
+        for way, static in enumerate(site["static"]):
+            mixed = 0 * x
+            for i, source in enumerate(outputs):
+                if site["pre"] is not None:
+                    source = site["pre"][i] * unit_rms(source, eps)
+                column = site["w2"][:, way * len(outputs) + i]
+                mixed = mixed + ((hidden * column).sum(-1) + static[i])[..., None] * source
+            if site["pre"] is not None:
+                residual = way == len(site["static"]) - 1
+                mixed = newest + (site["post"] * unit_rms(mixed, eps) if residual else mixed)
+            ways.append(mixed)
+    return ways[-1]

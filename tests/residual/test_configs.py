@@ -67,6 +67,8 @@ BASE = "model: {dim: 64, num_layers: 6, num_heads: 4}\nbudget: 2 steps\n"
         ("{name: gated, rank: 0}", "rank: 0 is not within 1 and 256"),
         ("{name: x0, streams: 2}", "streams: unknown key"),
         ("{name: ddl, beta: 2}", "beta: unknown key"),
+        ("{name: value, weight: 1.5}", "weight: 1.5 is not within 0 and 1"),
+        ("{name: mudd, ways: qk}", "ways: "),
     ],
 )
 def test_impossible_options(tmp_path, residual, message):
@@ -78,6 +80,15 @@ def test_impossible_options(tmp_path, residual, message):
     assert line.startswith(f"{path}:1: model.residual")
     assert message in line
     assert "\n" not in line
+
+
+def test_one_layer_has_no_values_to_mix(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(BASE.replace("num_layers: 6", "num_layers: 1, residual: value"))
+    with pytest.raises(
+        UserError, match=r"run\.yaml:1: model\.residual\.name: in a model of one layer"
+    ):
+        load(path)
 
 
 def test_options_travel_from_a_file_into_the_label(tmp_path):

@@ -49,7 +49,7 @@ def reads_of(residual):
     ]
 
 
-def assert_agrees(residual, count, expected_of):
+def assert_agrees(residual, count, expected_of, sublayers=sublayers):
     """Output, and the gradients of the embedding, the queries and the gains (to 33 sublayers;
     beyond, the reference's graph takes seconds).
     """
