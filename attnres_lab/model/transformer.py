@@ -82,8 +82,13 @@ class ModelConfig:
 
     @property
     def size(self) -> str:
-        """What tables and tags call this size."""
-        return f"d{self.dim}-L{self.num_layers}"
+        """What tables and tags call this size: ``d64-L8``, with the kinds of sublayers where they
+        are not the dense Transformer's: ``d64-L8-kda-mla-moe``.
+        """
+        kinds = list(dict.fromkeys(self.mixers.pattern))
+        kinds = [] if kinds == ["attention"] else kinds
+        kinds += [] if self.mlp.name == "swiglu" else [self.mlp.name]
+        return "-".join([f"d{self.dim}-L{self.num_layers}", *kinds])
 
 
 @dataclass

@@ -21,7 +21,7 @@ def write_run(
     folder.mkdir(parents=True, exist_ok=True)
     files.config.write_text(
         f"name: run\nseed: {seed}\nmodel: {{dim: 32, num_layers: 8, residual: {{name: "
-        f"{variant}}}}}\nbudget: {{tokens: 40000.0}}\n"
+        f"{variant}}}}}\nbudget: 40000 tokens\n"
     )
     write_json(
         files.environment,
