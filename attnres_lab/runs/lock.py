@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -24,16 +24,16 @@ def only_one(files: RunFolder) -> Iterator[None]:
         return
     try:
         with FileLock(files.path / "lock", timeout=0):
-            _sweep(files)
+            files.checkpoint.with_suffix(".tmp").unlink(missing_ok=True)
+            sweep_up(files.path.rglob(".*.tmp"))
             yield
     except Timeout:
         raise UserError(f"{files.path}: another process is training in this folder") from None
 
 
-def _sweep(files: RunFolder) -> None:
+def sweep_up(temporary: Iterable[Path]) -> None:
     """Remove the temporary files of processes that were killed while they wrote."""
-    files.checkpoint.with_suffix(".tmp").unlink(missing_ok=True)
-    for path in files.path.rglob(".*.tmp"):
+    for path in temporary:
         pid = path.suffixes[-2][1:] if len(path.suffixes) > 1 else ""
         if pid.isdigit() and not alive(int(pid), None):
             path.unlink(missing_ok=True)

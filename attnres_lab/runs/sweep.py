@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from attnres_lab.errors import UserError
 from attnres_lab.runs.files import read_json, say, set_aside, write_atomic, write_json
 from attnres_lab.runs.folder import RunFolder
-from attnres_lab.runs.lock import alive, beating, born
+from attnres_lab.runs.lock import alive, beating, born, sweep_up
 from attnres_lab.runs.paths import runs_folder
 
 #: Seconds without a heartbeat after which a coordinator on another machine is taken for gone.
@@ -144,6 +144,7 @@ class SweepFolder:
             raise UserError(f"{self.path}: you may not write here; run it as its owner") from None
         pid, host = os.getpid(), socket.gethostname()
         with lock, beating((self.path / "coordinator.heartbeat").touch):
+            sweep_up(self.path.glob(".*.tmp"))
             write_json(about, {"pid": pid, "born": born(pid), "host": host, "started": time.time()})
             self.stop.unlink(missing_ok=True)
             try:

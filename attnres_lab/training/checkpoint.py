@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +26,19 @@ class AtomicCheckpoint(TorchCheckpointIO):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp")
         try:
-            torch.save(checkpoint, temporary)
-            with open(temporary, "rb+") as file:
+            with open(temporary, "wb") as file:  # of a file of its own torch tells no reason
+                torch.save(checkpoint, file)
+                file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        except (OSError, RuntimeError) as error:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
             raise OSError(
                 getattr(error, "errno", 0) or 0,
                 f"the checkpoint could not be written ({str(error).splitlines()[0]})",
                 str(path),
             ) from error
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path, config_hash: str | None = None) -> dict[str, Any]:

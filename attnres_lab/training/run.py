@@ -86,13 +86,19 @@ def run(
     a folder that another process trains in.
     """
     files = RunFolder(folder)
-    files.path.mkdir(parents=True, exist_ok=True)
-    with only_one(files), heartbeat(files):
-        if config.train.world > 1 and "attnres_lab.training.run" not in str(
-            getattr(sys.modules["__main__"], "__spec__", None)
-        ):
-            return _run_ranks(config, files)
-        return _run(config, files, Extra(progress, callbacks, logger))
+    try:
+        files.path.mkdir(parents=True, exist_ok=True)
+        with only_one(files), heartbeat(files):
+            if config.train.world > 1 and "attnres_lab.training.run" not in str(
+                getattr(sys.modules["__main__"], "__spec__", None)
+            ):
+                return _run_ranks(config, files)
+            return _run(config, files, Extra(progress, callbacks, logger))
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or files.path}: {error.strerror or error}; the last checkpoint is "
+            "intact, run again once this is mended"
+        ) from error
 
 
 def _run(config: RunConfig, files: RunFolder, extra: Extra) -> RunResult:

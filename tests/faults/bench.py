@@ -1,0 +1,79 @@
+"""One piece of work, disturbed at its n-th writing call and done again."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.faults.injector import ACTIONS, Ended, Injector, Warm
+from tests.faults.states import difference
+
+
+@dataclass
+class Bench:
+    """``function`` (of ``targets``) does the work of ``config`` in a folder that is given to it
+    last; ``state`` is what of that folder must not depend on faults. A disturbed process may be
+    killed, or end with one of ``codes``.
+    """
+
+    folder: Path
+    injector: Injector
+    process: Warm
+    function: str
+    config: Path
+    state: Callable[[Path], dict[str, Any]]
+    codes: tuple[int, ...] = (0, 2)
+
+    def __post_init__(self) -> None:
+        first, whole = self.folder / "first", self.folder / "whole"
+        self.ok(self.work(first))  # prepares what is kept elsewhere, as the corpus
+        self.injector.arm(whole, 0, "kill")
+        self.ok(self.work(whole))
+        self.calls = self.injector.disarm()
+        self.whole = self.state(whole)
+        assert not (wrong := difference(self.state(first), self.whole)), wrong
+
+    def work(self, folder: Path) -> Ended:
+        return self.process.call(f"tests.faults.targets:{self.function}", self.config, folder)
+
+    def ok(self, ended: Ended) -> None:
+        assert ended.code == 0, ended.output
+
+    def check(self, at: int, action: str) -> None:
+        """The fault; the work again, undisturbed; and nothing is to be seen of it."""
+        folder = self.folder / "faulty"
+        shutil.rmtree(folder, ignore_errors=True)
+        self.injector.arm(folder, at, action)
+        first = self.work(folder)
+        self.injector.disarm()
+        story = f"{action} at call {at}, {self.injector.what}:\n{first.output}"
+        assert self.injector.what, f"{story}was not reached"
+        assert first.code in (*self.codes, -9), f"exit code {first.code}: {story}"
+        assert "Traceback" not in first.output, story
+        again = self.work(folder)
+        story += again.output
+        assert again.code == 0, story
+        assert not (wrong := difference(self.state(folder), self.whole)), story + wrong
+
+    def check_all(self, faults: Iterable[tuple[int, str]]) -> None:
+        """Each of (call, action); all that went wrong is told at the end."""
+        wrong, count = [], 0
+        for at, action in faults:
+            count += 1
+            try:
+                self.check(at, action)
+            except AssertionError as error:
+                wrong.append(str(error)[:3000])
+        assert not wrong, f"{len(wrong)} of {count} faults:\n" + "\n\n".join(wrong)[:30000]
+
+    def stride(self, step: int) -> list[tuple[int, str]]:
+        """Every ``step``-th call of each action, each action at other calls."""
+        starts = enumerate(ACTIONS)
+        return [
+            (at, action)
+            for index, action in starts
+            for at in range(1 + index * step // len(ACTIONS), self.calls + 1, step)
+        ]
