@@ -101,7 +101,7 @@ def rebuild(folder: Path) -> Iterator[Path]:
     sweeps = dict.fromkeys(
         path.parents[1] for path in found if (path.parents[1] / "plan.json").exists()
     )
-    store = connect()
+    store = connect(thorough=True)
     for home in sweeps:
         yield home
         with FileLock(home / ".tracking.lock"):

@@ -20,6 +20,7 @@ from filelock import FileLock
 from attnres_lab.errors import UserError
 from attnres_lab.runs.paths import runs_folder
 from attnres_lab.runs.secrets import redact
+from attnres_lab.tracking import sqlite
 
 _LOCK_KEY = 7_142_853  # of the advisory lock in PostgreSQL: any fixed number
 
@@ -62,46 +63,88 @@ def is_server(uri: str) -> bool:
     return urlsplit(uri).scheme in ("http", "https")
 
 
-def connect() -> Store:
-    """Open the store and its experiment, creating both when they are not there. Raises UserError
-    for a store of another MLflow version.
+def connect(*, thorough: bool = False) -> Store:
+    """Open the store and its experiment, creating both when they are not there. A damaged store of
+    the embedded kind is set aside, ``thorough``: after every page of it was looked at. Raises
+    UserError for a store of another MLflow version.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     import mlflow
-    from mlflow.exceptions import MlflowException
 
     for noisy in ("mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    uri, name = tracking_uri(), experiment_name()
+    uri = tracking_uri()
     if urlsplit(uri).scheme in ("", "file"):
         raise UserError(
             f"MLFLOW_TRACKING_URI: {redact(uri)}: MLflow no longer writes to folders; use "
             "sqlite:////path/mlflow.db or a server"
         )
     with lock(uri):
+        if path := file_of(uri):
+            provide(path, thorough=thorough)
         try:
-            client = mlflow.MlflowClient(uri)
-            found = client.get_experiment_by_name(name)
-            if found is None:
-                location = None if is_server(uri) else (runs_folder() / "artifacts").as_uri()
-                # another process on another machine was first
-                with contextlib.suppress(MlflowException):
-                    client.create_experiment(
-                        name, location, {"mlflow.experimentKind": "custom_model_development"}
-                    )
-                found = client.get_experiment_by_name(name)
-        except MlflowException as error:
-            if "database schema" not in str(error):
+            client, found = _open(uri)
+        except Exception as error:
+            if path and not sqlite.has_runs(path) and not _away(error):
+                sqlite.set_aside(path, "its schema is incomplete")
+                provide(path)
+                client, found = _open(uri)
+            elif "database schema" in str(error):
+                raise UserError(
+                    f"{redact(uri)}: the store was made by another version of MLflow "
+                    f"({mlflow.__version__} is installed); "
+                    f"make a backup, then run: mlflow db upgrade '{redact(uri)}'"
+                ) from None
+            else:
                 raise
-            raise UserError(
-                f"{redact(uri)}: the store was made by another version of MLflow "
-                f"({mlflow.__version__} is installed); "
-                f"make a backup, then run: mlflow db upgrade '{redact(uri)}'"
-            ) from None
         if found.lifecycle_stage == "deleted":
             client.restore_experiment(found.experiment_id)
     return Store(client, found.experiment_id, redact(uri))
+
+
+def provide(path: Path, *, thorough: bool = False) -> None:
+    """Have a database that can be read at ``path``; the caller holds its lock."""
+    sqlite.forget(path)
+    there = path.exists() and path.stat().st_size > 0
+    if there and (reason := sqlite.damage(path, thorough=thorough)):
+        sqlite.set_aside(path, reason)
+        there = False
+    if not there:
+        sqlite.create(path, _artifacts())
+
+
+def file_of(uri: str) -> Path | None:
+    """The file of an embedded store; None for another kind."""
+    name = uri.partition("?")[0].removeprefix("sqlite:///")
+    return Path(name) if name and uri.startswith("sqlite:///") else None
+
+
+def _open(uri: str) -> tuple[Any, Any]:
+    """A client, and the experiment, made where it is not there."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    client, name = mlflow.MlflowClient(uri), experiment_name()
+    if (found := client.get_experiment_by_name(name)) is None:
+        location = None if is_server(uri) else _artifacts()
+        # another process on another machine was first
+        with contextlib.suppress(MlflowException):
+            client.create_experiment(
+                name, location, {"mlflow.experimentKind": "custom_model_development"}
+            )
+        found = client.get_experiment_by_name(name)
+    return client, found
+
+
+def _artifacts() -> str:
+    return (runs_folder() / "artifacts").as_uri()
+
+
+def _away(error: Exception) -> bool:
+    """Whether it is the disk or another process that keeps the store from being opened."""
+    words = ("locked", "disk", "readonly", "unable to open")
+    return any(word in str(error) for word in words)
 
 
 @contextlib.contextmanager
@@ -120,11 +163,7 @@ def lock(uri: str) -> Iterator[None]:
             connection.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({_LOCK_KEY})"))
             yield
     else:
-        path = (
-            Path(parts.path[1:])
-            if parts.scheme.startswith("sqlite")
-            else Path(tempfile.gettempdir()) / "attnres-lab-store"
-        )
+        path = file_of(uri) or Path(tempfile.gettempdir()) / "attnres-lab-store"
         path.absolute().parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
             yield

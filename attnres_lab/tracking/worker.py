@@ -95,7 +95,7 @@ class Worker:
                 and not RunFolder(self.folder).config.exists()
             ):
                 return True  # nothing to tell yet
-            store = connect()
+            store = connect(thorough=self._away)  # that it failed may be the file's fault
             if self.task["kind"] == "sweep":
                 self._sync = SweepSync(store, self.folder, self.task["name"], self.task["summary"])
             else:
