@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from filelock import FileLock
 
 from attnres_lab.errors import UserError
 from attnres_lab.runs.paths import runs_folder
-from attnres_lab.runs.secrets import redact
+from attnres_lab.runs.secrets import check_address, redact
 from attnres_lab.tracking import sqlite
 
 _LOCK_KEY = 7_142_853  # of the advisory lock in PostgreSQL: any fixed number
@@ -37,8 +38,20 @@ class Store:
 
 
 def tracking_uri() -> str:
-    """``$MLFLOW_TRACKING_URI``, else the embedded store ``mlflow.db`` in the folder of the runs."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs_folder() / 'mlflow.db'}"
+    """``$MLFLOW_TRACKING_URI``, else the embedded store ``mlflow.db`` in the folder of the runs.
+    Raises UserError for what is no address of a store.
+    """
+    if uri := os.environ.get("MLFLOW_TRACKING_URI"):
+        if urlsplit(uri).scheme in ("", "file"):
+            raise UserError(
+                f"MLFLOW_TRACKING_URI: {redact(uri)}: MLflow no longer writes to folders; use "
+                "sqlite:////path/mlflow.db or a server"
+            )
+        check_address("MLFLOW_TRACKING_URI", uri, server=True)
+        return uri
+    if "?" in str(runs_folder()):
+        raise UserError(f"{runs_folder()}: a store cannot lie in a folder with '?' in its name")
+    return f"sqlite:///{runs_folder() / 'mlflow.db'}"
 
 
 def experiment_name() -> str:
@@ -54,6 +67,30 @@ def left_behind(folder: Path) -> None:
         f"or by: attnres track rebuild {folder}",
         file=sys.stderr,
     )
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong in a line, without secrets: the innermost words of those that MLflow,
+    SQLAlchemy and the database each wrap around them.
+    """
+    words = str(error).splitlines()[:1] or [""]
+    said = re.sub(r"^\([\w.]+\) ", "", words[0])
+    return redact(f"{type(error).__name__}: {said}" if said else type(error).__name__)[:300]
+
+
+@contextlib.contextmanager
+def readable_errors() -> Iterator[None]:
+    """Turns what a store or its disk raises into a UserError of one line."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        raise UserError(
+            f"{redact(tracking_uri())}: cannot be written ({reason(error)}); nothing is lost, it "
+            "is in the run folders: mend this, then run it again"
+        ) from error
 
 
 def is_server(uri: str) -> bool:
@@ -75,11 +112,6 @@ def connect(*, thorough: bool = False) -> Store:
     for noisy in ("mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     uri = tracking_uri()
-    if urlsplit(uri).scheme in ("", "file"):
-        raise UserError(
-            f"MLFLOW_TRACKING_URI: {redact(uri)}: MLflow no longer writes to folders; use "
-            "sqlite:////path/mlflow.db or a server"
-        )
     with lock(uri):
         if path := file_of(uri):
             provide(path, thorough=thorough)

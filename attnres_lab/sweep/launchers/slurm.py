@@ -124,7 +124,8 @@ class SlurmLauncher:
     def _submit(self, jobs: list[Job]) -> None:
         stem = self.folder / f"{time.time_ns()}"
         write_atomic(stem.with_suffix(".txt"), "".join(f"{job.folder}\n" for job in jobs).encode())
-        write_atomic(stem.with_suffix(".sh"), self._script(stem, len(jobs)).encode())
+        # setup may hold a token
+        write_atomic(stem.with_suffix(".sh"), self._script(stem, len(jobs)).encode(), private=True)
         number = (
             _call("sbatch", "--parsable", str(stem.with_suffix(".sh"))).strip().partition(";")[0]
         )
