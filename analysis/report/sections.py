@@ -13,6 +13,7 @@ from analysis.gain.gain import Gain
 from analysis.report.evidence import BASELINE, Evidence
 from analysis.report.page import Page
 from analysis.tables import markdown
+from attnres_lab.runs.secrets import redact_settings
 
 COSTS = {  # column to (heading, unit, how runs add up)
     "flops": ("training FLOP", 1.0, "sum"),
@@ -161,7 +162,7 @@ def _plan(evidence: Evidence, page: Page) -> None:
         "## Plan", f"Runs: {', '.join(f'{count} {state}' for state, count in states.items())}."
     )
     if evidence.spec:
-        page.add(f"```yaml\n{evidence.spec.read_text().rstrip()}\n```")
+        page.add(f"```yaml\n{redact_settings(evidence.spec.read_text()).rstrip()}\n```")
 
 
 def _cost(evidence: Evidence, page: Page) -> None:

@@ -25,6 +25,7 @@ def report(
     run too.
     """
     from attnres_lab.errors import UserError
+    from attnres_lab.runs.secrets import redact_settings
     from attnres_lab.runs.sweep import SweepFolder
     from attnres_lab.shipped import find
     from attnres_lab.sweep.scales import at_scale
@@ -42,7 +43,7 @@ def report(
     out = out or home.path / "report"
     if scale:  # what the study is at this scale
         out.mkdir(parents=True, exist_ok=True)
-        (spec := out / "sweep.yaml").write_text(file.text)
+        (spec := out / "sweep.yaml").write_text(redact_settings(file.text))
     else:
         spec = found
     words = f"{found.name} --scale {scale}" if scale else found.name
@@ -65,12 +66,13 @@ def _store(name: str, folder: Path) -> None:
     there.
     """
     from attnres_lab.tracking import log_report
+    from attnres_lab.tracking.store import reason
 
     try:
         log_report(name, folder)
     except Exception as error:
         typer.echo(
-            f"not stored with the sweep's run: {str(error).splitlines()[0]}; run this again when "
-            "the store is back",
+            f"not stored with the sweep's run ({reason(error)}); run this again when the store is "
+            "back",
             err=True,
         )

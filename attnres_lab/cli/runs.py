@@ -128,14 +128,15 @@ def rebuild(
     from attnres_lab.sweep.restore import restore_study
 
     count = 0
-    for home in tracking.rebuild(folder or runs_folder()):
-        told = (
-            restore_study(SweepFolder(home))
-            if (read_json(home / "sweep.json") or {}).get("yaml")
-            else 0
-        )
-        typer.echo(f"{home}{f': {told} points told to its study' if told else ''}")
-        count += 1
+    with tracking.readable_errors():
+        for home in tracking.rebuild(folder or runs_folder()):
+            told = (
+                restore_study(SweepFolder(home))
+                if (read_json(home / "sweep.json") or {}).get("yaml")
+                else 0
+            )
+            typer.echo(f"{home}{f': {told} points told to its study' if told else ''}")
+            count += 1
     typer.echo(f"{count} runs and sweeps are in {tracking.redact(tracking.tracking_uri())}")
 
 

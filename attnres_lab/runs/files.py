@@ -14,14 +14,15 @@ from typing import Any
 _said: set[str] = set()  # each damage is named once a process
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Replace ``path`` by ``data``: the old content or the new one, never a mixture. Raises OSError
-    (disk full, read-only).
+def write_atomic(path: Path, data: bytes, *, private: bool = False) -> None:
+    """Replace ``path`` by ``data``: the old content or the new one, never a mixture; ``private``:
+    for its owner's eyes. Raises OSError (disk full, read-only).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        mode = 0o600 if private else 0o666  # less what the umask takes
+        with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -32,11 +33,11 @@ def write_atomic(path: Path, data: bytes) -> None:
         raise
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
+def write_json(path: Path, value: Mapping[str, Any], *, private: bool = False) -> None:
     """``value`` as JSON, atomically. Non-finite floats become the strings "nan", "inf" and "-inf":
     JSON has no such numbers.
     """
-    write_atomic(path, (json.dumps(finite(value), indent=1) + "\n").encode())
+    write_atomic(path, (json.dumps(finite(value), indent=1) + "\n").encode(), private=private)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

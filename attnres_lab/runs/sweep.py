@@ -23,6 +23,7 @@ from attnres_lab.runs.files import read_json, say, set_aside, write_atomic, writ
 from attnres_lab.runs.folder import RunFolder
 from attnres_lab.runs.lock import alive, beating, born, sweep_up
 from attnres_lab.runs.paths import runs_folder
+from attnres_lab.runs.secrets import redact_settings
 
 #: Seconds without a heartbeat after which a coordinator on another machine is taken for gone.
 SILENT = 30.0
@@ -73,8 +74,27 @@ class SweepFolder:
         """Write ``sweep.json``; the id stays what it was."""
         old = self.facts()
         value = {"name": name, "id": old.get("id", uuid.uuid4().hex), "base": base, "yaml": yaml}
-        if value != old:
-            write_json(self.path / "sweep.json", value)
+        if value != old or not self._guarded(yaml):
+            self._write_facts(value)
+
+    def identify(self) -> str:
+        """The id of the sweep, made the first time: two sweeps of one name stay apart in a shared
+        store.
+        """
+        value = self.facts()
+        if "id" not in value:
+            value["id"] = uuid.uuid4().hex
+            self._write_facts(value)
+        return str(value["id"])
+
+    def _write_facts(self, value: dict[str, Any]) -> None:
+        """The sweep's YAML is in there, and in it perhaps the password of a database."""
+        yaml = str(value.get("yaml", ""))
+        write_json(self.path / "sweep.json", value, private=redact_settings(yaml) != yaml)
+
+    def _guarded(self, yaml: str) -> bool:
+        mode = (self.path / "sweep.json").stat().st_mode
+        return redact_settings(yaml) == yaml or not mode & 0o077
 
     def write_plan(self, entries: Iterable[Entry]) -> None:
         """Replace ``plan.json``."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 from pydantic import Field, TypeAdapter, ValidationError
 
 from attnres_lab.errors import UserError, nearest
+from attnres_lab.runs.secrets import check_address
 from attnres_lab.sweep.launchers import DEFAULT, REGISTRY, LauncherConfig
 from attnres_lab.sweep.launchers.base import Count, Strict
 from attnres_lab.sweep.scales import at_scale
@@ -190,6 +191,8 @@ def load_spec(path: Path | str, scale: str | None = None) -> SpecFile:
             else "a grid has its own number of trials; leave it out"
         )
         raise UserError(f"{file.where('trials')}: trials: {remedy}")
+    if spec.storage:
+        check_address(f"{file.where('storage')}: storage", spec.storage)
     for metric in (o.metric for o in spec.objectives if spec.function == TRAIN):
         if metric not in RESULT and not metric.startswith(("depth/", "perf/")):
             raise UserError(

@@ -13,6 +13,7 @@ from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 
 from attnres_lab.errors import UserError
+from attnres_lab.runs.secrets import redact
 
 
 class Database:
@@ -36,9 +37,8 @@ class Database:
                 return call()
             except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
                 if attempt == 0:
-                    self._say(
-                        f"storage: {str(error).splitlines()[0]}; trying again for five minutes"
-                    )
+                    reason = redact(str(error).splitlines()[0])
+                    self._say(f"storage: {reason}; trying again for five minutes")
                 time.sleep(0.2 if attempt < 5 else 5.0)
         raise UserError(
             "storage: the database did not come back within five minutes; the trials' folders are "

@@ -4,7 +4,13 @@ reads them and writes to the store.
 
 from attnres_lab.runs.secrets import redact
 from attnres_lab.tracking.mirror import RunMirror, SweepMirror, forget, log_report, rebuild
-from attnres_lab.tracking.store import connect, experiment_name, is_server, tracking_uri
+from attnres_lab.tracking.store import (
+    connect,
+    experiment_name,
+    is_server,
+    readable_errors,
+    tracking_uri,
+)
 
 __all__ = [
     "RunMirror",
@@ -14,6 +20,7 @@ __all__ = [
     "forget",
     "is_server",
     "log_report",
+    "readable_errors",
     "rebuild",
     "redact",
     "tracking_uri",

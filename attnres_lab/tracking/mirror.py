@@ -14,48 +14,63 @@ from typing import Self
 from filelock import FileLock
 
 from attnres_lab.runs.paths import runs_folder
-from attnres_lab.tracking.store import connect, left_behind
+from attnres_lab.tracking.store import connect, left_behind, tracking_uri
 
 GRACE = 30.0  # seconds that the last rows get once the training is over
 
 
 class _Mirror:
     """A process that mirrors until its standard input ends: at the end of the block, or when this
-    process dies.
+    process dies. One that was killed is started again at the end. Raises UserError for a wrong
+    address of the store.
     """
 
     def __init__(self, folder: Path, task: Mapping[str, object]) -> None:
         self.folder, self._task = Path(folder).absolute(), task
+        tracking_uri()  # a wrong address is told before anything is trained
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._process = self._start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        code = self._end()
+        if code not in (0, None):
+            self._process = self._start()
+            code = self._end()
+        if code != 0:
+            left_behind(self.folder)
+
+    def _start(self) -> subprocess.Popen[str]:
         root = str(Path(__file__).parents[2])
         environment = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
         }
         command = [sys.executable, "-m", "attnres_lab.tracking"]
-        self._process = subprocess.Popen(
+        process = subprocess.Popen(
             command, stdin=subprocess.PIPE, env=environment, start_new_session=True, text=True
         )
-        assert self._process.stdin
-        # the mirror died and said why; the folder still holds everything
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(
+        assert process.stdin
+        with contextlib.suppress(BrokenPipeError):  # it died at once; its exit code says so
+            process.stdin.write(
                 json.dumps({"folder": str(self.folder), "grace": GRACE, **self._task}) + "\n"
             )
-            self._process.stdin.flush()
-        return self
+            process.stdin.flush()
+        return process
 
-    def __exit__(self, *_: object) -> None:
+    def _end(self) -> int | None:
+        """The exit code once the last rows are sent; None: they took too long."""
         assert self._process.stdin
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         try:
-            self._process.wait(GRACE + 5)
+            return self._process.wait(GRACE + 5)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-            left_behind(self.folder)
+            return None
 
 
 class RunMirror(_Mirror):
@@ -101,7 +116,7 @@ def rebuild(folder: Path) -> Iterator[Path]:
     sweeps = dict.fromkeys(
         path.parents[1] for path in found if (path.parents[1] / "plan.json").exists()
     )
-    store = connect()
+    store = connect(thorough=True)
     for home in sweeps:
         yield home
         with FileLock(home / ".tracking.lock"):

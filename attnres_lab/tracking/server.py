@@ -14,19 +14,20 @@ import sys
 import time
 import urllib.parse
 import urllib.request
-from pathlib import Path
-from urllib.parse import urlsplit
 
 import psutil
 
 from attnres_lab.errors import UserError
 from attnres_lab.runs.paths import runs_folder
 from attnres_lab.runs.secrets import redact
+from attnres_lab.tracking.sqlite import has_runs
 from attnres_lab.tracking.store import (
     connect,
     experiment_name,
+    file_of,
     is_server,
     lock,
+    provide,
     tracking_uri,
 )
 
@@ -47,14 +48,15 @@ def serve(port: int) -> None:
             "(MLFLOW_TRACKING_URI)"
         )
         return
-    if uri.startswith("sqlite:///") and not Path(urlsplit(uri).path[1:]).exists():
+    path = file_of(uri)
+    if path and not path.exists():
         raise UserError(
             f"{redact(uri)}: there is no store yet; train or sweep first, or set ATTNRES_RUNS to "
             "the folder of the runs"
         )
-    if uri.startswith("sqlite"):
-        with lock(uri):  # a run that is just creating the store finishes first
-            pass
+    if path and has_runs(path):
+        with lock(uri):  # a run that is just opening the store finishes first
+            provide(path)
     else:
         connect()
     for number in (signal.SIGINT, signal.SIGTERM):

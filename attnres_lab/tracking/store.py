@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -19,7 +20,8 @@ from filelock import FileLock
 
 from attnres_lab.errors import UserError
 from attnres_lab.runs.paths import runs_folder
-from attnres_lab.runs.secrets import redact
+from attnres_lab.runs.secrets import check_address, redact
+from attnres_lab.tracking import sqlite
 
 _LOCK_KEY = 7_142_853  # of the advisory lock in PostgreSQL: any fixed number
 
@@ -36,8 +38,20 @@ class Store:
 
 
 def tracking_uri() -> str:
-    """``$MLFLOW_TRACKING_URI``, else the embedded store ``mlflow.db`` in the folder of the runs."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs_folder() / 'mlflow.db'}"
+    """``$MLFLOW_TRACKING_URI``, else the embedded store ``mlflow.db`` in the folder of the runs.
+    Raises UserError for what is no address of a store.
+    """
+    if uri := os.environ.get("MLFLOW_TRACKING_URI"):
+        if urlsplit(uri).scheme in ("", "file"):
+            raise UserError(
+                f"MLFLOW_TRACKING_URI: {redact(uri)}: MLflow no longer writes to folders; use "
+                "sqlite:////path/mlflow.db or a server"
+            )
+        check_address("MLFLOW_TRACKING_URI", uri, server=True)
+        return uri
+    if "?" in str(runs_folder()):
+        raise UserError(f"{runs_folder()}: a store cannot lie in a folder with '?' in its name")
+    return f"sqlite:///{runs_folder() / 'mlflow.db'}"
 
 
 def experiment_name() -> str:
@@ -55,6 +69,30 @@ def left_behind(folder: Path) -> None:
     )
 
 
+def reason(error: BaseException) -> str:
+    """What went wrong in a line, without secrets: the innermost words of those that MLflow,
+    SQLAlchemy and the database each wrap around them.
+    """
+    words = str(error).splitlines()[:1] or [""]
+    said = re.sub(r"^\([\w.]+\) ", "", words[0])
+    return redact(f"{type(error).__name__}: {said}" if said else type(error).__name__)[:300]
+
+
+@contextlib.contextmanager
+def readable_errors() -> Iterator[None]:
+    """Turns what a store or its disk raises into a UserError of one line."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        raise UserError(
+            f"{redact(tracking_uri())}: cannot be written ({reason(error)}); nothing is lost, it "
+            "is in the run folders: mend this, then run it again"
+        ) from error
+
+
 def is_server(uri: str) -> bool:
     """Whether ``uri`` is a tracking server, which has a user interface of its own, and not a
     database.
@@ -62,46 +100,83 @@ def is_server(uri: str) -> bool:
     return urlsplit(uri).scheme in ("http", "https")
 
 
-def connect() -> Store:
-    """Open the store and its experiment, creating both when they are not there. Raises UserError
-    for a store of another MLflow version.
+def connect(*, thorough: bool = False) -> Store:
+    """Open the store and its experiment, creating both when they are not there. A damaged store of
+    the embedded kind is set aside, ``thorough``: after every page of it was looked at. Raises
+    UserError for a store of another MLflow version.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     import mlflow
-    from mlflow.exceptions import MlflowException
 
     for noisy in ("mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    uri, name = tracking_uri(), experiment_name()
-    if urlsplit(uri).scheme in ("", "file"):
-        raise UserError(
-            f"MLFLOW_TRACKING_URI: {redact(uri)}: MLflow no longer writes to folders; use "
-            "sqlite:////path/mlflow.db or a server"
-        )
+    uri = tracking_uri()
     with lock(uri):
+        if path := file_of(uri):
+            provide(path, thorough=thorough)
         try:
-            client = mlflow.MlflowClient(uri)
-            found = client.get_experiment_by_name(name)
-            if found is None:
-                location = None if is_server(uri) else (runs_folder() / "artifacts").as_uri()
-                # another process on another machine was first
-                with contextlib.suppress(MlflowException):
-                    client.create_experiment(
-                        name, location, {"mlflow.experimentKind": "custom_model_development"}
-                    )
-                found = client.get_experiment_by_name(name)
-        except MlflowException as error:
-            if "database schema" not in str(error):
+            client, found = _open(uri)
+        except Exception as error:
+            if path and not sqlite.has_runs(path) and not _away(error):
+                sqlite.set_aside(path, "its schema is incomplete")
+                provide(path)
+                client, found = _open(uri)
+            elif "database schema" in str(error):
+                raise UserError(
+                    f"{redact(uri)}: the store was made by another version of MLflow "
+                    f"({mlflow.__version__} is installed); "
+                    f"make a backup, then run: mlflow db upgrade '{redact(uri)}'"
+                ) from None
+            else:
                 raise
-            raise UserError(
-                f"{redact(uri)}: the store was made by another version of MLflow "
-                f"({mlflow.__version__} is installed); "
-                f"make a backup, then run: mlflow db upgrade '{redact(uri)}'"
-            ) from None
         if found.lifecycle_stage == "deleted":
             client.restore_experiment(found.experiment_id)
     return Store(client, found.experiment_id, redact(uri))
+
+
+def provide(path: Path, *, thorough: bool = False) -> None:
+    """Have a database that can be read at ``path``; the caller holds its lock."""
+    sqlite.forget(path)
+    there = path.exists() and path.stat().st_size > 0
+    if there and (reason := sqlite.damage(path, thorough=thorough)):
+        sqlite.set_aside(path, reason)
+        there = False
+    if not there:
+        sqlite.create(path, _artifacts())
+
+
+def file_of(uri: str) -> Path | None:
+    """The file of an embedded store; None for another kind."""
+    name = uri.partition("?")[0].removeprefix("sqlite:///")
+    return Path(name) if name and uri.startswith("sqlite:///") else None
+
+
+def _open(uri: str) -> tuple[Any, Any]:
+    """A client, and the experiment, made where it is not there."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    client, name = mlflow.MlflowClient(uri), experiment_name()
+    if (found := client.get_experiment_by_name(name)) is None:
+        location = None if is_server(uri) else _artifacts()
+        # another process on another machine was first
+        with contextlib.suppress(MlflowException):
+            client.create_experiment(
+                name, location, {"mlflow.experimentKind": "custom_model_development"}
+            )
+        found = client.get_experiment_by_name(name)
+    return client, found
+
+
+def _artifacts() -> str:
+    return (runs_folder() / "artifacts").as_uri()
+
+
+def _away(error: Exception) -> bool:
+    """Whether it is the disk or another process that keeps the store from being opened."""
+    words = ("locked", "disk", "readonly", "unable to open")
+    return any(word in str(error) for word in words)
 
 
 @contextlib.contextmanager
@@ -120,11 +195,7 @@ def lock(uri: str) -> Iterator[None]:
             connection.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({_LOCK_KEY})"))
             yield
     else:
-        path = (
-            Path(parts.path[1:])
-            if parts.scheme.startswith("sqlite")
-            else Path(tempfile.gettempdir()) / "attnres-lab-store"
-        )
+        path = file_of(uri) or Path(tempfile.gettempdir()) / "attnres-lab-store"
         path.absolute().parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
             yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 import time
@@ -9,11 +10,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from attnres_lab.errors import UserError
 from attnres_lab.runs.folder import DONE, read_json, write_json
-from attnres_lab.runs.secrets import redact
+from attnres_lab.runs.secrets import redact, redact_settings
 from attnres_lab.runs.sweep import Entry, SweepFolder
 from attnres_lab.runs.table import flatten, table
 from attnres_lab.tracking import figures
@@ -36,7 +36,7 @@ class SweepSync:
         self.summary = (read_json(folder / "tracking.json") or {}).get("summary", {}) | dict(
             summary
         )
-        self.id = sweep_id(folder)
+        self.id = SweepFolder(folder).identify()
         self._parent: str | None = None
         self._trials: dict[str, RunSync] = {}
         self._entries: dict[str, Entry] = {}
@@ -194,12 +194,13 @@ class SweepSync:
                     identity,
                     self._known.get(identity.uid),
                 )
+        folder = SweepFolder(self.folder)
+        facts = folder.facts()
         # the sweep's YAML is in there, and in it perhaps the address of a database
-        for name in (
-            "plan.json",
-            "sweep.json",
-        ):
-            self.store.client.log_text(self._parent, redact((self.folder / name).read_text()), name)
+        facts["yaml"] = redact_settings(str(facts.get("yaml", "")))
+        plan = redact(path.read_text()) if path.exists() else "[]"
+        for name, text in (("plan.json", plan), ("sweep.json", json.dumps(facts, indent=1))):
+            self.store.client.log_text(self._parent, text, name)
         self._plan_stamp = stamp
 
     def _identity(self, entry: Entry) -> Identity:
@@ -237,17 +238,6 @@ class SweepSync:
             self.store.client.set_tag(self._parent, "mlflow.note.content", note)
             write_json(self.folder / "tracking.json", {"summary": self.summary})
         self._note, self._note_due = note, time.monotonic() + NOTE_SECONDS
-
-
-def sweep_id(folder: Path) -> str:
-    """The id in ``sweep.json``, made and written there the first time: two sweeps of one name stay
-    apart in a shared store.
-    """
-    value = read_json(folder / "sweep.json") or {}
-    if "id" not in value:
-        value["id"] = uuid4().hex
-        write_json(folder / "sweep.json", value)
-    return str(value["id"])
 
 
 def _filled(run: Any) -> tuple[bool, int]:

@@ -18,7 +18,7 @@ from filelock import FileLock
 from attnres_lab.runs.folder import RunFolder, read_json, write_json
 from attnres_lab.runs.secrets import redact
 from attnres_lab.tracking.run import Identity, RunSync
-from attnres_lab.tracking.store import Store, connect, left_behind, tracking_uri
+from attnres_lab.tracking.store import Store, connect, left_behind, reason, tracking_uri
 from attnres_lab.tracking.sweep import SweepSync
 
 TURN = 1.0  # seconds
@@ -76,10 +76,9 @@ class Worker:
             complete = self._mirror(last)
         except Exception as error:
             if not self._away:
-                reason = redact(f"{type(error).__name__}: {error}").splitlines()[0][:300]
                 self._say(
-                    f"{redact(tracking_uri())} cannot be written ({reason}); the run goes on, its "
-                    f"rows are kept in {self.folder} and sent later"
+                    f"{redact(tracking_uri())} cannot be written ({reason(error)}); the run goes "
+                    f"on, its rows are kept in {self.folder} and sent later"
                 )
             self._away, self._sync = True, None
             return False
@@ -95,7 +94,7 @@ class Worker:
                 and not RunFolder(self.folder).config.exists()
             ):
                 return True  # nothing to tell yet
-            store = connect()
+            store = connect(thorough=self._away)  # that it failed may be the file's fault
             if self.task["kind"] == "sweep":
                 self._sync = SweepSync(store, self.folder, self.task["name"], self.task["summary"])
             else:
@@ -125,5 +124,9 @@ def main() -> None:
     if hasattr(os, "nice"):
         os.nice(10)
     worker = Worker()
-    with FileLock(worker.folder / ".tracking.lock"):
-        worker.run()
+    try:
+        with FileLock(worker.folder / ".tracking.lock"):
+            worker.run()
+    except OSError as error:  # the folder is gone, or its disk
+        print(f"tracking: {worker.folder}: {reason(error)}", file=sys.stderr)
+        sys.exit(1)

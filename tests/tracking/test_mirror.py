@@ -9,6 +9,7 @@ import time
 import pytest
 from tracking_helpers import OLD_LOADER, dump, position, write_run
 
+from attnres_lab.errors import UserError
 from attnres_lab.runs.folder import RunFolder
 from attnres_lab.tracking import RunMirror, connect, rebuild, tracking_uri
 from attnres_lab.tracking.figures import CELL, heat_map
@@ -203,6 +204,36 @@ def test_an_unreachable_server_does_not_stop_training(runs, monkeypatch, capfd) 
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     list(rebuild(runs / "tiny"))
     assert dump(tracking_uri())["full-d32-L8-s0"]["status"] == "FINISHED"
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_mirror_that_is_killed_is_started_again_or_named(runs, times, monkeypatch, capfd) -> None:
+    """Once: the store is complete all the same. Twice: a line says so, with the remedy."""
+    mirror, original = RunMirror(runs / "tiny"), RunMirror._end
+
+    def killed_before_its_end(self):
+        nonlocal times
+        if times:
+            times -= 1
+            self._process.kill()
+        return original(self)
+
+    monkeypatch.setattr(RunMirror, "_end", killed_before_its_end)
+    named = times == 2
+    with mirror:
+        write_run(runs / "tiny")
+    said = capfd.readouterr().err
+    assert ("attnres track rebuild" in said) == named == (said.count("\n") == 1)
+    if not named:
+        assert dump(tracking_uri())["full-d32-L8-s0"]["status"] == "FINISHED"
+
+
+def test_an_address_that_is_none_is_refused_before_anything_is_trained(runs, monkeypatch) -> None:
+    """A typing mistake in it would else be found after hours."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "htps://user:canary@host")
+    with pytest.raises(UserError, match=r"MLFLOW_TRACKING_URI: .*no address") as error:
+        RunMirror(runs / "tiny")
+    assert "canary" not in str(error.value)
 
 
 def test_the_heat_map_shows_the_weights() -> None:

@@ -146,6 +146,7 @@ def test_a_store_of_another_mlflow_is_named_with_the_remedy(runs) -> None:
     """An older schema: the version that is installed and the command that upgrades."""
     with contextlib.closing(sqlite3.connect(runs / "mlflow.db")) as database, database:
         database.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
+        database.execute("INSERT INTO runs (run_uuid, experiment_id) VALUES ('1', 0)")
     with pytest.raises(
         UserError, match=r"another version of MLflow.*mlflow db upgrade 'sqlite:///"
     ):

@@ -146,7 +146,10 @@ class SlurmLauncher(Launcher):
         write_atomic(
             stem.with_suffix(".txt"), "".join(f"{folder}\n" for folder in folders).encode()
         )
-        write_atomic(stem.with_suffix(".sh"), self._script(stem, len(folders)).encode())
+        # setup may hold a token
+        write_atomic(
+            stem.with_suffix(".sh"), self._script(stem, len(folders)).encode(), private=True
+        )
         number = (
             _call("sbatch", "--parsable", str(stem.with_suffix(".sh"))).strip().partition(";")[0]
         )
