@@ -43,7 +43,7 @@ def shared_noise(runs: pd.DataFrame) -> Noise | None:
         return None
     drawn = np.random.default_rng(0).normal(size=(SIMULATED, *cells.shape))
     drawn[:, cells.isna().to_numpy()] = np.nan
-    sizes = pd.factorize(cells.index.get_level_values("size"))[0]
+    sizes = pd.factorize(cells.index.get_level_values("size"))[0].astype(float)
     found, *null = _inequality(np.concatenate([cells.to_numpy()[None], drawn]), sizes)
     p = (1 + np.sum(np.array(null) >= found)) / (1 + SIMULATED)
     return Noise(max(squares / df, ROUNDING), df, float(p))

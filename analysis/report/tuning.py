@@ -12,12 +12,12 @@ import pandas as pd
 import yaml
 
 from analysis import plots
-from analysis.ablation import markdown
 from analysis.gain.gain import compute_equivalent_gain
 from analysis.plots.tuning import tuning_bowls
 from analysis.report.evidence import BASELINE, LOSS, Evidence
 from analysis.report.page import Page
 from analysis.runs import load_runs
+from analysis.tables import markdown
 from analysis.tuning import Bowls, bowls, spread_of_runs
 
 COSTS = {"flops": ("FLOP", 1.0), "device_seconds": ("device-hours", 3600.0)}

@@ -14,6 +14,7 @@ from typing import Self
 from filelock import FileLock
 
 from attnres_lab.runs.paths import runs_folder
+from attnres_lab.runs.sweep import SweepFolder
 from attnres_lab.tracking.store import connect, left_behind, tracking_uri
 
 GRACE = 30.0  # seconds that the last rows get once the training is over
@@ -137,9 +138,7 @@ def forget(home: Path) -> int:
     """Mark the runs of the sweep in ``home`` as deleted in the store; their number. Raises what
     MLflow raises.
     """
-    from attnres_lab.tracking.sweep import sweep_id
-
-    store, query = connect(), f"tags.sweep_id = '{sweep_id(home)}'"
+    store, query = connect(), f"tags.sweep_id = '{SweepFolder(home).identify()}'"
     count = 0
     while found := store.client.search_runs([store.experiment_id], query, max_results=1000):
         for run in found:
