@@ -4,7 +4,6 @@ enumerated or proposed from.
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import zlib
@@ -99,13 +98,6 @@ class Space:
             first = zlib.crc32(size.encode()) % 10**6 * MOST_SEEDS
             return tuple(range(first, first + self.each))
         return self.seeds or (default,)
-
-    def tuning_seeds_at(self, size: str, default: int, count: int) -> tuple[int, ...]:
-        """Seeds of this model size that no point of it measures on, whatever ``each`` grows to."""
-        measured = set(self.seeds_at(size, default))
-        last = zlib.crc32(size.encode()) % 10**6 * MOST_SEEDS + MOST_SEEDS - 1
-        free = (seed for seed in range(last, -1, -1) if seed not in measured)
-        return tuple(itertools.islice(free, count))
 
     def size(self) -> int:
         """Number of points of the grid, without enumerating it."""
