@@ -4,6 +4,7 @@ cost.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -12,12 +13,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 from attnres_lab.config import RunConfig, content_hash, load
 from attnres_lab.errors import UserError
 from attnres_lab.model.flops import num_params
+from attnres_lab.runs.folder import DONE, read_json
 from attnres_lab.runs.sweep import Entry, SweepFolder
+from attnres_lab.runs.tuning import MOST
 from attnres_lab.shipped import find
+from attnres_lab.sweep.rules import number
 from attnres_lab.sweep.space import Point, Space, parse_space
-from attnres_lab.sweep.spec import SpecFile
+from attnres_lab.sweep.spec import SpecFile, SweepSpec
 from attnres_lab.sweep.trials import Trial
-from attnres_lab.sweep.tuning import Tuned
+from attnres_lab.sweep.tuning import Losses, Tuning, tuning_seeds
 from attnres_lab.yamlfile import YamlFile
 
 if TYPE_CHECKING:  # Optuna, which a plain grid has no need of here
@@ -101,7 +105,7 @@ class Planner:
         first = self.config(point)
         size, identity = first.model.size, content_hash(replace(first, seed=0))
         if tuning:
-            seeds = self.space.tuning_seeds_at(size, first.seed, tuning)
+            seeds = tuning_seeds(self.space, size, first.seed, tuning)
             identity += "-tuning"  # its runs are no replicates of the measuring ones
         else:
             seeds = self.space.seeds_at(size, first.seed)
@@ -196,11 +200,44 @@ class Search:
         return []
 
 
+class Tuned:
+    """The plan of a sweep under ``tune``: what ``Tuning`` says of the results on disk."""
+
+    def __init__(self, planner: Planner, folder: SweepFolder, *, large: bool = False) -> None:
+        assert planner.spec.tune
+        planner.limit(planner.space.replicates + MOST * planner.spec.tune.seeds, large=large)
+        self.tuning, self.losses = Tuning(planner), losses_in(folder, planner.spec)
+
+    def known(self) -> list[Trial]:
+        """Every trial that the results so far ask for."""
+        return self.tuning.trials(self.losses)
+
+    def more(self, trials: Mapping[str, Trial], study: OptunaStudy) -> list[Trial]:
+        """Those that came up since."""
+        return [trial for trial in self.known() if trial.entry.hash not in trials]
+
+
 def make_plan(planner: Planner, folder: SweepFolder, *, large: bool = False) -> Plan:
     """The plan that the sweep file asks for."""
     if planner.spec.tune:
         return Tuned(planner, folder, large=large)
     return Search(planner, folder) if planner.spec.adaptive else Grid(planner, large=large)
+
+
+def losses_in(folder: SweepFolder, spec: SweepSpec) -> Losses:
+    """What the trials in ``folder`` came to by the first objective; a result is read once."""
+    goal, known = spec.objectives[0], dict[str, float]()
+
+    def loss(hash: str) -> float | None:
+        run = folder.trial(hash)
+        if hash not in known and (state := run.status().state) in DONE:
+            found = number((read_json(run.result) or {}).get(goal.metric))
+            lost = state != "finished" or found is None or not math.isfinite(found)
+            sign = 1.0 if goal.direction == "minimize" else -1.0
+            known[hash] = math.inf if lost or found is None else sign * found
+        return known.get(hash)
+
+    return loss
 
 
 def misspent(config: RunConfig, result: Mapping[str, Any]) -> str:

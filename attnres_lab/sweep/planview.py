@@ -11,7 +11,7 @@ from attnres_lab.runs.folder import DONE
 from attnres_lab.runs.sweep import SweepFolder
 from attnres_lab.runs.tuning import MOST
 from attnres_lab.sweep.launchers import expected_slots
-from attnres_lab.sweep.plan import Planner, make_plan
+from attnres_lab.sweep.plan import Planner, Tuned, make_plan
 from attnres_lab.sweep.pricing import (
     GUESS,
     Device,
@@ -27,7 +27,7 @@ from attnres_lab.sweep.space import sets
 from attnres_lab.sweep.spec import SpecFile
 from attnres_lab.sweep.summary import columns, duration, show
 from attnres_lab.sweep.trials import Trial
-from attnres_lab.sweep.tuning import EXPECTED, Tuned, Tuning
+from attnres_lab.sweep.tuning import EXPECTED, Tuning
 
 MARK = {"measured": "", "nearest": "~", "guess": "?"}
 

@@ -4,7 +4,6 @@ enumerated or proposed from.
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import zlib
@@ -100,13 +99,6 @@ class Space:
             return tuple(range(first, first + self.each))
         return self.seeds or (default,)
 
-    def tuning_seeds_at(self, size: str, default: int, count: int) -> tuple[int, ...]:
-        """Seeds of this model size that no point of it measures on, whatever ``each`` grows to."""
-        measured = set(self.seeds_at(size, default))
-        last = zlib.crc32(size.encode()) % 10**6 * MOST_SEEDS + MOST_SEEDS - 1
-        free = (seed for seed in range(last, -1, -1) if seed not in measured)
-        return tuple(itertools.islice(free, count))
-
     def size(self) -> int:
         """Number of points of the grid, without enumerating it."""
         return _size(self.axes)
@@ -144,18 +136,10 @@ def parse_space(raw: Mapping[str, Any], file: YamlFile, *, adaptive: bool) -> Sp
     owner: dict[str, str] = {}
     for axis in axes:
         for key in sets(axis):
-            if clash := next(
-                (
-                    other
-                    for k, other in owner.items()
-                    if other != axis.key and f"{k}.".startswith(f"{key}.")
-                ),
-                None,
-            ):
-                raise UserError(
-                    f"{file.where(f'space.{axis.key}')}: space.{axis.key}: sets {key}, and so "
-                    f"does '{clash}'"
-                )
+            for other, name in owner.items():
+                if name != axis.key and f"{other}.".startswith(f"{key}."):
+                    where = f"{file.where(f'space.{axis.key}')}: space.{axis.key}"
+                    raise UserError(f"{where}: sets {key}, and so does '{name}'")
             owner[key] = axis.key
     return Space(tuple(axes), seeds, each)
 
@@ -167,10 +151,7 @@ def sets(axis: Axis) -> set[str]:
 
 def _keys(choice: Choice) -> list[str]:
     """What the value sets."""
-    return [
-        *choice.overrides,
-        *(key for axis in choice.axes for key in sets(axis)),
-    ]
+    return [*choice.overrides, *(key for axis in choice.axes for key in sets(axis))]
 
 
 def _each(count: Any) -> int:
@@ -204,32 +185,29 @@ def _axis(key: str, value: Any, adaptive: bool) -> Axis:
         if isinstance(numbers, Interval):
             return Axis(key, numbers)
         choices = tuple(Choice(number, {key: number}) for number in numbers)
-    elif (
-        isinstance(value, dict)
-        and "." not in key
-        and (nested := [k for k, v in value.items() if isinstance(v, list) or _numeric(v)])
-    ):
-        raise ValueError(
-            f"sections are not nested here; write {key}.{nested[0]}: {json.dumps(value[nested[0]])}"
-        )
-    elif (
-        isinstance(value, dict)
-        and value
-        and "." not in key
-        and all(isinstance(point, dict) and point for point in value.values())
-    ):
-        choices = tuple(
-            Choice(str(label), {str(k): v for k, v in point.items()})
-            for label, point in value.items()
-        )
     else:
+        choices = _bundle(key, value)
+    if len({json.dumps(choice.label) for choice in choices}) < len(choices):
+        raise ValueError("the same value is given twice")
+    return Axis(key, choices)
+
+
+def _bundle(key: str, value: Any) -> tuple[Choice, ...]:
+    """Named points, each of which sets several keys."""
+    points = value if isinstance(value, dict) and "." not in key else {}
+    for name, inner in points.items():
+        if isinstance(inner, list) or _numeric(inner):
+            raise ValueError(
+                f"sections are not nested here; write {key}.{name}: {json.dumps(inner)}"
+            )
+    if not points or not all(isinstance(point, dict) and point for point in points.values()):
         raise ValueError(
             "give a list, {range: [low, high, step]}, {log: [low, high, count]}, or a bundle (an "
             "undotted name with named points)"
         )
-    if len({json.dumps(choice.label) for choice in choices}) < len(choices):
-        raise ValueError("the same value is given twice")
-    return Axis(key, choices)
+    return tuple(
+        Choice(str(label), {str(k): v for k, v in point.items()}) for label, point in points.items()
+    )
 
 
 def _numeric(value: Any) -> bool:
@@ -252,12 +230,10 @@ def _choice(key: str, item: Any, adaptive: bool) -> Choice:
 
 
 def _numbers(kind: str, bounds: Any, *, adaptive: bool) -> Interval | list[int] | list[float]:
-    if (
-        not isinstance(bounds, list)
-        or len(bounds) not in (2, 3)
-        or not all(isinstance(b, int | float) and math.isfinite(b) for b in bounds)
-    ):
-        raise ValueError(f"{kind} takes [low, high, {'step' if kind == 'range' else 'count'}]")
+    form = f"[low, high, {'step' if kind == 'range' else 'count'}]"
+    listed = bounds if isinstance(bounds, list) and len(bounds) in (2, 3) else ["no number"]
+    if not all(isinstance(b, int | float) and math.isfinite(b) for b in listed):
+        raise ValueError(f"{kind} takes {form}")
     low, high, *rest = bounds
     if not low < high or (kind == "log" and low <= 0) or (rest and rest[0] <= 0):
         raise ValueError(
@@ -266,10 +242,8 @@ def _numbers(kind: str, bounds: Any, *, adaptive: bool) -> Interval | list[int] 
     whole = isinstance(low, int) and isinstance(high, int)
     if not rest and (adaptive or not (whole and kind == "range")):
         if not adaptive:
-            raise ValueError(
-                f"a grid needs an end: {kind}: [{low}, {high}, "
-                f"{'step' if kind == 'range' else 'count'}]"
-            )
+            end = form.rpartition(" ")[2]
+            raise ValueError(f"a grid needs an end: {kind}: [{low}, {high}, {end}")
         return Interval(low, high, kind == "log")
     third = rest[0] if rest else 1
     if kind == "range":
@@ -296,10 +270,6 @@ def _walk(
         return
     first, *rest = axes
     for choice in options(first):
-        yield from _walk(
-            (*choice.axes, *rest),
-            Point(
-                {**point.params, first.key: choice.label}, {**point.overrides, **choice.overrides}
-            ),
-            options,
-        )
+        params = {**point.params, first.key: choice.label}
+        here = Point(params, {**point.overrides, **choice.overrides})
+        yield from _walk((*choice.axes, *rest), here, options)

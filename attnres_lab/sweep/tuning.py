@@ -4,23 +4,21 @@ best value, then those that measure the cell there.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from attnres_lab.errors import UserError, nearest
-from attnres_lab.runs.folder import DONE, read_json
-from attnres_lab.runs.sweep import Entry, SweepFolder
-from attnres_lab.runs.tuning import MOST, Choice, along, next_steps, value_at
-from attnres_lab.sweep.rules import number
-from attnres_lab.sweep.space import Axis, Point
-from attnres_lab.sweep.spec import SweepSpec
+from attnres_lab.runs.sweep import Entry
+from attnres_lab.runs.tuning import Choice, along, next_steps, value_at
+from attnres_lab.sweep.space import MOST_SEEDS, Axis, Point, Space
 from attnres_lab.sweep.trials import Trial
 from attnres_lab.sweep.tune import SIZE, VARIANT, Tune
 
 if TYPE_CHECKING:
-    from attnres_lab.sweep.optuna_study import OptunaStudy
     from attnres_lab.sweep.plan import Planner
 
 #: What a trial came to, by its hash: lower is better, infinite where it diverged or was given up,
@@ -187,37 +185,12 @@ class Tuning:
         return self.planner.source.file.where(f"tune.{key}")
 
 
-class Tuned:
-    """The plan of a sweep under ``tune``: what ``Tuning`` says of the results on disk."""
-
-    def __init__(self, planner: Planner, folder: SweepFolder, *, large: bool = False) -> None:
-        assert planner.spec.tune
-        planner.limit(planner.space.replicates + MOST * planner.spec.tune.seeds, large=large)
-        self.tuning, self.losses = Tuning(planner), losses_in(folder, planner.spec)
-
-    def known(self) -> list[Trial]:
-        """Every trial that the results so far ask for."""
-        return self.tuning.trials(self.losses)
-
-    def more(self, trials: Mapping[str, Trial], study: OptunaStudy) -> list[Trial]:
-        """Those that came up since."""
-        return [trial for trial in self.known() if trial.entry.hash not in trials]
-
-
-def losses_in(folder: SweepFolder, spec: SweepSpec) -> Losses:
-    """What the trials in ``folder`` came to by the first objective; a result is read once."""
-    goal, known = spec.objectives[0], dict[str, float]()
-
-    def loss(hash: str) -> float | None:
-        run = folder.trial(hash)
-        if hash not in known and (state := run.status().state) in DONE:
-            found = number((read_json(run.result) or {}).get(goal.metric))
-            lost = state != "finished" or found is None or not math.isfinite(found)
-            sign = 1.0 if goal.direction == "minimize" else -1.0
-            known[hash] = math.inf if lost or found is None else sign * found
-        return known.get(hash)
-
-    return loss
+def tuning_seeds(space: Space, size: str, default: int, count: int) -> tuple[int, ...]:
+    """Seeds of this model size that no point of it measures on, whatever ``each`` grows to."""
+    measured = set(space.seeds_at(size, default))
+    last = zlib.crc32(size.encode()) % 10**6 * MOST_SEEDS + MOST_SEEDS - 1
+    free = (seed for seed in range(last, -1, -1) if seed not in measured)
+    return tuple(itertools.islice(free, count))
 
 
 def _cells(planner: Planner, tune: Tune) -> list[Cell]:

@@ -74,6 +74,18 @@ def breaks_above(config: RunConfig, folder: Path) -> dict[str, float]:
     return {"val/loss": 2.0 - config.optim.lr}
 
 
+def pruned_above(config: RunConfig, folder: Path) -> dict[str, float]:
+    """Logs a row and, above 0.03, waits to be given up for it."""
+    run = RunFolder(folder)
+    run.append_metrics({"step": 1, "time": time.time(), "val/loss": config.optim.lr})
+    while config.optim.lr > 0.03:
+        time.sleep(0.02)
+        if run.stop.exists():
+            run.set_status("pruned", step=1)
+            return {}
+    return {"val/loss": 2.0 - config.optim.lr}
+
+
 def tuned(lab: Lab, **changes: Any) -> Path:
     tune = TUNE | changes.pop("tune", {})
     return lab.sweep(**{"space": SPACE, "function": FUNCTION, "tune": tune, **changes})
@@ -105,7 +117,10 @@ def test_each_cell_is_measured_at_its_own_vertex_on_fresh_seeds(lab: Lab) -> Non
         assert (len(tuning), len(measuring)) == (1, 2), "the same ones for both arms"
         assert not tuning & measuring
     assert set(study_states(lab)) == {"COMPLETE"}
+    recorded = study_states(lab)
+    lab.folder.journal.unlink()
     assert lab.run(tuned(lab)).done == len(entries), "a second run runs nothing"
+    assert study_states(lab) == recorded, "the record is written again from the folders"
 
 
 def test_the_trials_extend_at_an_edge_and_only_there(lab: Lab) -> None:
@@ -115,14 +130,22 @@ def test_the_trials_extend_at_an_edge_and_only_there(lab: Lab) -> None:
     assert tried["d32-L4", "full"] == [5e-3, 1e-2, 2e-2, 4e-2][: len(tried["d32-L4", "full"])]
 
 
-def test_a_rate_that_diverges_is_an_edge_and_the_one_below_it_is_taken(lab: Lab) -> None:
-    path = tuned(lab, function="tests.sweep.test_tuning:breaks_above")
+@pytest.mark.parametrize(
+    ("function", "lost", "changes"),
+    [
+        ("breaks_above", "diverged", {}),
+        ("pruned_above", "pruned", {"pruner": {"name": "threshold", "options": {"upper": 0.03}}}),
+    ],
+)
+def test_a_rate_that_is_lost_is_an_edge_and_the_one_below_it_is_taken(
+    lab: Lab, function: str, lost: str, changes: dict[str, Any]
+) -> None:
+    path = tuned(lab, function=f"tests.sweep.test_tuning:{function}", **changes)
     assert lab.run(path).exit_code == 0
-    assert {tuple(found) for found in rates(lab, tuning=True).values()} == {
-        (5e-3, 1e-2, 2e-2, 4e-2)
-    }
+    tried = (5e-3, 1e-2, 2e-2, 4e-2)
+    assert {tuple(found) for found in rates(lab, tuning=True).values()} == {tried}
     assert {tuple(found) for found in rates(lab, tuning=False).values()} == {(2e-2,)}
-    assert sorted(set(lab.states().values())) == ["diverged", "finished"]
+    assert sorted(set(lab.states().values())) == sorted(["finished", lost])
 
 
 def test_larger_sizes_take_the_law_of_the_smallest(lab: Lab) -> None:

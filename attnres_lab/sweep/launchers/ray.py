@@ -59,27 +59,13 @@ class RayLauncher(Launcher):
         self.running: dict[str, Any] = {}
 
     def start(self, folder: Path) -> None:
-        command = shlex.join(
-            [
-                sys.executable,
-                "-m",
-                "attnres_lab.sweep.process",
-                str(folder),
-                self.function,
-                "--follow",
-            ]
-        )
         # else a task has its node's environment
-        ours = {
-            k: v for k, v in os.environ.items() if k.startswith("ATTNRES_") or k == "PYTHONPATH"
-        }
-        settings = shlex.join(
-            ["env", f"OMP_NUM_THREADS={self.threads}", *(f"{k}={v}" for k, v in ours.items())]
-        )
-        script = (
-            f"cd {shlex.quote(os.getcwd())} && exec {settings} {command} "
-            f">>{shlex.quote(str(folder / 'log.txt'))} 2>&1"
-        )
+        names = [k for k in os.environ if k.startswith("ATTNRES_") or k == "PYTHONPATH"]
+        settings = [f"OMP_NUM_THREADS={self.threads}", *(f"{k}={os.environ[k]}" for k in names)]
+        python = [sys.executable, "-m", "attnres_lab.sweep.process"]
+        command = shlex.join(["env", *settings, *python, str(folder), self.function, "--follow"])
+        log = shlex.quote(str(folder / "log.txt"))
+        script = f"cd {shlex.quote(os.getcwd())} && exec {command} >>{log} 2>&1"
         self.running[folder.name] = self.task.remote(["bash", "-c", script])
 
     def wait(self, seconds: float) -> list[Ended]:

@@ -189,18 +189,9 @@ class SlurmLauncher(Launcher):
 
 def _account(job: str) -> str:
     """How a job that squeue has forgotten ended; empty where there is no accounting."""
+    options = ("--noheader", "--parsable2", "--allocations", "--format=State", f"--jobs={job}")
     with suppress(UserError):
-        return (
-            _call(
-                "sacct",
-                "--noheader",
-                "--parsable2",
-                "--allocations",
-                "--format=State",
-                f"--jobs={job}",
-            ).split()
-            or [""]
-        )[0]
+        return (_call("sacct", *options).split() or [""])[0]
     return ""
 
 
