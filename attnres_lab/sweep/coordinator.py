@@ -158,7 +158,8 @@ class Coordinator:
 
     def _propose(self) -> None:
         """Ask the plan for further trials, and write them down before anything else is done."""
-        new = self.plan.more(self.trials, self.study)
+        proposed = self.plan.more(self.trials, self.study)
+        new = [trial for trial in proposed if trial.entry.hash not in self.trials]
         self.more = bool(new)
         if new:
             self._add(new)

@@ -50,7 +50,8 @@ class Plan(Protocol):
 
         Asked whenever a slot is free that no pending trial can take, and again after each trial
         that ended, until there is none. What is returned is written into the plan on disk before
-        any of it starts. ``study`` proposes points and is told of every point that is done.
+        any of it starts; a trial that is there already is left out. ``study``
+        proposes points and holds the record of every point that is done.
         """
 
 

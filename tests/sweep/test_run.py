@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
 from attnres_lab.config import content_hash
-from attnres_lab.sweep.plan import Planner
+from attnres_lab.sweep.plan import Grid, Planner
 from attnres_lab.sweep.spec import load_spec
+from attnres_lab.sweep.trials import Trial
 from tests.sweep.conftest import Lab, study_states
 from tests.sweep.synthetic import expected
 
@@ -122,6 +125,34 @@ def test_a_search_proposes_the_points_asked_for_with_all_their_seeds(
     assert study_states(lab) == ["COMPLETE"] * 5
     more = lab.sweep(space=space, sampler={"name": sampler}, trials=7)
     assert lab.run(more).done == 14  # a resumed sampler does not propose the same again
+
+
+class _InTwo(Grid):
+    """The first point, and the others once it is done; what is known is proposed again."""
+
+    def known(self) -> list[Trial]:
+        return super().known()[:2]
+
+    def more(self, trials: Mapping[str, Trial], study: Any) -> list[Trial]:
+        done = all(trial.state == "done" for trial in trials.values())
+        return super().known() if done else []
+
+
+def test_a_plan_may_add_trials_once_its_first_are_done(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "attnres_lab.sweep.engine.make_plan", lambda planner, folder, **_: _InTwo(planner)
+    )
+    path = lab.sweep(function="tests.sweep.synthetic:chain", launcher={"workers": 4})
+    assert lab.run(path).done == 4
+    events = [(line[0], line[1]) for line in lab.witness()]
+    first = {entry.hash for entry in lab.folder.plan()[:2]}
+    assert {hash for _, hash in events[:4]} == first
+    assert sorted(event for event, _ in events) == ["finish"] * 4 + ["start"] * 4
+    assert study_states(lab) == ["COMPLETE"] * 2
+    assert lab.run(path).done == 4
+    assert len(lab.witness()) == 8
 
 
 def test_a_small_search_space_ends(lab: Lab) -> None:
