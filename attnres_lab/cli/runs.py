@@ -45,26 +45,15 @@ def show(
     limit: int = typer.Option(50, help="Newest runs to show; 0: all."),
 ) -> None:
     """A line per run, newest first."""
-    from rich.table import Table
-
     from attnres_lab.runs.table import find
     from attnres_lab.runs.table import table as records
+    from attnres_lab.sweep.survey import columns
 
     paths = find(folder)
-    table = Table(box=None, header_style="bold")
-    for column in COLUMNS:
-        table.add_column(
-            column,
-            justify="left" if column in COLUMNS[:4] else "right",
-            no_wrap=column != "run",
-            overflow="fold",
-        )
-    for record in records(paths[: limit or None]):
-        table.add_row(*(_cell(record.get(column)) for column in COLUMNS))
-    console = _console()
-    console.print(table)
+    rows = [tuple(_cell(r.get(key)) for key in COLUMNS) for r in records(paths[: limit or None])]
+    print(columns([COLUMNS, *rows]))
     if limit and len(paths) > limit:
-        console.print(f"{len(paths) - limit} older runs are not shown; --limit 0 shows all")
+        print(f"{len(paths) - limit} older runs are not shown; --limit 0 shows all")
 
 
 def compare(
