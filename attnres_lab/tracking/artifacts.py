@@ -60,12 +60,12 @@ def send_files(target: Target, files: RunFolder, memory: Memory, *, ended: bool)
     """
     sent = memory.values.setdefault("artifacts", {})
     before = dict(sent)
-    tree = sorted(path for path in files.artifacts.rglob("*") if _is_ours(path, files.path))
+    tree = sorted(path for path in files.artifacts.rglob("*") if is_ours(path, files.path))
     last = [files.log, files.checkpoint] if ended else []
     try:
         for path in [files.config, files.environment, *tree, *last]:
             mark, key = stamp(path), path.relative_to(files.path).as_posix()
-            if mark is None or sent.get(key) == mark or not _is_ours(path, files.path):
+            if mark is None or sent.get(key) == mark or not is_ours(path, files.path):
                 continue
             below = path.parent.relative_to(files.artifacts).as_posix() if path in tree else "."
             _send(target, files, path, below)
@@ -77,9 +77,9 @@ def send_files(target: Target, files: RunFolder, memory: Memory, *, ended: bool)
             memory.save()
 
 
-def _is_ours(path: Path, root: Path) -> bool:
+def is_ours(path: Path, root: Path) -> bool:
     """Whether it is a file of this folder: a link may lead to any other of this machine."""
-    inside = path.resolve().is_relative_to(root.resolve())
+    inside = path.resolve().is_relative_to(root.parent.resolve() / root.name)
     return inside and path.is_file() and not path.name.startswith(".")
 
 

@@ -19,7 +19,7 @@ from attnres_lab.runs.secrets import redact, redact_settings
 from attnres_lab.runs.sweep import Entry, SweepFolder
 from attnres_lab.runs.table import flatten, table
 from attnres_lab.tracking import figures
-from attnres_lab.tracking.artifacts import stamp
+from attnres_lab.tracking.artifacts import is_ours, stamp
 from attnres_lab.tracking.export import write_records
 from attnres_lab.tracking.note import markdown
 from attnres_lab.tracking.run import Identity, RunSync
@@ -122,7 +122,11 @@ class SweepSync:
         note.
         """
         self._attach(children=False)
-        self.store.client.log_artifacts(self._parent, str(folder), "report")
+        folder = folder.resolve()
+        for path in sorted(folder.rglob("*")):
+            if is_ours(path, folder):
+                below = Path("report") / path.parent.relative_to(folder)
+                self.store.client.log_artifact(self._parent, str(path), below.as_posix())
         for page in sorted(folder.glob("*.md"))[:1]:
             paragraphs = [part.strip() for part in page.read_text().split("\n\n")]
             self.summary["Verdict"] = next(
