@@ -39,13 +39,15 @@ def make(folder: SweepFolder, trials: int) -> None:
     for index in range(trials):
         variant, dim = VARIANTS[index % 5], SIZES[index // 5 % 4]
         entry = Entry(
-            *(f"{index:08x}", f"{index % 20:08x}", {"seed": index // 20}, variant, f"d{dim}-L8"),
+            *(f"{index:08x}", f"{index % 20:08x}", {"model.dim": dim}, variant, f"d{dim}-L8"),
             *(index // 20, f"{variant}-d{dim}-L8-s{index // 20}", 100 * dim * dim, 1e12, 10**6),
         )
         entries.append(entry)
         _trial(folder, entry, base | {"model.dim": dim, "seed": entry.seed}, rng)
     folder.write_plan(entries)
-    folder.describe("many", "base.yaml", "name: many\nbase: base.yaml\nspace: {seed: [0, 1]}\n")
+    folder.describe(
+        "many", "base.yaml", "name: many\nbase: base.yaml\nspace: {model.dim: [16, 32, 64, 128]}\n"
+    )
 
 
 def _trial(

@@ -103,6 +103,7 @@ def rebuild(
     Optuna studies; what they hold is not doubled.
     """
     from attnres_lab import tracking
+    from attnres_lab.errors import UserError
     from attnres_lab.runs.folder import read_json
     from attnres_lab.runs.paths import runs_folder
     from attnres_lab.runs.sweep import SweepFolder
@@ -111,11 +112,12 @@ def rebuild(
     count = 0
     with tracking.readable_errors():
         for home in tracking.rebuild(folder or runs_folder()):
-            told = (
-                restore_study(SweepFolder(home))
-                if (read_json(home / "sweep.json") or {}).get("yaml")
-                else 0
-            )
+            told = 0
+            try:
+                if (read_json(home / "sweep.json") or {}).get("yaml"):
+                    told = restore_study(SweepFolder(home))
+            except (UserError, KeyError) as error:  # it runs, or its space is another one by now
+                typer.echo(f"{home}: its study stays as it is: {error}", err=True)
             typer.echo(f"{home}{f': {told} points told to its study' if told else ''}")
             count += 1
     typer.echo(f"{count} runs and sweeps are in {tracking.redact(tracking.tracking_uri())}")

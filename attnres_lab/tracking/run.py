@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,9 +96,7 @@ class RunSync:
             if status.state not in ("scheduled", "running") and (
                 result := read_json(self.files.result)
             ):
-                self._send_rows(
-                    [{"time": self._last_time, **result, "step": result.get("step", status.step)}]
-                )
+                self._send_result(result, status.step)
             self._send_status(status)
         except BaseException:
             self._attached = False
@@ -249,6 +248,25 @@ class RunSync:
             }
             self._at_step |= set(numbers)
             self._log(_metrics(numbers, when, step))
+
+    def _send_result(self, result: Mapping[str, Any], step: int) -> None:
+        """The final numbers; of a result that was written again since, those that are others now:
+        a later point at the same step is the one that the store shows.
+        """
+        mark, before = stamp(self.files.result), self._memory.values.get("result")
+        if before not in (None, mark):
+            self._flush()
+            shown = self.store.client.get_run(self.run_id).data.metrics
+            names = {encode(key): value for key, value in result.items()}
+            changed = {
+                key: value
+                for key, value in names.items()
+                if not SKIPPED.fullmatch(key) and finite(value) and shown.get(key) != value
+            }
+            self._log(_metrics(changed, time.time(), result.get("step", step)))
+        else:
+            self._send_rows([{"time": self._last_time, **result, "step": result.get("step", step)}])
+        self._memory.values["result"] = mark
 
     def _log(self, metrics: list[Any]) -> None:
         """Keep for the next call, which takes so many: a call costs more than what is in it."""
