@@ -1,6 +1,7 @@
 """Run YAMLs: strict, typed, with messages that name the place and the remedy."""
 
-from dataclasses import replace
+import math
+from dataclasses import fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 
 from attnres_lab.config import Budget, content_hash, flatten, load, parse_overrides, to_yaml
 from attnres_lab.config.budget import UNITS
+from attnres_lab.config.optim import OptimConfig
+from attnres_lab.config.tree import RunConfig, TrainConfig
 from attnres_lab.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -221,3 +224,24 @@ def test_flatten_names_every_leaf_by_its_dotted_key() -> None:
         for part in dotted.split("."):
             node = node[part]
         assert node == value
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_numbers_that_are_none_are_refused_in_python_too(value: float) -> None:
+    """With the key: no bound catches NaN by itself."""
+    keys = [f.name for f in fields(OptimConfig) if f.type == "float"]
+    assert len(keys) > 6
+    for key in keys:
+        with pytest.raises(ValueError, match=f"optim.{key}: {value} is not a finite number"):
+            OptimConfig(**{key: value})
+    with pytest.raises(ValueError, match=r"optim\.betas: "):
+        OptimConfig(betas=(0.9, value))
+    with pytest.raises(ValueError, match="budget: "):
+        RunConfig(budget=Budget(value, "tokens"))
+
+
+def test_numbers_beyond_64_bits_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"train\.log_every: \d+ does not fit into 64 bits"):
+        TrainConfig(log_every=2**80)
+    with pytest.raises(ValueError, match=r"train\.checkpoint_every: "):
+        TrainConfig(checkpoint_every=2**80)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterable
 from html import escape
 from pathlib import Path
@@ -52,14 +53,20 @@ class Page:
         self.figures: list[Path] = []
 
     def add(self, *parts: str) -> None:
-        """Paragraphs."""
-        self.parts += parts
+        """Paragraphs. What names of variants or sizes may hold is shown as it is: no picture of
+        another file, no HTML.
+        """
+        for part in parts:
+            code = part.startswith("```")
+            self.parts.append(
+                part if code else re.sub(r"!(?=\[)|<(?=[A-Za-z/!?])", r"\\\g<0>", part)
+            )
 
     def figure(self, name: str, drawn: Figure, caption: str) -> None:
         """A figure that says what it shows, also to those who cannot see it."""
         plots.save(drawn, self.out / name)
         self.figures.append(self.out / name)
-        self.add(f"![{caption}]({name})\n\n*{caption}*")
+        self.parts.append(f"![{caption}]({name})\n\n*{caption}*")
 
     def bullets(self, items: Iterable[str]) -> None:
         """A list."""
@@ -79,7 +86,7 @@ class Page:
         tokens = reader.parse(self.markdown())
         for token in tokens:
             for child in token.children or ():
-                if child.type == "image":
+                if child.type == "image" and self.out / str(child.attrs["src"]) in self.figures:
                     data = base64.b64encode(
                         (self.out / str(child.attrs["src"])).read_bytes()
                     ).decode()

@@ -49,30 +49,19 @@ def show(
     ),
 ) -> None:
     """A line per run, newest first."""
-    from rich.table import Table
-
     from attnres_lab.runs.table import find, select
     from attnres_lab.runs.table import table as records
+    from attnres_lab.sweep.summary import columns
 
     paths = find(folder)
     chosen = bool(sort or filter)
-    rows = select(records(paths if chosen or not limit else paths[:limit]), filter, sort)
-    table = Table(box=None, header_style="bold")
-    for column in COLUMNS:
-        table.add_column(
-            column,
-            justify="left" if column in COLUMNS[:4] else "right",
-            no_wrap=column != "run",
-            overflow="fold",
-        )
-    for record in rows[: limit or None]:
-        table.add_row(*(_cell(record.get(column)) for column in COLUMNS))
-    console = _console()
-    console.print(table)
-    more = (len(rows) if chosen else len(paths)) - limit
+    found = select(records(paths if chosen or not limit else paths[:limit]), filter, sort)
+    lines = [tuple(_cell(record.get(key)) for key in COLUMNS) for record in found[: limit or None]]
+    print(columns([COLUMNS, *lines]))
+    more = (len(found) if chosen else len(paths)) - limit
     if limit and more > 0:
         kind = "" if chosen else "older "
-        console.print(f"{more} {kind}runs are not shown; --limit 0 shows all")
+        print(f"{more} {kind}runs are not shown; --limit 0 shows all")
 
 
 def compare(
@@ -122,6 +111,7 @@ def rebuild(
     Optuna studies; what they hold is not doubled.
     """
     from attnres_lab import tracking
+    from attnres_lab.errors import UserError
     from attnres_lab.runs.folder import read_json
     from attnres_lab.runs.paths import runs_folder
     from attnres_lab.runs.sweep import SweepFolder
@@ -130,11 +120,12 @@ def rebuild(
     count = 0
     with tracking.readable_errors():
         for home in tracking.rebuild(folder or runs_folder()):
-            told = (
-                restore_study(SweepFolder(home))
-                if (read_json(home / "sweep.json") or {}).get("yaml")
-                else 0
-            )
+            told = 0
+            try:
+                if (read_json(home / "sweep.json") or {}).get("yaml"):
+                    told = restore_study(SweepFolder(home))
+            except (UserError, KeyError) as error:  # it runs, or its space is another one by now
+                typer.echo(f"{home}: its study stays as it is: {error}", err=True)
             typer.echo(f"{home}{f': {told} points told to its study' if told else ''}")
             count += 1
     typer.echo(f"{count} runs and sweeps are in {tracking.redact(tracking.tracking_uri())}")

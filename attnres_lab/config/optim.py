@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import math
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         """Raises ValueError with the key and the remedy."""
+        check_numbers(self, "optim.")
         if self.lr <= 0:
             raise ValueError(f"optim.lr: {self.lr} is not positive")
         for key in ("weight_decay", "residual_lr_mult", "query_weight_decay", "clip"):
@@ -58,3 +60,17 @@ class OptimConfig:
                     f"optim.{key}: {variant} has no pseudo-queries; leave it out, or take full, "
                     "block, rmsblock or delta with learned queries"
                 )
+
+
+def check_numbers(config: Any, prefix: str = "") -> None:
+    """Raises ValueError for a number in ``config``, a dataclass, that is infinite, not a number, or
+    larger than 64 bits: each comparison with NaN is false, so that a bound lets it pass.
+    """
+    for key, value in ((f"{prefix}{f.name}", getattr(config, f.name)) for f in fields(config)):
+        if is_dataclass(value):
+            check_numbers(value, f"{key}.")
+        for item in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(item, float) and not math.isfinite(item):
+                raise ValueError(f"{key}: {item} is not a finite number")
+            if isinstance(item, int) and abs(item) >= 2**63:
+                raise ValueError(f"{key}: {item} does not fit into 64 bits")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from attnres_lab.config.budget import Budget
-from attnres_lab.config.optim import OptimConfig
+from attnres_lab.config.optim import OptimConfig, check_numbers
 from attnres_lab.data.config import DataConfig
 from attnres_lab.model import ModelConfig
 from attnres_lab.model.flops import num_params, steps_for, training_flops_per_token
@@ -33,6 +33,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Raises ValueError with the key and the remedy."""
+        check_numbers(self, "train.")
         for key in ("batch_size", "log_every", "devices", "nodes", "threads"):
             if getattr(self, key) < 1:
                 raise ValueError(f"train.{key}: {getattr(self, key)} is not positive")
@@ -73,8 +74,9 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Raises ValueError for a name that is not a plain file name, and for a seed that numpy
-        does not take.
+        does not take; for a number anywhere in the config that is not finite or too large.
         """
+        check_numbers(self)
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed: {self.seed} is not a whole number from 0 to 2^32 - 1")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", self.name):

@@ -53,13 +53,29 @@ class Price:
     basis: str
 
 
+def _speeds(value: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
+    """What is whole of a cache that anything may have happened to."""
+
+    def fits(facts: Any) -> bool:
+        if not isinstance(facts, dict) or not isinstance(facts.get("variant"), str):
+            return False
+        numbers = [facts.get("speed"), facts.get("params")]
+        return all(isinstance(n, int | float) and n > 0 for n in numbers)
+
+    return {
+        device: {key: facts for key, facts in known.items() if fits(facts)}
+        for device, known in value.items()
+        if isinstance(known, dict)
+    }
+
+
 class Speeds:
     """FLOP/s of finished runs by device, kept in the cache folder for later plans."""
 
     def __init__(self, device: Device) -> None:
         self.path = cache_folder() / "speed.json"
         self.kind, self.name = device.kind, device.name
-        self.all: dict[str, dict[str, dict[str, Any]]] = read_json(self.path) or {}
+        self.all = _speeds(read_json(self.path) or {})
 
     @property
     def known(self) -> dict[str, dict[str, Any]]:

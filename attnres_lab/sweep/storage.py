@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +13,7 @@ from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 
 from attnres_lab.errors import UserError
+from attnres_lab.runs.files import set_aside, write_atomic
 from attnres_lab.runs.secrets import redact
 
 
@@ -59,14 +60,37 @@ def _open(url: str) -> Any:
 
 
 def open_journal(path: Path) -> JournalStorage:
-    """The journal file of one sweep; after a crash without a half-written last line and without the
-    lock of the dead. The caller holds the sweep.
+    """The journal file of one sweep, without the lock of the dead. After a crash it is read up to
+    its last whole line, a damaged one up to the damage: it is set aside, and what it no longer
+    says is told again from the folders. The caller holds the sweep.
     """
     Path(f"{path}.lock").unlink(missing_ok=True)
     if path.exists():
-        with open(path, "r+b") as file:
-            data = file.read()
-            if not data.endswith(b"\n"):
-                file.truncate(data.rfind(b"\n") + 1)
-                os.fsync(file.fileno())
-    return JournalStorage(JournalFileBackend(str(path)))
+        data = path.read_bytes()
+        whole = _whole(data)
+        if b"\n" in data[len(whole) :]:  # more than a line that was cut by a crash
+            set_aside(path, data)
+            write_atomic(path, whole)
+        elif whole != data:
+            write_atomic(path, whole)
+    try:
+        storage = JournalStorage(JournalFileBackend(str(path)))
+        storage.get_all_studies()
+        return storage
+    except Exception:  # whole lines that do not fit together: Optuna raises what they lead to
+        set_aside(path, path.read_bytes())
+        return JournalStorage(JournalFileBackend(str(path)))
+
+
+def _whole(data: bytes) -> bytes:
+    """The lines before the first that is none of a journal."""
+    end = 0
+    for line in data.splitlines(keepends=True):
+        try:
+            fits = line.endswith(b"\n") and isinstance(json.loads(line)["op_code"], int)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            fits = False
+        if not fits:
+            break
+        end += len(line)
+    return data[:end]

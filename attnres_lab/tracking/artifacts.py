@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,46 +43,67 @@ def stamp(path: Path) -> list[int] | None:
     return [stat.st_mtime_ns, stat.st_size]
 
 
-def send_files(store: Store, run_id: str, files: RunFolder, memory: Memory, *, ended: bool) -> None:
+@dataclass(frozen=True)
+class Target:
+    """The run that files go to; ``new``: the store holds nothing of it that one would ask for."""
+
+    store: Store
+    run_id: str
+    name: str
+    tags: Mapping[str, str]
+    new: bool
+
+
+def send_files(target: Target, files: RunFolder, memory: Memory, *, ended: bool) -> None:
     """Files that are new or have changed; the log and the checkpoint once the run has ended. Raises
     what MLflow raises.
     """
     sent = memory.values.setdefault("artifacts", {})
-    tree = sorted(
-        path
-        for path in files.artifacts.rglob("*")
-        if path.is_file() and not path.name.startswith(".")
-    )
+    before = dict(sent)
+    tree = sorted(path for path in files.artifacts.rglob("*") if is_ours(path, files.path))
     last = [files.log, files.checkpoint] if ended else []
-    for path in [files.config, files.environment, *tree, *last]:
-        mark, key = stamp(path), path.relative_to(files.path).as_posix()
-        if mark is None or sent.get(key) == mark:
-            continue
-        if path == files.checkpoint:
-            send_model(store, run_id, files)
-        elif path == files.log:
-            store.client.log_text(run_id, redact(path.read_text(errors="replace")), path.name)
-        else:
+    try:
+        for path in [files.config, files.environment, *tree, *last]:
+            mark, key = stamp(path), path.relative_to(files.path).as_posix()
+            if mark is None or sent.get(key) == mark or not is_ours(path, files.path):
+                continue
             below = path.parent.relative_to(files.artifacts).as_posix() if path in tree else "."
-            store.client.log_artifact(run_id, str(path), None if below == "." else below)
+            _send(target, files, path, below)
             if below == "depth" and key not in sent:
-                _send_image(store, run_id, read_json(path) or {"reads": []}, mark[0] // 1_000_000)
-        sent[key] = mark
-        memory.save()
+                _send_image(target, read_json(path) or {"reads": []}, mark[0] // 1_000_000)
+            sent[key] = mark
+    finally:
+        if sent != before:
+            memory.save()
 
 
-def send_model(store: Store, run_id: str, files: RunFolder) -> None:
+def is_ours(path: Path, root: Path) -> bool:
+    """Whether it is a file of this folder: a link may lead to any other of this machine."""
+    inside = path.resolve().is_relative_to(root.parent.resolve() / root.name)
+    return inside and path.is_file() and not path.name.startswith(".")
+
+
+def _send(target: Target, files: RunFolder, path: Path, below: str) -> None:
+    client = target.store.client
+    if path == files.checkpoint:
+        send_model(target, files)
+    elif path == files.log:
+        client.log_text(target.run_id, redact(path.read_text(errors="replace")), path.name)
+    else:
+        client.log_artifact(target.run_id, str(path), None if below == "." else below)
+
+
+def send_model(target: Target, files: RunFolder) -> None:
     """The checkpoint as a logged model: where it lies, how far it was trained and what came out;
     the weights stay where they are.
     """
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 
-    client, status = store.client, files.status()
-    run = client.get_run(run_id)
+    store, client, status = target.store, target.store.client, files.status()
     labels = {
-        key: run.data.tags[key]
+        key: target.tags[key]
         for key in ("variant", "size", "seed", "config_hash", "data_fingerprint")
-        if key in run.data.tags
+        if key in target.tags
     }
     facts = {
         "checkpoint": str(files.checkpoint.absolute()),
@@ -95,35 +117,38 @@ def send_model(store: Store, run_id: str, files: RunFolder) -> None:
     }
     # a model's page shows its note, not its tags
     facts["mlflow.note.content"] = "  \n".join(f"{key}: `{value}`" for key, value in facts.items())
-    found = client.search_logged_models(
-        [store.experiment_id], f"source_run_id = '{run_id}'", max_results=1
+    found = (
+        []
+        if target.new
+        else client.search_logged_models(
+            [store.experiment_id], f"source_run_id = '{target.run_id}'", max_results=1
+        )
     )
     if found:
         model = found[0]
         client.set_logged_model_tags(model.model_id, facts)
     else:
+        name = f"{target.name}-checkpoint"
         model = client.create_logged_model(
-            store.experiment_id,
-            f"{run.info.run_name}-checkpoint",
-            run_id,
-            EXTERNAL | facts,
-            labels,
-            "checkpoint",
+            store.experiment_id, name, target.run_id, EXTERNAL | facts, labels, "checkpoint"
         )
-    if not run.outputs.model_outputs:
-        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, status.step)])
+    if target.new or not client.get_run(target.run_id).outputs.model_outputs:
+        client.log_outputs(target.run_id, [LoggedModelOutput(model.model_id, status.step)])
     if model.status != LoggedModelStatus.READY:
         client.finalize_logged_model(model.model_id, "READY")
 
 
-def _send_image(store: Store, run_id: str, record: Mapping[str, Any], when: int) -> None:
+def _send_image(target: Target, record: Mapping[str, Any], when: int) -> None:
     """A picture of a depth record, unless the store has it: its name is new each time, so a lost
     answer would double it.
     """
     if (image := heat_map(record)) is None:
         return
-    step = re.compile(rf"[+%]step[+%]{record['step']}[+%]")
-    if not any(step.search(item.path) for item in store.client.list_artifacts(run_id, "images")):
-        store.client.log_image(
-            run_id, image, key="depth attention", step=record["step"], timestamp=when
-        )
+    client, run_id, pattern = (
+        target.store.client,
+        target.run_id,
+        rf"[+%]step[+%]{record['step']}[+%]",
+    )
+    there = [] if target.new else client.list_artifacts(run_id, "images")
+    if not any(re.search(pattern, item.path) for item in there):
+        client.log_image(run_id, image, key="depth attention", step=record["step"], timestamp=when)

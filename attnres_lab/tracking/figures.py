@@ -39,7 +39,8 @@ def page(title: str, records: Sequence[Mapping[str, Any]], paths: Sequence[Path]
     figures = [
         _curves(
             runs[:RUNS],
-            f"{title}: loss" + (f", {RUNS} of {len(runs)} runs" if len(runs) > RUNS else ""),
+            f"{escape(title)}: loss"
+            + (f", {RUNS} of {len(runs)} runs" if len(runs) > RUNS else ""),
         )
     ]
     seen = set()
@@ -50,7 +51,7 @@ def page(title: str, records: Sequence[Mapping[str, Any]], paths: Sequence[Path]
             seen.add(record["variant"])
             figures += _depth(
                 [read_json(path) or {} for path in frames],
-                f"depth attention of {files.path.name}, {record['variant']}",
+                escape(f"depth attention of {files.path.name}, {record['variant']}"),
             )
     parts = [
         figure.to_html(full_html=False, include_plotlyjs=index == 0)
@@ -85,7 +86,7 @@ def _curves(runs: Sequence[tuple[Mapping[str, Any], RunFolder]], title: str) -> 
             rows = rows[:: max(1, len(rows) // POINTS)]
             for axis in AXES:
                 places[axis].append([row.get(axis) for row in rows])
-            name = f"{record['variant']} {record['size']} s{record['seed']}, {key}"
+            name = escape(f"{record['variant']} {record['size']} s{record['seed']}, {key}")
             line = {"color": palette[record["variant"]], "dash": dash}
             loss = [row[key] for row in rows]
             figure.add_scatter(
@@ -94,7 +95,7 @@ def _curves(runs: Sequence[tuple[Mapping[str, Any], RunFolder]], title: str) -> 
                 name=name,
                 line=line,
                 mode="lines+markers",
-                legendgroup=record["variant"],
+                legendgroup=escape(str(record["variant"])),
             )
     axes = [
         {
@@ -131,7 +132,9 @@ def _depth(records: Sequence[Mapping[str, Any]], title: str) -> list[Any]:
         return []
     reads = records[-1]["reads"]
     width = max(len(read["weights"]) for read in reads)
-    text = [read["sources"] + [""] * (width - len(read["weights"])) for read in reads]
+    text = [
+        [*map(escape, read["sources"])] + [""] * (width - len(read["weights"])) for read in reads
+    ]
     maps = [
         go.Heatmap(
             z=[
@@ -156,7 +159,7 @@ def _depth(records: Sequence[Mapping[str, Any]], title: str) -> list[Any]:
     ]
     rows = {
         "tickvals": list(range(len(reads))),
-        "ticktext": [f"{read['sublayer']} {read['kind']}" for read in reads],
+        "ticktext": [escape(f"{read['sublayer']} {read['kind']}") for read in reads],
     }
     layout = {
         "title": title,

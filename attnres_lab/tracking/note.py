@@ -4,6 +4,7 @@ came out.
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -19,13 +20,23 @@ def markdown(name: str, summary: Mapping[str, str], trials: Sequence[Mapping[str
     counts = Counter(trial["state"] for trial in trials)
     done = sum(trial["result"] is not None for trial in trials)
     progress = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
-    lines = [f"# {name}", "", f"{done} of {len(trials)} trials have a result ({progress}).", ""]
-    lines += [f"**{key}:** {text}\n" for key, text in summary.items()]
+    lines = [
+        f"# {plain(name)}",
+        "",
+        f"{done} of {len(trials)} trials have a result ({progress}).",
+        "",
+    ]
+    lines += [f"**{plain(key)}:** {plain(text)}\n" for key, text in summary.items()]
     table = ablation(trials)
     page = "\n".join(lines + table)
     if len(page) > LIMIT:
         page = page[: LIMIT - 40].rpartition("\n")[0] + "\n\n(the rest is in the report)"
     return page
+
+
+def plain(text: str) -> str:
+    """``text`` as Markdown that shows it as it is: no picture, link, HTML or column of a table."""
+    return re.sub(r"([\[\]<>`|\\])", r"\\\1", " ".join(text.split()))
 
 
 def ablation(trials: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -53,7 +64,6 @@ def ablation(trials: Sequence[Mapping[str, Any]]) -> list[str]:
                 if base and variant != "baseline"
                 else ""
             )
-            lines.append(
-                f"| {size} | {variant} | {len(values)} | {statistics.mean(values):.4f} | {change} |"
-            )
+            names = f"{plain(size)} | {plain(variant)}"
+            lines.append(f"| {names} | {len(values)} | {statistics.mean(values):.4f} | {change} |")
     return lines

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from attnres_lab.runs.folder import RunFolder, Status, read_json
 from attnres_lab.runs.rows import RowReader
-from attnres_lab.tracking.artifacts import Memory, send_files, stamp
+from attnres_lab.tracking.artifacts import Memory, Target, send_files, stamp
 from attnres_lab.tracking.names import encode, factors, to_params
 from attnres_lab.tracking.store import Store
 
@@ -70,9 +71,9 @@ class RunSync:
         self._memory = Memory(folder, store, run_id)
         self.status: Status | None = None  # as last written to the store
         self._attached = False
-        self._ended: list[int] | None = (
-            None  # the stamp of the final status, once everything but artifacts is written
-        )
+        # the stamp of the final status, once everything but artifacts is written
+        self._ended: list[int] | None = None
+        self._new = False  # whether this process made the run: the store holds nothing of it
 
     @property
     def done(self) -> bool:
@@ -95,9 +96,7 @@ class RunSync:
             if status.state not in ("scheduled", "running") and (
                 result := read_json(self.files.result)
             ):
-                self._send_rows(
-                    [{"time": self._last_time, **result, "step": result.get("step", status.step)}]
-                )
+                self._send_result(result, status.step)
             self._send_status(status)
         except BaseException:
             self._attached = False
@@ -110,7 +109,9 @@ class RunSync:
         """
         if not self.files.path.is_dir() or self.run_id is None:
             return
-        send_files(self.store, self.run_id, self.files, self._memory, ended=self._ended is not None)
+        target = Target(self.store, self.run_id, self._name, self._tags, new=self._new)
+        send_files(target, self.files, self._memory, ended=self._ended is not None)
+        self._new = False
         if self._ended:
             self._memory.save(done=self._ended)
 
@@ -118,15 +119,16 @@ class RunSync:
         """The process is gone: a run that says it is running was killed."""
         if self._attached and self._state == "RUNNING":
             self._set({}, {"failure": "killed"})
+            self._flush()
             self.store.client.set_terminated(self.run_id, "KILLED")
             self._attached = False
 
     def _attach(self) -> None:
         """Find or create the run, and ask what it holds."""
         client = self.store.client
-        if self.run_id is None:
-            self.run_id = self._create()
-        run = client.get_run(self.run_id)
+        self._new = self.run_id is None
+        run = self._create() if self.run_id is None else client.get_run(self.run_id)
+        self.run_id = str(run.info.run_id)
         if run.info.lifecycle_stage == "deleted":
             client.restore_run(self.run_id)
         latest = run.data._metric_objs  # the last point of each metric, with its step
@@ -143,19 +145,19 @@ class RunSync:
         self._nonfinite: dict[str, tuple[int, int]] = {}
         self._described: Any = None
         self._last_time = 0.0
+        self._batch: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
         self._ended = None
         self._attached = True
         self._memory.values["run_id"] = self.run_id
 
-    def _create(self) -> str:
+    def _create(self) -> Any:
         tags = {"attnres.id": self.identity.uid, **self.identity.tags}
         # a run that is mirrored late began when it wrote its config
         begun = stamp(self.files.config)
         start = begun[0] // 1_000_000 if begun else None
-        run = self.store.client.create_run(
+        return self.store.client.create_run(
             self.store.experiment_id, start, tags, self.identity.name
         )
-        return str(run.info.run_id)
 
     def _stamp(self) -> list[int] | None:
         return stamp(self.files.path / "status.json")
@@ -196,15 +198,12 @@ class RunSync:
     def _set(self, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
         from mlflow.entities import Param, RunTag
 
-        new_params = [Param(key, value) for key, value in params.items() if key not in self._params]
-        new_tags = [
-            RunTag(key, value) for key, value in tags.items() if self._tags.get(key) != value
-        ]
-        for first in range(0, max(len(new_params), len(new_tags)), ENTITIES_PER_CALL):
-            part = slice(first, first + ENTITIES_PER_CALL)
-            self.store.client.log_batch(self.run_id, params=new_params[part], tags=new_tags[part])
-        self._params |= {item.key: item.value for item in new_params}
-        self._tags |= {item.key: item.value for item in new_tags}
+        new_params = {key: value for key, value in params.items() if key not in self._params}
+        new_tags = {key: value for key, value in tags.items() if self._tags.get(key) != value}
+        self._batch[1].extend(Param(key, value) for key, value in new_params.items())
+        self._batch[2].extend(RunTag(key, value) for key, value in new_tags.items())
+        self._params |= new_params
+        self._tags |= new_tags
 
     def _new_rows(self) -> list[dict[str, Any]]:
         """Rows since the last turn; counts those whose values MLflow cannot store."""
@@ -224,7 +223,6 @@ class RunSync:
         """Log what the store does not hold: later steps, and at the last step the keys that are new
         (a step may have several rows).
         """
-        batch: list[Any] = []
         for row in rows:
             step = int(row["step"])
             when = row.get("time", self._last_time)
@@ -242,15 +240,41 @@ class RunSync:
                 if finite(value) and key not in self._at_step
             }
             self._at_step |= set(numbers)
-            if len(batch) + len(numbers) > METRICS_PER_CALL:
-                self._log(batch)
-                batch = []
-            batch += _metrics(numbers, when, step)
-        self._log(batch)
+            self._log(_metrics(numbers, when, step))
+
+    def _send_result(self, result: Mapping[str, Any], step: int) -> None:
+        """The final numbers; of a result that was written again since, those that are others now:
+        a later point at the same step is the one that the store shows.
+        """
+        mark, before = stamp(self.files.result), self._memory.values.get("result")
+        if before not in (None, mark):
+            self._flush()
+            shown = self.store.client.get_run(self.run_id).data.metrics
+            names = {encode(key): value for key, value in result.items()}
+            changed = {
+                key: value
+                for key, value in names.items()
+                if not SKIPPED.fullmatch(key) and finite(value) and shown.get(key) != value
+            }
+            self._log(_metrics(changed, time.time(), result.get("step", step)))
+        else:
+            self._send_rows([{"time": self._last_time, **result, "step": result.get("step", step)}])
+        self._memory.values["result"] = mark
 
     def _log(self, metrics: list[Any]) -> None:
-        if metrics:
-            self.store.client.log_batch(self.run_id, metrics=metrics)
+        """Keep for the next call, which takes so many: a call costs more than what is in it."""
+        if len(self._batch[0]) + len(metrics) > METRICS_PER_CALL:
+            self._flush()
+        self._batch[0].extend(metrics)
+
+    def _flush(self) -> None:
+        """Send what was kept: the store writes metrics first and tags last."""
+        metrics, params, tags = self._batch
+        for first in range(0, max(len(params), len(tags), bool(metrics)), ENTITIES_PER_CALL):
+            part = slice(first, first + ENTITIES_PER_CALL)
+            now = metrics if first == 0 else []
+            self.store.client.log_batch(self.run_id, now, params[part], tags[part])
+        self._batch = ([], [], [])
 
     def _send_status(self, status: Status) -> None:
         tags = {"status": status.state, "failure": status.failure or "", "message": status.message}
@@ -259,6 +283,7 @@ class RunSync:
             for key, (count, step) in self._nonfinite.items()
         }
         self._set({}, {key: value for key, value in tags.items() if value or key in self._tags})
+        self._flush()
         state = MLFLOW_STATUS.get(status.state, "KILLED")
         if state != self._state:
             if state in ("SCHEDULED", "RUNNING"):

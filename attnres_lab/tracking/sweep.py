@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import sys
 import tempfile
@@ -17,6 +19,7 @@ from attnres_lab.runs.secrets import redact, redact_settings
 from attnres_lab.runs.sweep import Entry, SweepFolder
 from attnres_lab.runs.table import flatten, table
 from attnres_lab.tracking import figures
+from attnres_lab.tracking.artifacts import is_ours, stamp
 from attnres_lab.tracking.export import write_records
 from attnres_lab.tracking.note import markdown
 from attnres_lab.tracking.run import Identity, RunSync
@@ -26,6 +29,8 @@ SCHEDULED_PER_TURN = (
     20  # planned trials written per turn, so that the running ones do not wait for them
 )
 NOTE_SECONDS = 5.0
+#: Tag of a parent run: what was in the folder when the store had taken everything of it.
+WHOLE = "attnres.whole"
 
 
 class SweepSync:
@@ -43,10 +48,13 @@ class SweepSync:
         self._variants: dict[str, int] = {}  # in the order of the plan
         self._plan_stamp = 0
         self._unreadable: set[str] = set()
+        self._whole: str | None = None  # the mark of a folder of which the store holds everything
         self._note, self._note_due = "", 0.0
 
     def sync(self) -> bool:
         """One turn. False while planned trials wait to be written."""
+        if self._unchanged():
+            return True
         try:
             if self._parent is None:
                 self._attach()
@@ -78,6 +86,9 @@ class SweepSync:
         """The tables and figures, and the parent's last state: finished when every trial has a
         result.
         """
+        if self._unchanged():
+            return
+        mark = self._mark()
         self._write_note(at_once=True)
         self._find_runs()
         self._send_tables()
@@ -85,13 +96,37 @@ class SweepSync:
         self._set_state(
             "finished" if complete else "incomplete", "FINISHED" if complete else "KILLED"
         )
+        if all(trial.done for trial in self._trials.values()):
+            self.store.client.set_tag(self._parent, WHOLE, mark)
+
+    def _unchanged(self) -> bool:
+        """Whether the store took everything of this very folder: a finished sweep that is run again
+        costs a look at its files.
+        """
+        if self._whole is None:
+            run = self._find_parent()
+            self._whole = run.data.tags.get(WHOLE, "") if run else ""
+        return bool(self._whole) and self._whole == self._mark()
+
+    def _mark(self) -> str:
+        """Changes with the plan and the status of any trial."""
+        folder = SweepFolder(self.folder)
+        files = [self.folder / "plan.json"]
+        with contextlib.suppress(OSError):
+            files += sorted(path / "status.json" for path in folder.trials.iterdir())
+        text = json.dumps([self.summary, [stamp(file) for file in files]])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def upload(self, folder: Path) -> None:
         """A report folder as ``report`` of the parent run; what its page opens with goes into the
         note.
         """
-        self._attach()
-        self.store.client.log_artifacts(self._parent, str(folder), "report")
+        self._attach(children=False)
+        folder = folder.resolve()
+        for path in sorted(folder.rglob("*")):
+            if is_ours(path, folder):
+                below = Path("report") / path.parent.relative_to(folder)
+                self.store.client.log_artifact(self._parent, str(path), below.as_posix())
         for page in sorted(folder.glob("*.md"))[:1]:
             paragraphs = [part.strip() for part in page.read_text().split("\n\n")]
             self.summary["Verdict"] = next(
@@ -119,7 +154,7 @@ class SweepSync:
                 flush=True,
             )
 
-    def _attach(self) -> None:
+    def _attach(self, *, children: bool = True) -> None:
         """Find or create the parent and learn which children exist: a creation whose answer was
         lost is not repeated.
         """
@@ -130,12 +165,24 @@ class SweepSync:
             "sweep_id": self.id,
             "status": "running",
         }
-        self._known, self._trials, self._plan_stamp = self._find_runs(), {}, 0
-        if (parent := self._known.get(self.id)) is None:
+        self._known, self._trials, self._plan_stamp = {}, {}, 0
+        if children:
+            self._known = self._find_runs()
+            parent = self._known.get(self.id)
+        else:
+            parent = run.info.run_id if (run := self._find_parent()) else None
+        if parent is None:
             parent = self.store.client.create_run(
                 self.store.experiment_id, tags=tags, run_name=self.name
             ).info.run_id
         self._parent = parent
+
+    def _find_parent(self) -> Any:
+        """The sweep's own run, or None."""
+        found = self.store.client.search_runs(
+            [self.store.experiment_id], f"tags.`attnres.id` = '{self.id}'", max_results=1
+        )
+        return found[0] if found else None
 
     def _find_runs(self) -> dict[str, str]:
         """The sweep's runs in the store, by id. One whose creation was answered too late is there

@@ -180,6 +180,47 @@ def test_a_folder_that_vanishes_ends_with_a_line(
     check_exact(lab)
 
 
+DAMAGED_JOURNALS = {
+    "a line in the middle": lambda lines: [*lines[:4], b"{garbage\n", *lines[5:]],
+    "a list for a mapping": lambda lines: [*lines[:4], b"[1]\n", *lines[5:]],
+    "the first line": lambda lines: [b"\x00\xff\n", *lines[1:]],
+    "cut": lambda lines: [*lines[:-2], lines[-2][:9]],
+    "empty": lambda lines: [],
+}
+
+
+@pytest.mark.parametrize("how", DAMAGED_JOURNALS)
+def test_a_damaged_journal_costs_nothing(lab: Lab, how: str, capsys) -> None:
+    """It is set aside in a line, and what it held is told again from the folders."""
+    path = lab.sweep()
+    assert lab.run(path).exit_code == 0
+    lines = lab.folder.journal.read_bytes().splitlines(keepends=True)
+    lab.folder.journal.write_bytes(b"".join(DAMAGED_JOURNALS[how](lines)))
+    capsys.readouterr()
+    assert lab.run(path).exit_code == 0
+    assert sorted(study_states(lab)) == ["COMPLETE", "COMPLETE"]
+    aside = list(lab.folder.path.glob("study.journal.damaged-1"))
+    assert len(aside) == (how not in ("cut", "empty"))
+    assert capsys.readouterr().err.count("study.journal: damaged; set aside") == len(aside)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", '{"cpu": []}', '{"cpu": {"k": 1}}', '{"cpu": {"k": {"speed": "fast"}}}'],
+)
+def test_a_damaged_cache_of_speeds_is_a_cache_that_is_empty(
+    lab: Lab, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And learns again."""
+    from attnres_lab.sweep.pricing import Device, Speeds
+
+    monkeypatch.setenv("ATTNRES_CACHE", str(lab.path))
+    (lab.path / "speed.json").write_text(text)
+    speeds = Speeds(Device("cpu", "cpu", 1e9, 1))
+    assert not speeds.known
+    speeds.learn([])
+
+
 HERE = "tests.sweep.test_failures"
 
 

@@ -140,6 +140,22 @@ def test_a_row_whose_answer_was_lost_is_not_doubled(runs, monkeypatch) -> None:
     assert logged_points(run) == expected_points(files)
 
 
+def test_a_result_that_was_repaired_reaches_the_store(runs) -> None:
+    """The store had taken the wrong one, at the same step."""
+    files = write_run(runs / "repaired")
+    list(rebuild(files.path))
+    result = json.loads(files.result.read_text())
+    files.result.write_text(json.dumps(result | {"val/loss": 2.5}))
+    files.set_status("finished", step=50)
+    for _ in range(2):
+        list(rebuild(files.path))
+        (run,) = connect().client.search_runs([connect().experiment_id])
+        assert run.data.metrics["val/loss"] == 2.5
+    history = connect().client.get_metric_history(run.info.run_id, "val/loss")
+    assert [point.value for point in history] == [3.0, 2.5]
+    assert len(connect().client.get_metric_history(run.info.run_id, "tokens")) == 5
+
+
 def test_numbers_that_are_none_are_not_stored(runs) -> None:
     """NaN and infinity become a tag that counts them."""
     files = write_run(runs / "diverged", steps=range(10, 30, 10), state="running")

@@ -102,6 +102,35 @@ def test_a_sweep_is_mirrored_while_it_runs(runs) -> None:
     assert dump(tracking_uri()) == store
 
 
+def test_a_finished_sweep_that_is_mirrored_again_costs_two_calls(runs, monkeypatch) -> None:
+    """However many trials it has; a trial that ended since is sent, and so is a lost run."""
+    home = runs / "quick"
+    plan = write_sweep(home, done=3)
+    mirror_sweep(home, {})
+    calls: list[str] = []
+    store = connect()
+
+    class Counting:
+        def __getattr__(self, name):
+            calls.append(name)
+            return getattr(store.client, name)
+
+    def again() -> int:
+        calls.clear()
+        counted = type(store)(Counting(), store.experiment_id, store.label)
+        sweep = SweepSync(counted, home, "quick", {})
+        while not sweep.sync():
+            pass
+        sweep.close()
+        return len(calls)
+
+    assert again() > 2  # a trial is owed
+    write_run(home / "trials" / plan[3]["hash"], variant="full", seed=1)
+    assert again() > 2
+    assert again() <= 2
+    assert {run["status"] for run in dump(tracking_uri()).values()} == {"FINISHED"}
+
+
 def test_a_broken_folder_does_not_hold_up_the_others(runs, capsys) -> None:
     """It is named; its own rows are all it costs."""
     write_sweep(runs / "quick")

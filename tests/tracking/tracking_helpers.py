@@ -155,7 +155,8 @@ def dump(uri: str) -> dict[str, dict]:
         tags = {
             key: value
             for key, value in run.data.tags.items()
-            if key not in ("attnres.id", "sweep_id", "mlflow.user", "mlflow.source.name")
+            if key
+            not in ("attnres.id", "attnres.whole", "sweep_id", "mlflow.user", "mlflow.source.name")
         }
         if parent := tags.get("mlflow.parentRunId"):
             tags["mlflow.parentRunId"] = names[parent]
