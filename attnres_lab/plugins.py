@@ -19,7 +19,7 @@ class Registry(Mapping[str, type[T]]):
     Asking raises KeyError for an unknown name, UserError for an entry point that is of no use.
     """
 
-    def __init__(self, group: str, base: type[T], own: Mapping[str, type[T]]) -> None:
+    def __init__(self, group: str, base: type[Any], own: Mapping[str, type[T]]) -> None:
         self.group, self.base, self.loaded = group, base, dict(own)
 
     def __getitem__(self, name: str) -> type[T]:

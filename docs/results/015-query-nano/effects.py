@@ -78,6 +78,7 @@ def main(folder: Path | None) -> None:
         ax.axvline(0, color="grey", linewidth=0.8)
         ax.set_yticks(at, table.index)
         ax.set(title=family, xlabel="effect on the loss (nats per byte)")
+        ax.locator_params("x", nbins=5)
     plots.save(figure, HERE / "effects.png")
 
 

@@ -49,7 +49,8 @@ def main(folder: Path | None) -> None:
     losses = runs.pivot(index=["size", "rate", "seed"], columns="arm", values="loss")
     print(losses.groupby(["size", "rate"]).mean().round(4), "\n")
     table = pd.DataFrame({name: losses[a] - losses[b] for name, (a, b) in PAIRS.items()})
-    print(table.groupby(["size", "rate"]).agg(["mean", "min", "max"]).round(4).T.to_string(), "\n")
+    for name in PAIRS:
+        print(name, table[name].unstack("seed").round(4).to_string(), sep="\n")
     for name in PAIRS:
         print(f"{name}: {interval(table[name].dropna())}")
     figure, axes = plots.new_axes(12, 2.8, columns=len(PAIRS))
