@@ -19,8 +19,10 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from attnres_lab.config.task import TASKS, TaskConfig
 from attnres_lab.config.tree import RunConfig
 from attnres_lab.data.config import SourceConfig
+from attnres_lab.data.images import ImageSourceConfig
 from attnres_lab.errors import UserError, nearest
 from attnres_lab.mixers import MLPS, MLPConfig
 from attnres_lab.residual import REGISTRY, ResidualConfig
@@ -106,7 +108,7 @@ INCIDENTAL = (
 #: Keys and sections that came later; those of variants are in ``ResidualConfig.later``. Where they
 #: are at their default they are left out of a run's identity, so that the runs from before keep
 #: theirs.
-LATER = ("model.mixers.", "model.mlp.", "optim.query_", "optim.residual_clip")
+LATER = ("model.mixers.", "model.mlp.", "optim.query_", "optim.residual_clip", "task.")
 
 
 def content_hash(config: RunConfig) -> str:
@@ -131,12 +133,16 @@ def _default() -> dict[str, Any]:
 
 
 #: Sections that are known by a name, and may be given as the name alone.
-NAMED = (ResidualConfig, SourceConfig, MLPConfig)
+NAMED = (ResidualConfig, SourceConfig, MLPConfig, TaskConfig, ImageSourceConfig)
 #: Sections whose class depends on the name: what it is called, its default, the classes.
 CLASSES: dict[Any, tuple[str, str, dict[str, Any]]] = {
     ResidualConfig: ("variant", "baseline", {n: v.Config for n, v in REGISTRY.items()}),
     MLPConfig: ("channel mixer", "swiglu", dict(MLPS)),
+    TaskConfig: ("task", "language", dict(TASKS)),
 }
+
+#: Where those sections are.
+SECTIONS = ("model.residual", "model.mlp", "data.source", "task", "task.source")
 
 
 class _BadKey(Exception):
@@ -155,11 +161,7 @@ def _set(raw: dict[str, Any], dotted: str, value: Any) -> None:
         if not isinstance(child, dict):
             child = node[part] = {"name": child} if isinstance(child, str) else {}
         node = child
-    if (
-        last == "name"
-        and parents in (["model", "residual"], ["model", "mlp"], ["data", "source"])
-        and node.get("name") != value
-    ):
+    if last == "name" and ".".join(parents) in SECTIONS and node.get("name") != value:
         node.clear()
     node[last] = value
 

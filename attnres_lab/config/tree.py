@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from attnres_lab.config.optim import OptimConfig
+from attnres_lab.config.task import LanguageConfig, TaskConfig
 from attnres_lab.data.config import DataConfig
 from attnres_lab.model import ModelConfig
-from attnres_lab.model.flops import num_params, steps_for, training_flops_per_token
+from attnres_lab.model.flops import Params, steps_for
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ class RunConfig:
     # the default is for code; a file must say
     budget: BudgetConfig = field(default_factory=lambda: BudgetConfig(steps=100))
     train: TrainConfig = field(default_factory=TrainConfig)
+    task: TaskConfig = field(default_factory=LanguageConfig)
 
     def __post_init__(self) -> None:
         """Raises ValueError for a name that is not a plain file name, and for a seed that numpy
@@ -103,6 +105,7 @@ class RunConfig:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", self.name):
             raise ValueError(f"name: {self.name!r} may hold letters, digits, '.', '_' and '-' only")
         self.optim.check(self.model.residual.has_queries, self.variant)
+        self.task.check(self.model)
 
     @property
     def variant(self) -> str:
@@ -116,13 +119,18 @@ class RunConfig:
 
     @property
     def tokens_per_step(self) -> int:
-        """Tokens of one optimiser step, over all devices."""
-        return self.train.batch_size * self.data.seq_len
+        """Tokens (of images: patches) of one optimiser step, over all devices."""
+        return self.train.batch_size * self.task.tokens(self.data.seq_len)
 
     @property
-    def flops_per_token(self) -> int:
+    def flops_per_token(self) -> float:
         """Exact training FLOPs per token."""
-        return training_flops_per_token(self.model, self.data.seq_len)
+        return self.task.flops_per_token(self.model, self.data.seq_len)
+
+    @property
+    def params(self) -> Params:
+        """Parameters of the network."""
+        return self.task.params(self.model)
 
     @property
     def steps(self) -> int | None:
@@ -134,5 +142,5 @@ class RunConfig:
             return steps_for(b.flops, self.flops_per_token * self.tokens_per_step)
         if b.steps is not None:
             return b.steps
-        tokens = b.tokens or (b.tokens_per_param or 0) * num_params(self.model).non_embedding
+        tokens = b.tokens or (b.tokens_per_param or 0) * self.params.non_embedding
         return steps_for(tokens, self.tokens_per_step)

@@ -155,7 +155,7 @@ def _key(c: RunConfig) -> str:
     parts = (
         c.variant,
         c.model.size,
-        c.data.seq_len,
+        c.task.tokens(c.data.seq_len),
         t.micro,
         t.precision,
         t.compile,

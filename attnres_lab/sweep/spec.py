@@ -24,6 +24,7 @@ RESULT = (
     *(
         "val/loss",
         "val/bpb",
+        "val/accuracy",
         "train/loss",
         "step",
         "tokens",
