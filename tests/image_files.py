@@ -58,7 +58,7 @@ def tiny_images(folder: Path, **overrides: Any) -> RunConfig:
             "source": {"name": "idx", "path": str(idx_folder(folder / "squares"))},
         },
         "optim": {"lr": 1e-2},
-        "budget": {"steps": 12},
+        "budget": "12 steps",
         "train": {"batch_size": 16, "log_every": 4, "checkpoint_every": 5},
     }
     path = folder / "squares.yaml"

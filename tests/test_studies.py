@@ -9,7 +9,6 @@ from collections import defaultdict
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 from helpers import corpus_folder
@@ -242,7 +241,7 @@ def shrunken(config: RunConfig, data: DataConfig) -> RunConfig:
     """
     mixers = MixersConfig(config.model.mixers.pattern[:4])
     mlp = replace(MoEConfig(), experts=4) if config.model.mlp.name == "moe" else config.model.mlp
-    sizes: dict[str, Any] = {"dim": 16, "num_layers": 8, "num_heads": 2, "mlp_dim": None}
+    sizes: dict[str, int | None] = {"dim": 16, "num_layers": 8, "num_heads": 2, "mlp_dim": None}
     model = replace(config.model, vocab_size=256, mixers=mixers, mlp=mlp, **sizes)
     train = replace(
         config.train,
@@ -253,17 +252,14 @@ def shrunken(config: RunConfig, data: DataConfig) -> RunConfig:
         log_every=1,
         probe_every=min(config.train.probe_every, 1),
     )
-    small: dict[str, Any] = {
+    small: dict[str, float] = {
         "tokens": 128,
         "tokens_per_param": 1e-9,
         "flops": 1.0,
         "steps": 2,
         "seconds": 1e-3,
     }
-    budget = replace(
-        config.budget,
-        **{key: small[key] for key, value in vars(config.budget).items() if value is not None},
-    )
+    budget = replace(config.budget, value=small[config.budget.unit])
     return replace(config, model=model, train=train, data=data, budget=budget)
 
 

@@ -105,7 +105,7 @@ def test_parameters_and_training_flops_are_torchs(
 
 
 def test_a_run_learns_and_reports_accuracy(tmp_path: Path) -> None:
-    config = tiny_images(tmp_path, **{"budget.steps": 40})
+    config = tiny_images(tmp_path, budget="40 steps")
     result = run(config, tmp_path / "run").metrics
     assert result["val/accuracy"] > 0.9
     assert result["val/loss"] < 0.7
@@ -121,7 +121,7 @@ def test_a_run_learns_and_reports_accuracy(tmp_path: Path) -> None:
 
 def test_the_accuracy_is_that_of_all_images_whatever_the_batch(tmp_path: Path) -> None:
     """32 images in batches of 5: the last one is smaller."""
-    sizes = {"train.batch_size": 5, "budget.steps": 3}
+    sizes = {"train.batch_size": 5, "budget": "3 steps"}
     config = tiny_images(tmp_path, **sizes)
     result = run(config, tmp_path / "run").metrics
     model = ViT(config.model, config.task.image)  # type: ignore[attr-defined]
@@ -215,7 +215,7 @@ def test_other_mixers_serve_images_too(tmp_path: Path) -> None:
 def test_a_model_of_images_writes_no_text(tmp_path: Path) -> None:
     from attnres_lab.cli.generate import load_model
 
-    run(tiny_images(tmp_path, **{"budget.steps": 1}), tmp_path / "run")
+    run(tiny_images(tmp_path, budget="1 steps"), tmp_path / "run")
     with pytest.raises(UserError, match=r"a model of task\.name: images writes no text"):
         load_model(tmp_path / "run")
 
