@@ -1,7 +1,8 @@
 """Attention Residuals, put to the test.
 
 ``load(path, overrides)`` reads a run YAML, ``run(config, folder)`` trains it; ``LitTransformer``
-and ``CorpusDataModule`` are what any ``pl.Trainer`` takes. They are imported when first used.
+and ``CorpusDataModule`` or ``ImageDataModule`` are what any ``pl.Trainer`` takes. They are imported
+when first used.
 """
 
 from importlib import import_module
@@ -9,18 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from attnres_lab.config import load
-    from attnres_lab.training.datamodule import CorpusDataModule
+    from attnres_lab.training.datamodule import CorpusDataModule, ImageDataModule
     from attnres_lab.training.module import LitTransformer
     from attnres_lab.training.run import run
 
 __version__ = "0.1.0"
-__all__ = ["CorpusDataModule", "LitTransformer", "load", "run"]
+__all__ = ["CorpusDataModule", "ImageDataModule", "LitTransformer", "load", "run"]
 
 _HOMES = {
     "load": "config",
     "run": "training.run",
     "LitTransformer": "training.module",
     "CorpusDataModule": "training.datamodule",
+    "ImageDataModule": "training.datamodule",
 }
 
 

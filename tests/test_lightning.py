@@ -108,7 +108,7 @@ def test_validation_may_be_limited(tmp_path: Path) -> None:
 def test_a_damaged_corpus_is_refused_by_any_trainer(tmp_path: Path) -> None:
     """One bit of one validation token is another loss."""
     config = tiny(tmp_path)
-    corpus = CorpusDataModule(config).corpus
+    corpus = CorpusDataModule(config).dataset
     shard = next(corpus.folder.glob("*.val.bin"))
     data = bytearray(shard.read_bytes())
     data[10] ^= 1

@@ -9,7 +9,6 @@ from collections import defaultdict
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 from helpers import corpus_folder
@@ -248,7 +247,7 @@ def shrunken(config: RunConfig, data: DataConfig) -> RunConfig:
     """
     mixers = MixersConfig(config.model.mixers.pattern[:4])
     mlp = replace(MoEConfig(), experts=4) if config.model.mlp.name == "moe" else config.model.mlp
-    sizes: dict[str, Any] = {"dim": 16, "num_layers": 8, "num_heads": 2, "mlp_dim": None}
+    sizes: dict[str, int | None] = {"dim": 16, "num_layers": 8, "num_heads": 2, "mlp_dim": None}
     sizes |= {"num_kv_heads": None}
     model = replace(config.model, vocab_size=256, mixers=mixers, mlp=mlp, **sizes)
     train = replace(

@@ -14,7 +14,15 @@ from analysis.ablation import ablation_table
 from analysis.fits.fit import fit
 from analysis.fits.laws import POWER_LAW
 from analysis.gain.gain import Gain, compute_equivalent_gain
-from analysis.report.evidence import BASELINE, LOSS, Evidence, interval_text, signed, spread
+from analysis.report.evidence import (
+    ACCURACY,
+    BASELINE,
+    LOSS,
+    Evidence,
+    interval_text,
+    signed,
+    spread,
+)
 from analysis.report.page import Page
 from analysis.runs import load_curves
 from analysis.tables import markdown
@@ -154,6 +162,7 @@ def _losses(evidence: Evidence, page: Page) -> None:
         "differences with their 95 % intervals."
     )
     page.add("## Losses", note, markdown(pd.DataFrame(rows).fillna("not measured")))
+    _accuracy(runs, variants, page)
     size = evidence.sizes[-1]
     if "run_id" in evidence.runs:
         some = (
@@ -189,6 +198,17 @@ def _losses(evidence: Evidence, page: Page) -> None:
             drawn,
             f"Loss at {size} by {key}{others}: mean and range over the seeds.",
         )
+
+
+def _accuracy(runs: pd.DataFrame, variants: list[str], page: Page) -> None:
+    """Mean share of images whose class is found, by size and variant, where the runs have it."""
+    if ACCURACY not in runs or runs[ACCURACY].isna().all():
+        return
+    cells = runs.groupby(["size", "variant"], sort=False)[ACCURACY].agg(["mean", "std"])
+    text = [f"{mean:.4f} ± {sd:.4f}" for mean, sd in cells.itertuples(index=False)]
+    table = pd.Series(text, cells.index).unstack().reindex(runs["size"].unique())[variants]
+    note = "Share of the validation images whose class is found, mean ± standard deviation."
+    page.add("## Accuracy", note, markdown(table.reset_index().fillna("not measured")))
 
 
 def _ablation(evidence: Evidence, page: Page) -> None:

@@ -20,7 +20,7 @@ from analysis.runs import depth_artifacts, load_runs, runs_folder
 from attnres_lab.runs import DONE, RunFolder, SweepFolder
 from attnres_lab.runs.folder import read_json
 
-BASELINE, LOSS = "baseline", "val/loss"
+BASELINE, LOSS, ACCURACY = "baseline", "val/loss", "val/accuracy"
 AXES = ("flops", "seconds", "device_seconds")
 # sizes within this factor of x are one budget: a slope over them is not the effect of compute
 NARROW = 1.5

@@ -86,6 +86,8 @@ def load_model(path: Path) -> tuple[Transformer, RunConfig]:
         file = Path(folder) / "config.yaml"
         file.write_text(text)
         config = load(file)
+    if config.task.name != "language":
+        raise UserError(f"{path}: a model of task.name: {config.task.name} writes no text")
     model = Transformer(config.model)
     try:
         model.load_state_dict({key.removeprefix("model."): value for key, value in weights.items()})

@@ -10,12 +10,16 @@ from attnres_lab.config.loading import (
     to_yaml,
 )
 from attnres_lab.config.optim import OptimConfig
+from attnres_lab.config.task import ImagesConfig, LanguageConfig, TaskConfig
 from attnres_lab.config.tree import RunConfig, TrainConfig
 
 __all__ = [
     "Budget",
+    "ImagesConfig",
+    "LanguageConfig",
     "OptimConfig",
     "RunConfig",
+    "TaskConfig",
     "TrainConfig",
     "content_hash",
     "flatten",

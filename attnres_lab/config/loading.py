@@ -18,8 +18,10 @@ from omegaconf import OmegaConf
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from attnres_lab.config.budget import UNITS, Budget
+from attnres_lab.config.task import TASKS, TaskConfig
 from attnres_lab.config.tree import RunConfig
 from attnres_lab.data.config import SourceConfig
+from attnres_lab.data.images import ImageSourceConfig
 from attnres_lab.errors import UserError, nearest
 from attnres_lab.mixers import MLPS, MLPConfig
 from attnres_lab.residual import REGISTRY, ResidualConfig
@@ -105,7 +107,7 @@ INCIDENTAL = (
 #: Keys and sections that came later; those of variants are in ``ResidualConfig.later``. Where they
 #: are at their default they are left out of a run's identity, so that the runs from before keep
 #: theirs.
-LATER = ("model.mixers.", "model.mlp.", "optim.query_", "optim.residual_clip")
+LATER = ("model.mixers.", "model.mlp.", "optim.query_", "optim.residual_clip", "task.")
 
 
 def content_hash(config: RunConfig) -> str:
@@ -130,12 +132,16 @@ def _default() -> dict[str, Any]:
 
 
 #: Sections that are known by a name, and may be given as the name alone.
-NAMED = (ResidualConfig, SourceConfig, MLPConfig)
+NAMED = (ResidualConfig, SourceConfig, MLPConfig, TaskConfig, ImageSourceConfig)
 #: Sections whose class depends on the name: what it is called, its default, the classes.
 CLASSES: dict[Any, tuple[str, str, Mapping[str, Any]]] = {
     ResidualConfig: ("variant", "baseline", REGISTRY),
     MLPConfig: ("channel mixer", "swiglu", MLPS),
+    TaskConfig: ("task", "language", TASKS),
 }
+
+#: Where those sections are.
+SECTIONS = ("model.residual", "model.mlp", "data.source", "task", "task.source")
 
 
 class _BadKey(Exception):
@@ -154,11 +160,7 @@ def _set(raw: dict[str, Any], dotted: str, value: Any) -> None:
         if not isinstance(child, dict):
             child = node[part] = {"name": child} if isinstance(child, str) else {}
         node = child
-    if (
-        last == "name"
-        and parents in (["model", "residual"], ["model", "mlp"], ["data", "source"])
-        and node.get("name") != value
-    ):
+    if last == "name" and ".".join(parents) in SECTIONS and node.get("name") != value:
         node.clear()
     node[last] = value
 

@@ -8,9 +8,10 @@ from typing import Literal
 
 from attnres_lab.config.budget import Budget
 from attnres_lab.config.optim import OptimConfig, check_numbers
+from attnres_lab.config.task import LanguageConfig, TaskConfig
 from attnres_lab.data.config import DataConfig
 from attnres_lab.model import ModelConfig
-from attnres_lab.model.flops import num_params, steps_for, training_flops_per_token
+from attnres_lab.model.flops import Params, steps_for
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class RunConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     budget: Budget = field(default_factory=lambda: Budget(100, "steps"))  # a file must say
     train: TrainConfig = field(default_factory=TrainConfig)
+    task: TaskConfig = field(default_factory=LanguageConfig)
 
     def __post_init__(self) -> None:
         """Raises ValueError for a name that is not a plain file name, and for a seed that numpy
@@ -82,6 +84,7 @@ class RunConfig:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", self.name):
             raise ValueError(f"name: {self.name!r} may hold letters, digits, '.', '_' and '-' only")
         self.optim.check(self.model.residual.has_queries, self.variant)
+        self.task.check(self.model)
 
     @property
     def variant(self) -> str:
@@ -95,13 +98,18 @@ class RunConfig:
 
     @property
     def tokens_per_step(self) -> int:
-        """Tokens of one optimiser step, over all devices."""
-        return self.train.batch_size * self.data.seq_len
+        """Tokens (of images: patches) of one optimiser step, over all devices."""
+        return self.train.batch_size * self.task.tokens(self.data.seq_len)
 
     @property
-    def flops_per_token(self) -> int:
+    def flops_per_token(self) -> float:
         """Exact training FLOPs per token."""
-        return training_flops_per_token(self.model, self.data.seq_len)
+        return self.task.flops_per_token(self.model, self.data.seq_len)
+
+    @property
+    def params(self) -> Params:
+        """Parameters of the network."""
+        return self.task.params(self.model)
 
     @property
     def steps(self) -> int | None:
@@ -114,5 +122,5 @@ class RunConfig:
         if unit == "flops":
             return steps_for(value, self.flops_per_token * self.tokens_per_step)
         if unit == "tokens_per_param":
-            value *= num_params(self.model).non_embedding
+            value *= self.params.non_embedding
         return steps_for(value, self.tokens_per_step)

@@ -79,15 +79,7 @@ class Corpus:
         visits every window once, in its own order.
         """
         total = self.windows("train", seq_len)
-        index = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.uint64)[rows]
-        epoch, place = np.divmod(index, np.uint64(total))
-        return self._gather(
-            "train",
-            permute(
-                place, total, _mix(_mix(np.uint64(seed % 2**64) + np.zeros_like(epoch)) + epoch)
-            ),
-            seq_len,
-        )
+        return self._gather("train", drawn(seed, step, batch_size, total, rows), seq_len)
 
     def val_batches(self, seq_len: int, batch_size: int, max_tokens: int) -> Iterator[Int64Array]:
         """At most ``max_tokens`` predicted tokens in batches [<= B, T + 1]: windows spread evenly
@@ -98,6 +90,11 @@ class Corpus:
         chosen = np.arange(count, dtype=np.int64) * total // max(count, 1)
         for start in range(0, count, batch_size):
             yield self._gather("val", chosen[start : start + batch_size], seq_len)
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What the corpus was made of and holds."""
+        return read_record(self.folder, MANIFEST) or {}
 
     def verify(self, most: float = math.inf) -> None:
         """Read every shard and compare its checksum; of the validation set only, where there are
@@ -184,6 +181,16 @@ def corrupt(folder: Path, what: str) -> UserError:
         f"{folder}: the prepared corpus is corrupt ({what}); delete this folder or run attnres "
         "data prepare CONFIG --force"
     )
+
+
+def drawn(seed: int, step: int, batch_size: int, total: int, rows: slice) -> np.ndarray:
+    """Which of ``total`` examples batch ``step`` has, or those ``rows`` of it: batches follow each
+    other through epochs, each of which visits every example once in its own order.
+    """
+    index = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.uint64)[rows]
+    epoch, place = np.divmod(index, np.uint64(total))
+    key = _mix(_mix(np.uint64(seed % 2**64) + np.zeros_like(epoch)) + epoch)
+    return permute(place, total, key)
 
 
 def permute(place: np.ndarray, total: int, key: np.ndarray) -> np.ndarray:

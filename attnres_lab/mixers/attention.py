@@ -26,6 +26,7 @@ class AttentionConfig(MixerConfig):
     bias: bool = False  # of queries, keys and values
     window: int | None = None  # a position sees this many, itself included; None: all before it
     output_gate: bool = False  # times sigmoid(W x), before the last projection
+    causal: bool = True  # false: all positions see each other, for images
     rope: RopeConfig = field(default_factory=RopeConfig)
 
     def build(self, trunk: Trunk) -> Attention:
@@ -37,6 +38,11 @@ class AttentionConfig(MixerConfig):
                 raise ValueError(
                     f"model.mixers.attention.{key}: {getattr(self, key)} is not positive"
                 )
+        if self.window is not None and not self.causal:
+            raise ValueError(
+                "model.mixers.attention.window: it looks back only, and there is no back without "
+                "model.mixers.attention.causal; leave one out"
+            )
         self.rope.check(head_width(trunk, trunk.num_heads, self.head_dim, "num_heads"))
         if trunk.kv_heads < 1 or trunk.num_heads % trunk.kv_heads:
             raise ValueError(
@@ -46,7 +52,7 @@ class AttentionConfig(MixerConfig):
 
 
 class Attention(Mixer):
-    """Causal grouped-query self-attention with rotary positions. Decoding keeps keys and values."""
+    """Grouped-query self-attention with rotary positions. Decoding keeps keys and values."""
 
     kind = "attention"
 
@@ -94,7 +100,7 @@ class Attention(Mixer):
             k_BKTE,
             v_BKTE,
             attn_mask=mask,
-            is_causal=mask is None,
+            is_causal=self.c.causal and mask is None,
             enable_gqa=self.kv_heads != self.heads,
         )
         y_BTP = y_BHTE.transpose(1, 2).reshape(B, T, -1)

@@ -52,7 +52,8 @@ class MixerConfig:
 class Mixer(nn.Module, ABC):
     """A sublayer, its PreNorm inside. Shapes: B batch, T time, D width.
 
-    The output of a position depends on it and on those before it in its own sequence.
+    The output of a position depends on it and on those before it in its own sequence (on all of
+    them where attention is not causal).
     """
 
     kind: Literal["attention", "mlp"]  # along the sequence or along the channels

@@ -1,5 +1,6 @@
 """The network: trunk, initialisation, parameters and FLOPs, decoding."""
 
-from attnres_lab.model.transformer import Cache, ModelConfig, Transformer
+from attnres_lab.model.transformer import Cache, ModelConfig, Network, Transformer
+from attnres_lab.model.vit import ImageShape, ViT
 
-__all__ = ["Cache", "ModelConfig", "Transformer"]
+__all__ = ["Cache", "ImageShape", "ModelConfig", "Network", "Transformer", "ViT"]

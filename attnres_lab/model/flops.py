@@ -2,7 +2,8 @@
 
 FLOPs are those of the matrix products (a multiply and an add are two), attention scores counted in
 full (not halved for causality), as ``torch.utils.flop_counter.FlopCounterMode`` counts them; the
-backward pass costs twice the forward. Recomputation is not counted.
+backward pass costs twice the forward, but for the projection of patches, which passes no gradient
+on. Recomputation is not counted.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 
 from attnres_lab.mixers import Mixer
 from attnres_lab.model.transformer import ModelConfig
+from attnres_lab.model.vit import ImageShape
 from attnres_lab.residual import REGISTRY, Residual
 
 
@@ -43,13 +45,33 @@ def num_params(c: ModelConfig) -> Params:
 @lru_cache(maxsize=1024)
 def forward_flops_per_token(c: ModelConfig, seq_len: int) -> int:
     """Forward FLOPs per token at ``seq_len``, depth attention included."""
-    sublayers = sum(m.flops_per_token(seq_len) * k for m, k in _sublayers(c))
-    return sublayers + 2 * c.dim * c.vocab_size + _residual(c).flops_per_token()
+    return _trunk_flops(c, seq_len) + 2 * c.dim * c.vocab_size
 
 
 def training_flops_per_token(c: ModelConfig, seq_len: int) -> int:
     """Forward and backward FLOPs per token."""
     return 3 * forward_flops_per_token(c, seq_len)
+
+
+def image_params(c: ModelConfig, image: ImageShape) -> Params:
+    """Parameters of a ViT; projection, positions and head are left out of ``non_embedding``."""
+    positions = image.patches if image.positions else 0
+    outside = (image.patch_values + positions + image.classes) * c.dim
+    trunk = num_params(c)
+    return Params(trunk.non_embedding, trunk.non_embedding + outside, trunk.active)
+
+
+def image_training_flops(c: ModelConfig, image: ImageShape) -> int:
+    """Forward and backward FLOPs of a ViT per image."""
+    projection = 2 * 2 * image.patches * image.patch_values * c.dim
+    head = 3 * 2 * c.dim * image.classes
+    return projection + head + 3 * image.patches * _trunk_flops(c, image.patches)
+
+
+def _trunk_flops(c: ModelConfig, seq_len: int) -> int:
+    """Forward FLOPs of the sublayers and the residual connection per token."""
+    sublayers = sum(m.flops_per_token(seq_len) * k for m, k in _sublayers(c))
+    return sublayers + _residual(c).flops_per_token()
 
 
 def _sublayers(c: ModelConfig) -> list[tuple[Mixer, int]]:

@@ -3,6 +3,8 @@
     weight                    | distribution      | standard deviation
     --------------------------|-------------------|---------------------------------------------
     embed                     | normal            | 1 (tied: 1/sqrt(D), the input times sqrt(D))
+    projection of patches     | truncated normal  | 1/sqrt(fan in)
+    positions of patches      | normal            | 0.02 (arXiv 2010.11929)
     head                      | normal            | 1/sqrt(D)
     sublayers' projections    | truncated normal  | 1/sqrt(fan in)
     out, of every sublayer    | truncated normal  | 1/sqrt(fan in * number of sublayers)
@@ -23,16 +25,14 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from attnres_lab.model.transformer import Transformer
+    from attnres_lab.model.transformer import Network
 
 
-def init_weights(model: Transformer, seed: int) -> None:
+def init_weights(model: Network, seed: int) -> None:
     """Draw the trunk's weights from ``seed``, in place, and what the variant starts at random."""
     generator = torch.Generator().manual_seed(seed)
     c = model.config
-    nn.init.normal_(
-        model.embed.weight, std=c.dim**-0.5 if c.tie_embeddings else 1.0, generator=generator
-    )
+    model.draw_embedding(generator)
     for sublayer in model.mixers():
         sublayer.init_weights(generator, c.num_sublayers)
     nn.init.normal_(model.head.weight, std=c.dim**-0.5, generator=generator)

@@ -1,6 +1,5 @@
-"""The whole network: a decoder-only Transformer with a replaceable residual connection.
-
-Shapes: B batch, T time, D width, V vocabulary.
+"""The networks' common part, sublayers under a replaceable residual connection, and the
+decoder-only Transformer. Shapes: B batch, T time, D width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -8,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -99,32 +99,31 @@ class Cache:
     length: int = 0
 
 
-class Transformer(nn.Module):
-    """Tokens [B, T] to logits [B, T, V]."""
+class Network(nn.Module):
+    """Sublayers under a residual connection, between an embedding and a head."""
 
-    def __init__(self, config: ModelConfig, seed: int = 0) -> None:
+    def __init__(self, config: ModelConfig, embed: nn.Module, head: nn.Linear) -> None:
         super().__init__()
         self.config = c = config
-        self.embed = nn.Embedding(c.vocab_size, c.dim)
+        self.embed = embed
         self.sublayers = nn.ModuleList(m.build(c) for m in c.sublayers)
         self.norm = nn.RMSNorm(c.dim, eps=c.norm_eps)
-        self.head = nn.Linear(c.dim, c.vocab_size, bias=False)
+        self.head = head
         self.residual = REGISTRY[c.residual.name](c.residual, c.num_sublayers, c.dim, c.norm_eps)
-        init_weights(self, seed)
-        if c.tie_embeddings:
-            self.head.weight = self.embed.weight
 
-    def forward(self, tokens_BT: Tensor, cache: Cache | None = None) -> Tensor:
-        x_BTD = self.embed(tokens_BT)
-        if self.config.tie_embeddings:
-            x_BTD = x_BTD * self.config.dim**0.5  # the shared matrix has the head's scale
+    def draw_embedding(self, generator: torch.Generator) -> None:
+        """Draw what comes before the sublayers, in place."""
+        raise NotImplementedError
+
+    def through(self, x_BTD: Tensor, cache: Cache | None = None) -> Tensor:
+        """What the head reads, [B, T, D]: all sublayers, then the norm."""
         state = self.residual.start(x_BTD)
         for index in range(self.config.num_sublayers):
             state = self.residual.step(state, self.sublayer(index, cache), index)
         if cache is not None:
-            cache.length += tokens_BT.shape[1]
-        logits: Tensor = self.head(self.norm(self.residual.finish(state)))
-        return logits
+            cache.length += x_BTD.shape[1]
+        h_BTD: Tensor = self.norm(self.residual.finish(state))
+        return h_BTD
 
     def sublayer(self, index: int, cache: Cache | None = None) -> Sublayer:
         """Sublayer ``index`` as the residual connection calls it."""
@@ -134,10 +133,6 @@ class Transformer(nn.Module):
         if self.config.activation_checkpointing and self.training:
             return partial(checkpoint, call, use_reentrant=False)
         return call
-
-    def cache(self) -> Cache:
-        """An empty cache for decoding."""
-        return Cache([{} for _ in self.sublayers])
 
     def after_step(self) -> None:
         """Called once after every optimiser step."""
@@ -155,3 +150,32 @@ class Transformer(nn.Module):
     def mixers(self) -> list[Mixer]:
         """The sublayers, typed."""
         return list(self.sublayers)  # type: ignore[arg-type]
+
+
+class Transformer(Network):
+    """Tokens [B, T] to logits [B, T, V]."""
+
+    embed: nn.Embedding
+
+    def __init__(self, config: ModelConfig, seed: int = 0) -> None:
+        c = config
+        head = nn.Linear(c.dim, c.vocab_size, bias=False)
+        super().__init__(c, nn.Embedding(c.vocab_size, c.dim), head)
+        init_weights(self, seed)
+        if c.tie_embeddings:
+            self.head.weight = self.embed.weight
+
+    def draw_embedding(self, generator: torch.Generator) -> None:
+        std = self.config.dim**-0.5 if self.config.tie_embeddings else 1.0
+        nn.init.normal_(self.embed.weight, std=std, generator=generator)
+
+    def forward(self, tokens_BT: Tensor, cache: Cache | None = None) -> Tensor:
+        x_BTD = self.embed(tokens_BT)
+        if self.config.tie_embeddings:
+            x_BTD = x_BTD * self.config.dim**0.5  # the shared matrix has the head's scale
+        logits: Tensor = self.head(self.through(x_BTD, cache))
+        return logits
+
+    def cache(self) -> Cache:
+        """An empty cache for decoding."""
+        return Cache([{} for _ in self.sublayers])

@@ -35,6 +35,6 @@ OWN: dict[str, type[Residual]] = {
     "mudd": MUDD,
 }
 #: Also what other packages declare (docs/own_variant.md).
-REGISTRY: Registry[Residual] = Registry("attnres.residual", Residual, OWN)  # type: ignore[type-abstract]
+REGISTRY: Registry[Residual] = Registry("attnres.residual", Residual, OWN)
 
 __all__ = ["REGISTRY", "BaselineConfig", "Residual", "ResidualConfig", "Sublayer"]

@@ -156,7 +156,14 @@ class Speeds:
 def _key(c: RunConfig) -> str:
     """What decides a run's speed."""
     t = c.train
-    model = (c.variant, c.model.size, c.data.seq_len, t.micro, t.precision, t.compile)
+    model = (
+        c.variant,
+        c.model.size,
+        c.task.tokens(c.data.seq_len),
+        t.micro,
+        t.precision,
+        t.compile,
+    )
     parts = (*model, t.world, t.threads, c.model.activation_checkpointing)
     return " ".join(map(str, parts))
 

@@ -24,7 +24,7 @@ Positive = Annotated[float, Field(gt=0)]
 TRAIN = "attnres_lab.training.run:run"
 #: What ``result.json`` of a training run holds, beside ``depth/...`` and ``perf/...``.
 RESULT = (
-    *("val/loss", "val/bpb", "train/loss", "step", "tokens", "flops", "flops_6nd"),
+    *("val/loss", "val/bpb", "val/accuracy", "train/loss", "step", "tokens", "flops", "flops_6nd"),
     *("seconds", "device_seconds"),
     *("params", "params_total", "params_active"),
     *("peak_memory_bytes", "optim/lr", "optim/grad_norm"),

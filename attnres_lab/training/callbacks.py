@@ -17,7 +17,6 @@ import pytorch_lightning as pl
 import torch
 
 from attnres_lab.config import RunConfig
-from attnres_lab.model.flops import num_params
 from attnres_lab.runs.folder import RunFolder, State, write_json
 from attnres_lab.training.gauges import Gauges, peak_flops
 from attnres_lab.training.module import LitTransformer
@@ -58,7 +57,7 @@ class RunLog:
 
 def final_numbers(run: RunLog, module: LitTransformer) -> dict[str, Any]:
     """The keys of ``result.json``."""
-    params = num_params(run.config.model)
+    params = run.config.params
     keep = {k: v for k, v in run.last.items() if k != "time" and not k.startswith("system/")}
     return keep | {
         "flops_6nd": 6 * params.active * keep.get("tokens", 0),

@@ -1,80 +1,141 @@
-"""The corpus as a LightningDataModule, whose batches are a pure function of (seed, step)."""
+"""The data as LightningDataModules, whose batches are a pure function of (seed, step)."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from functools import cached_property
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from attnres_lab.config import RunConfig
-from attnres_lab.data import Corpus, prepare
+from attnres_lab.config import ImagesConfig, RunConfig
+from attnres_lab.data import Corpus, ImageSet, load_images, prepare
+from attnres_lab.data.corpus import drawn
+from attnres_lab.errors import UserError
 
 CHECKED_BYTES = 2**30  # of shards whose checksums are compared before each use
 
 
-class CorpusDataModule(pl.LightningDataModule):
-    """Batches of tokens [B, T + 1] of the run's corpus, this rank's share of them.
+class StepDataModule(pl.LightningDataModule, ABC):
+    """Batches by step, this rank's share of them.
 
     Training batches are micro-batches where the config has them: give the Trainer
-    ``accumulate_grad_batches=config.train.accumulate``. Raises UserError for data that cannot be
-    read, are too short or differ from their checksums.
+    ``accumulate_grad_batches=config.train.accumulate``. ``dataset`` has a ``fingerprint`` and a
+    ``manifest``; reading it raises UserError for data that cannot be read or do not fit the config.
     """
 
-    def __init__(self, config: RunConfig, *, progress: bool = False) -> None:
-        super().__init__()
-        self.config, self.progress = config, progress
+    dataset: Any
 
-    @cached_property
-    def corpus(self) -> Corpus:
-        """Prepared at the first use, its checksums compared."""
-        corpus = prepare(self.config.data, progress=self.progress)
-        corpus.verify(CHECKED_BYTES)
-        return corpus
+    def __init__(self, config: RunConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    @abstractmethod
+    def train_batch(self, step: int, rows: slice) -> Iterator[Any]:
+        """The micro-batches of a step, of those ``rows`` of its batch."""
+
+    @abstractmethod
+    def val_batches(self) -> Iterator[Any]:
+        """The fixed validation set."""
 
     def prepare_data(self) -> None:
-        self.corpus  # noqa: B018  on one rank first
+        self.dataset  # noqa: B018  on one rank first
 
     def train_dataloader(self) -> TrainBatches:
         return TrainBatches(self)
 
-    def val_dataloader(self) -> torch.utils.data.DataLoader[Tensor]:
+    def val_dataloader(self) -> torch.utils.data.DataLoader[Any]:
         return torch.utils.data.DataLoader(ValidationBatches(self), batch_size=None)
 
 
-class TrainBatches(IterableDataset[Tensor]):
+class CorpusDataModule(StepDataModule):
+    """Batches of tokens [B, T + 1] of the run's corpus."""
+
+    def __init__(self, config: RunConfig, *, progress: bool = False) -> None:
+        super().__init__(config)
+        self.progress = progress
+
+    @cached_property
+    def dataset(self) -> Corpus:
+        """Prepared at the first use, its checksums compared."""
+        corpus = prepare(self.config.data, progress=self.progress)
+        corpus.verify(CHECKED_BYTES)
+        if corpus.vocab_size > self.config.model.vocab_size:
+            raise UserError(
+                f"model.vocab_size: {self.config.model.vocab_size} is less than the tokenizer's "
+                f"{corpus.vocab_size}; set it to that"
+            )
+        return corpus
+
+    def train_batch(self, step: int, rows: slice) -> Iterator[Tensor]:
+        c = self.config
+        size = c.train.batch_size
+        batch = self.dataset.train_batch(c.seed, step, size, c.data.seq_len, rows)
+        yield from torch.split(torch.from_numpy(batch), c.train.micro)
+
+    def val_batches(self) -> Iterator[Tensor]:
+        d = self.config.data
+        for batch in self.dataset.val_batches(d.seq_len, self.config.train.micro, d.val_tokens):
+            yield torch.from_numpy(batch)
+
+
+class ImageDataModule(StepDataModule):
+    """Batches of images [B, C, S, S] of bytes and labels [B]; validation is on all images of the
+    second split.
+    """
+
+    @cached_property
+    def dataset(self) -> ImageSet:
+        """Read at the first use."""
+        task = self.config.task
+        assert isinstance(task, ImagesConfig)
+        images = load_images(task.source)
+        images.check(task.image.size, task.image.channels, task.image.classes)
+        return images
+
+    def train_batch(self, step: int, rows: slice) -> Iterator[tuple[Tensor, Tensor]]:
+        c, total = self.config, len(self.dataset.labels["train"])
+        yield from self._split("train", drawn(c.seed, step, c.train.batch_size, total, rows))
+
+    def val_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        yield from self._split("val", slice(None))
+
+    def _split(self, split: str, chosen: Any) -> Iterator[tuple[Tensor, Tensor]]:
+        arrays = (self.dataset.images[split][chosen], self.dataset.labels[split][chosen])
+        parts = (torch.split(torch.tensor(array), self.config.train.micro) for array in arrays)
+        yield from zip(*parts, strict=True)
+
+
+class TrainBatches(IterableDataset[Any]):
     """From the Trainer's step on: an interrupted run goes on with the very batch that is due."""
 
-    def __init__(self, data: CorpusDataModule) -> None:
+    def __init__(self, data: StepDataModule) -> None:
         self.data = data
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[Any]:
         config, trainer = self.data.config, self.data.trainer
         assert trainer is not None
         rows = slice(trainer.global_rank, None, trainer.world_size)
-        step, t = trainer.global_step, config.train
+        step = trainer.global_step
         while config.steps is None or step < config.steps:
-            batch = self.data.corpus.train_batch(
-                config.seed, step, t.batch_size, config.data.seq_len, rows
-            )
-            yield from torch.split(torch.from_numpy(batch), t.micro)
+            yield from self.data.train_batch(step, rows)
             step += 1
 
 
-class ValidationBatches(Dataset[Tensor]):
-    """The corpus's fixed validation set; each rank has every world-th batch."""
+class ValidationBatches(Dataset[Any]):
+    """The fixed validation set; each rank has every world-th batch."""
 
-    def __init__(self, data: CorpusDataModule) -> None:
-        d, trainer = data.config.data, data.trainer
+    def __init__(self, data: StepDataModule) -> None:
+        trainer = data.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        batches = data.corpus.val_batches(d.seq_len, data.config.train.micro, d.val_tokens)
-        self.batches = [b for index, b in enumerate(batches) if index % world == rank]
+        self.batches = [b for i, b in enumerate(data.val_batches()) if i % world == rank]
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, index: int) -> Tensor:
-        return torch.from_numpy(self.batches[index])
+    def __getitem__(self, index: int) -> Any:
+        return self.batches[index]

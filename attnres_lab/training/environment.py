@@ -12,9 +12,6 @@ from typing import Any
 import torch
 
 from attnres_lab.config import RunConfig, content_hash, flatten
-from attnres_lab.data import Corpus
-from attnres_lab.data.corpus import MANIFEST
-from attnres_lab.model.flops import num_params
 from attnres_lab.runs.folder import RunFolder, write_atomic, write_json
 from attnres_lab.runs.secrets import redact_code
 
@@ -22,22 +19,22 @@ DIFF_BYTES = 1_000_000  # a longer diff is cut
 
 
 def write_environment(
-    files: RunFolder, config: RunConfig, corpus: Corpus, device: torch.device
+    files: RunFolder, config: RunConfig, dataset: Any, device: torch.device
 ) -> None:
-    """Write ``environment.json``, and as artifacts the corpus's manifest (``data.json``) and what
-    of the code is not committed (``code.diff``).
+    """Write ``environment.json``, and as artifacts the data's manifest (``data.json``) and what of
+    the code is not committed (``code.diff``). ``dataset`` is a data module's.
     """
     diff = uncommitted(Path(__file__).parent)
-    write_json(files.environment, environment(config, corpus, device) | {"dirty": bool(diff)})
+    write_json(files.environment, environment(config, dataset, device) | {"dirty": bool(diff)})
     files.artifacts.mkdir(exist_ok=True)
-    shutil.copyfile(corpus.folder / MANIFEST, files.artifacts / "data.json")
+    write_json(files.artifacts / "data.json", dataset.manifest)
     if diff:
         write_atomic(files.artifacts / "code.diff", diff[:DIFF_BYTES])
 
 
-def environment(config: RunConfig, corpus: Corpus, device: torch.device) -> dict[str, Any]:
+def environment(config: RunConfig, dataset: Any, device: torch.device) -> dict[str, Any]:
     """Labels, revision, versions, device and data of a run."""
-    params = num_params(config.model)
+    params = config.params
     return {
         "variant": config.variant,
         "size": config.model.size,
@@ -57,7 +54,7 @@ def environment(config: RunConfig, corpus: Corpus, device: torch.device) -> dict
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
         "devices": config.train.world,
         "threads": config.train.threads,
-        "data_fingerprint": corpus.fingerprint,
+        "data_fingerprint": dataset.fingerprint,
     }
 
 

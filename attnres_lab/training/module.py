@@ -1,19 +1,17 @@
-"""The LightningModule: loss, optimiser and schedule of a run, for any ``pl.Trainer``."""
+"""The LightningModule: a run's task with optimiser and schedule, for any ``pl.Trainer``."""
 
 from __future__ import annotations
 
-import math
 import time
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from attnres_lab.config import RunConfig, content_hash, to_yaml
-from attnres_lab.model import Transformer
 from attnres_lab.training.optim import clip_gradients, lr_factor, make_optimizer
+from attnres_lab.training.task import make_task
 
 
 class Stopwatch:
@@ -35,16 +33,19 @@ class Stopwatch:
 
 
 class LitTransformer(pl.LightningModule):
-    """A Transformer with its loss, optimiser and schedule. Batches are tokens [B, T + 1].
+    """The network of a run with its loss, optimiser and schedule. Batches are the task's: tokens
+    [B, T + 1] of a language, pairs of images and labels.
 
-    It logs ``train/loss``, ``val/loss`` (nats per token) and ``val/bpb`` (bits per byte; where a
-    ``CorpusDataModule`` tells the bytes of a token).
+    It logs ``train/loss`` and ``val/loss`` (nats per token or image), of a language ``val/bpb``
+    (bits per byte; where a ``CorpusDataModule`` tells the bytes of a token), of images
+    ``val/accuracy``.
     """
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__()
         self.config = config
-        self.model = Transformer(config.model, config.seed)
+        self.task = make_task(config)
+        self.model = self.task.network()
         self.total_steps = config.steps
         self.step = 0  # optimiser steps done
         self.seconds = 0.0  # training time so far, without validation, probes and checkpoints
@@ -52,11 +53,11 @@ class LitTransformer(pl.LightningModule):
         self.row_start = (0, 0.0)  # whose step and seconds these are
         self.grad_norm = torch.zeros(())
         self.lr = 0.0  # of the last step
-        self.validation: dict[str, float] = {}  # val/loss and val/bpb, in double precision
+        self.validation: dict[str, float] = {}  # of the whole set, in double precision
         self.watch = Stopwatch(torch.device("cpu"))
         self._step_loss = torch.zeros(())  # of the step under way, over its micro-batches
         self._begun = self._timed = 0  # steps
-        self._val_sum = torch.zeros(2, dtype=torch.float64)
+        self._zero_validation()
 
     def configure_model(self) -> None:
         if self.config.train.strategy == "fsdp":
@@ -104,20 +105,19 @@ class LitTransformer(pl.LightningModule):
         """Whether the batch just trained on was the last of its optimiser step."""
         return self.step > self._begun
 
-    def loss(self, tokens_BT1: Tensor) -> Tensor:
-        """Mean cross-entropy in nats per token, in fp32."""
-        logits_BTV = self.model(tokens_BT1[:, :-1])
-        return F.cross_entropy(logits_BTV.flatten(0, 1).float(), tokens_BT1[:, 1:].flatten())
+    def loss(self, batch: Any) -> Tensor:
+        """Mean cross-entropy in nats per token or image, in fp32."""
+        return self.task.loss(self.model, batch)
 
     def on_fit_start(self) -> None:
         self.watch.device = self.device
         self.watch.last = time.perf_counter()
 
-    def training_step(self, batch_BT1: Tensor, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         if self._begun != self.step or not self.watch.parts:
             self._begun, self.watch.parts = self.step, {}
         self.watch.lap("data")
-        loss = self.loss(batch_BT1)
+        loss = self.loss(batch)
         self.watch.lap("forward")
         part = loss.detach() / self.trainer.accumulate_grad_batches
         self._step_loss = self._step_loss.to(part.device) + part
@@ -167,21 +167,21 @@ class LitTransformer(pl.LightningModule):
             self.watch.last = time.perf_counter()  # what callbacks did is not training time
 
     def on_validation_epoch_start(self) -> None:
-        self._val_sum = torch.zeros(2, dtype=torch.float64)
+        self._zero_validation()
 
-    def validation_step(self, batch_BT1: Tensor, batch_idx: int) -> None:
-        rows = len(batch_BT1)
-        self._val_sum += torch.tensor(
-            [float(self.loss(batch_BT1)) * rows, rows], dtype=torch.float64
-        )
+    def _zero_validation(self) -> None:
+        self._val_sum = torch.zeros(len(self.task.scores) + 1, dtype=torch.float64)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        rows, scores = self.task.score(self.model, batch)
+        sums = [*(score * rows for score in scores), rows]
+        self._val_sum += torch.tensor(sums, dtype=torch.float64)
 
     def on_validation_epoch_end(self) -> None:
         """The mean over the whole validation set; each rank has seen its share of the batches."""
         total = self.trainer.strategy.reduce(self._val_sum.to(self.device), reduce_op="sum")
-        loss = float(total[0] / total[1])
-        self.validation = {"val/loss": loss}
-        if corpus := getattr(getattr(self.trainer, "datamodule", None), "corpus", None):
-            self.validation["val/bpb"] = loss / math.log(2) / corpus.bytes_per_token
+        dataset = getattr(getattr(self.trainer, "datamodule", None), "dataset", None)
+        self.validation = self.task.validation((total[:-1] / total[-1]).tolist(), dataset)
         self.log_dict(self.validation, prog_bar=True, sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

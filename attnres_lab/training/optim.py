@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from attnres_lab.config import OptimConfig
-from attnres_lab.model import Transformer
+from attnres_lab.model import Network
 
 
 class Muon(torch.optim.Muon):
@@ -45,7 +45,7 @@ def lr_factor(c: OptimConfig, progress: float) -> float:
     return 1 - (1 - c.final_lr) * min((progress - (1 - c.decay)) / max(c.decay, 1e-12), 1.0)
 
 
-def parameter_groups(model: Transformer) -> dict[str, list[nn.Parameter]]:
+def parameter_groups(model: Network) -> dict[str, list[nn.Parameter]]:
     """Parameters by kind: ``matrix`` (the trunk's, with weight decay), ``vector`` (gains, embedding
     and head, without) and ``residual``.
     """
@@ -88,13 +88,13 @@ class Together(torch.optim.Optimizer):
         return loss
 
 
-def pseudo_queries(model: Transformer) -> list[nn.Parameter]:
+def pseudo_queries(model: Network) -> list[nn.Parameter]:
     """The pseudo-queries, [reads, D] each."""
     named = model.residual.named_parameters()
     return [p for name, p in named if name.rpartition(".")[2] == "pseudo_query"]
 
 
-def make_optimizer(model: Transformer, c: OptimConfig) -> torch.optim.Optimizer:
+def make_optimizer(model: Network, c: OptimConfig) -> torch.optim.Optimizer:
     """AdamW; or Muon for the trunk's matrices or the pseudo-queries and AdamW for the rest, as
     one.
     """
@@ -130,7 +130,7 @@ def round_to_bf16(parameters: Iterable[nn.Parameter]) -> None:
         parameter.copy_(parameter.bfloat16())
 
 
-def clip_gradients(model: Transformer, clip: float, residual_clip: float | None) -> Tensor:
+def clip_gradients(model: Network, clip: float, residual_clip: float | None) -> Tensor:
     """Clip the gradients by their global norm (0: not at all), the residual connection's by
     themselves where they have a limit of their own. Returns the global norm of before.
     """

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from attnres_lab.model import Transformer
+from attnres_lab.model import Network
 
 #: Weights per position are averaged over this many equal stretches of the sequence.
 STRETCHES = 8
@@ -40,7 +40,7 @@ class Probe:
     module, not a compiled or sharded wrapper.
     """
 
-    def __init__(self, model: Transformer) -> None:
+    def __init__(self, model: Network) -> None:
         self.model = model
         self._values: dict[str, dict[int, Tensor]] = {key: {} for key in PER_SUBLAYER}
         self._reads: dict[int, _Read] = {}

@@ -43,10 +43,10 @@ from attnres_lab.training.callbacks import (
     final_numbers,
 )
 from attnres_lab.training.checkpoint import AtomicCheckpoint, load_checkpoint
-from attnres_lab.training.datamodule import CorpusDataModule
 from attnres_lab.training.environment import write_environment
 from attnres_lab.training.module import LitTransformer
 from attnres_lab.training.progress import Progress
+from attnres_lab.training.task import make_task
 
 PARENT = "ATTNRES_PARENT"  # the process id of who started this rank
 
@@ -127,13 +127,8 @@ def _run(config: RunConfig, files: RunFolder, extra: Extra) -> RunResult:
 
 def _train(config: RunConfig, files: RunFolder, extra: Extra) -> RunResult:
     torch.set_num_threads(config.train.threads)
-    data = CorpusDataModule(config, progress=extra.progress)
-    corpus = data.corpus
-    if corpus.vocab_size > config.model.vocab_size:
-        raise UserError(
-            f"model.vocab_size: {config.model.vocab_size} is less than the tokenizer's "
-            f"{corpus.vocab_size}; set it to that"
-        )
+    data = make_task(config).data(progress=extra.progress)
+    dataset = data.dataset
     log = RunLog(files, config)
     ours: list[pl.Callback] = [Rows(log), Validation(log), DepthRecords(log), End(log)]
     bar = [Progress(config)] if extra.progress else []
@@ -141,7 +136,7 @@ def _train(config: RunConfig, files: RunFolder, extra: Extra) -> RunResult:
     module = LitTransformer(config)
     resume = _resume_point(config, log)
     if trainer.is_global_zero:
-        write_environment(files, config, corpus, trainer.strategy.root_device)
+        write_environment(files, config, dataset, trainer.strategy.root_device)
         files.set_status("running", step=module.step)
     with _quiet():
         trainer.fit(module, data, ckpt_path=resume, weights_only=True if resume else None)
