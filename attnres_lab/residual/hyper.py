@@ -27,6 +27,28 @@ class Connections(NamedTuple):
     write: Tensor
 
 
+def _weighted_sum(weights_MN: Tensor, streams_MND: Tensor) -> Tensor:
+    total = streams_MND[:, 0] * weights_MN[:, 0, None]
+    for n in range(1, weights_MN.shape[1]):  # torch.bmm runs a slow loop on products this small
+        total.addcmul_(streams_MND[:, n], weights_MN[:, n, None])
+    return total
+
+
+class _Read(torch.autograd.Function):
+    """What a sublayer reads [M, D] of streams [M, N, D] with weights [M, N]."""
+
+    @staticmethod
+    def forward(ctx: Any, streams: Tensor, weights: Tensor) -> Tensor:
+        ctx.save_for_backward(streams, weights)
+        return torch.bmm(weights[:, None], streams)[:, 0]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        streams, weights = ctx.saved_tensors
+        return weights[:, :, None] * grad[:, None], torch.linalg.vecdot(streams, grad[:, None])
+
+
 class _Step(torch.autograd.Function):
     """Streams after a sublayer, mix H + write out^T, with one new tensor of their size forward and
     one backward. Shapes: M tokens; streams [M, N, D], out [M, D].
@@ -36,6 +58,8 @@ class _Step(torch.autograd.Function):
     def forward(
         ctx: Any, streams: Tensor, mix: Tensor | None, write: Tensor, out: Tensor
     ) -> Tensor:
+        # batched products are slow on matrices that are spread over memory
+        mix = None if mix is None else mix.contiguous()
         ctx.save_for_backward(streams, mix, write, out)
         written = write[:, :, None], out[:, None]
         if mix is None:
@@ -46,8 +70,7 @@ class _Step(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         streams, mix, write, out = ctx.saved_tensors
-        d_write = torch.bmm(grad, out[:, :, None])[:, :, 0]
-        d_out = torch.bmm(write[:, None], grad)[:, 0]
+        d_write, d_out = torch.linalg.vecdot(grad, out[:, None]), _weighted_sum(write, grad)
         if mix is None:
             return grad, None, d_write, d_out
         return torch.bmm(mix.mT, grad), torch.bmm(grad, streams.mT), d_write, d_out
@@ -110,7 +133,7 @@ class Streams(Residual):
                 for x, n in zip(self.sites[index](state), (1, 2, 1), strict=True)
             )
             flat = state.flatten(0, 1)
-            h_BTD = torch.bmm(read[:, None], flat).view(*state.shape[:2], -1)
+            h_BTD = _Read.apply(flat, read).view(*state.shape[:2], -1)  # type: ignore[no-untyped-call]
         out_MD = sublayer(h_BTD).to(state.dtype).flatten(0, 1)
         with exact(state):
             streams_MND: Tensor = _Step.apply(flat, mix, write, out_MD)  # type: ignore[no-untyped-call]

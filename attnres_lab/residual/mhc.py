@@ -58,7 +58,8 @@ def sinkhorn(logits: Tensor) -> Tensor:
     tokens_last = logits.reshape(-1, *logits.shape[-2:]).permute(1, 2, 0)
     # in parts that a second-level cache holds
     parts = [_Balance.apply(part) for part in tokens_last.split(1024, -1)]  # type: ignore[no-untyped-call]
-    return torch.cat(parts, -1).permute(2, 0, 1).reshape(logits.shape)
+    # batched products are slow on matrices that are spread over memory
+    return torch.cat(parts, -1).permute(2, 0, 1).contiguous().view(logits.shape)
 
 
 class _Balance(torch.autograd.Function):
