@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from attnres_lab.benchmarks import residual
 from attnres_lab.cli import app
 from attnres_lab.errors import UserError
+from attnres_lab.ops import naive
 
 TINY = [
     "bench",
@@ -44,6 +45,10 @@ def test_a_benchmark_writes_one_row_per_arm_and_a_plot(tmp_path):
     assert file.with_suffix(".png").stat().st_size > 0
 
 
+def naive_read(sources, query, gain, eps):
+    return naive.depth_attention(sources, query, gain, eps)
+
+
 def test_an_arm_that_computes_something_else_is_refused():
     case = residual.Case(dim=8, layers=2, batch=1, seq_len=8)
     with (
@@ -56,6 +61,27 @@ def test_an_arm_that_computes_something_else_is_refused():
         residual.check("wrong:full", case)
     with pytest.raises(UserError, match="unknown variant 'blok'"):
         residual.check("blok", case)
+
+
+def test_a_peers_read_has_no_options():
+    case = residual.Case(dim=8, layers=2, batch=1, seq_len=8)
+    plain = {"plain": (naive_read, "torch", False)}
+    with patch.dict("attnres_lab.benchmarks.peers.PEERS", plain):
+        assert residual.check("plain:full", case) < 1e-5
+        with pytest.raises(UserError, match="the read 'plain' has no options"):
+            residual.check("plain:full+heads=4", case)
+
+
+def test_an_arm_has_the_options_that_follow_it():
+    case = residual.Case(dim=8, layers=2, batch=1, seq_len=8)
+    config = residual.model_of("naive:full+heads=4+window=2+mixing=sigmoid", case).config.residual
+    assert (config.heads, config.window, config.mixing) == (4, 2, "sigmoid")
+    assert residual.model_of("block-s2+key_norm=False", case).config.residual.label == (
+        "block-s2-nokeynorm"
+    )
+    assert residual.check("full+heads=4+window=2", case) < 1e-5
+    with pytest.raises(UserError, match="full has no option 'head'; valid: query, mixing"):
+        residual.model_of("full+head=4", case)
 
 
 def test_a_case_that_an_arm_does_not_fit_is_a_users_error():

@@ -2,29 +2,32 @@
 and reads alone, with peers in the same run.
 
 An arm is ``variant`` or ``read:variant``: ``full``, ``block8``, ``block-s4``, any name of the
-registry; ``naive:full``, ``lean:block8``.
+registry; ``naive:full``, ``lean:block8``. Options follow a plus: ``full+heads=4+window=8``,
+``full+key_norm=False``.
 """
 
 from __future__ import annotations
 
+import ast
 import re
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from attnres_lab import ops
 from attnres_lab.benchmarks.peers import Read, installed
 from attnres_lab.errors import UserError
 from attnres_lab.model import ModelConfig, Transformer
 from attnres_lab.model.generate import generate
-from attnres_lab.ops import decoding, lean, naive, twophase
+from attnres_lab.ops import PAPER, decoding, lean, naive, twophase
 from attnres_lab.residual import REGISTRY
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -52,16 +55,23 @@ class Case:
 
 def model_of(arm: str, case: Case) -> Transformer:
     """The arm's model, all with the same trunk weights."""
-    variant = arm.rpartition(":")[2]
-    options: dict[str, Any] = {}
+    variant, *given = arm.rpartition(":")[2].split("+")
+    options = dict(_option(text) for text in given)
     if match := re.fullmatch(r"block(-s)?(\d+)", variant):
-        variant, options = "block", {"block_size" if match[1] else "num_blocks": int(match[2])}
+        variant = "block"
+        options["block_size" if match[1] else "num_blocks"] = int(match[2])
     if variant not in REGISTRY:
         raise UserError(
             f"--variants: unknown variant '{variant}'; valid: {', '.join(sorted(REGISTRY))}, "
             "block<N>, block-s<S>"
         )
-    residual = REGISTRY[variant].Config(name=variant, **options)
+    kind = REGISTRY[variant].Config
+    for key in options:
+        if key not in (valid := [f.name for f in fields(kind) if f.name != "name"]):
+            raise UserError(
+                f"--variants: {variant} has no option '{key}'; valid: {', '.join(valid)}"
+            )
+    residual = kind(name=variant, **options)
     heads = max(1, case.dim // 64)
     model = Transformer(
         ModelConfig(dim=case.dim, num_layers=case.layers, num_heads=heads, residual=residual)
@@ -69,14 +79,31 @@ def model_of(arm: str, case: Case) -> Transformer:
     return model.to(case.device, DTYPES[case.dtype])
 
 
+def _option(text: str) -> tuple[str, Any]:
+    key, _, value = text.partition("=")
+    try:
+        return key, ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+        return key, value
+
+
+def _paper_only(name: str, read: Read) -> Any:
+    def checked(*arguments: Any) -> Tensor:
+        if arguments[4:] not in ((), (PAPER,)):
+            raise UserError(f"--variants: the read '{name}' has no options; take naive or lean")
+        return read(*arguments[:4])
+
+    return checked
+
+
 @contextmanager
 def reading(arm: str, case: Case) -> Iterator[None]:
     """Inside, depth attention is the arm's."""
     name = arm.rpartition(":")[0]
-    reads: dict[str, Read] = {
+    reads: dict[str, Any] = {
         "naive": naive.depth_attention,
         "lean": lean.depth_attention,
-        **installed(case.device),
+        **{name: _paper_only(name, read) for name, read in installed(case.device).items()},
     }
     if name and name not in reads:
         raise UserError(f"--variants: no read '{name}' here; available: {', '.join(reads)}")

@@ -25,7 +25,7 @@ def residual(  # noqa: PLR0913
         "baseline full block8",
         help=(
             "Arms; the first is what ratios refer to. READ:VARIANT forces naive, lean or a peer's "
-            "read."
+            "read; options follow a plus, full+heads=4+window=8."
         ),
     ),
     dim: int = typer.Option(256, min=2),

@@ -25,6 +25,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from attnres_lab.ops.reads import PAPER, Weighing
+
 TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 #: Addresses that one launch writes.
 CHUNK = 32
@@ -128,17 +130,19 @@ def _backward(
     tl.store(d_query + tl.program_id(0).to(tl.int64) * D + cols, d_q, mask=cols < D)
 
 
-def serves(sources: Sequence[Tensor]) -> bool:
-    """Whether the kernels know the dtype; the width must leave a row in registers."""
-    return sources[0].dtype in TYPES and sources[0].shape[-1] <= 16384
+def serves(sources: Sequence[Tensor], how: Weighing = PAPER) -> bool:
+    """Whether the kernels know dtype and weighing; the width must leave a row in registers."""
+    return sources[0].dtype in TYPES and sources[0].shape[-1] <= 16384 and how == PAPER
 
 
-def depth_read(sources: Sequence[Tensor], query: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def depth_read(
+    sources: Sequence[Tensor], query: Tensor, eps: float, how: Weighing = PAPER
+) -> tuple[Tensor, Tensor]:
     """As ``lean.read``."""
     sources = [_aligned(v) for v in sources]
     first, S, (M, D) = sources[0], len(sources), sources[0].shape
     h, lse = torch.empty_like(first), first.new_empty(M, dtype=torch.float32)
-    alpha = first.new_empty(S, M, dtype=torch.float32)
+    alpha = first.new_empty(S, 1, M, dtype=torch.float32)
     sizes = _sizes(first)
     grid = (triton.cdiv(M, sizes["BLOCK_M"]),)
     _forward[grid](
@@ -158,7 +162,12 @@ def depth_read(sources: Sequence[Tensor], query: Tensor, eps: float) -> tuple[Te
 
 
 def depth_read_backward(
-    grad: Tensor, sources: Sequence[Tensor], query: Tensor, alpha: Tensor, eps: float
+    grad: Tensor,
+    sources: Sequence[Tensor],
+    query: Tensor,
+    alpha: Tensor,
+    eps: float,
+    how: Weighing = PAPER,
 ) -> tuple[list[Tensor], Tensor]:
     """As ``lean.read_backward``."""
     sources = [_aligned(v) for v in sources]

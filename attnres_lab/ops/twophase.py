@@ -1,17 +1,17 @@
 """The two-phase schedule (arXiv 2603.15031, section 4) with an exact backward, for Full and Block;
-made for CPUs. Its arithmetic is in ledger.py.
+made for CPUs. Its arithmetic is in depth_buffer.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from attnres_lab.ops.ledger import Ledger
+from attnres_lab.ops.depth_buffer import DepthBuffer
+from attnres_lab.ops.reads import Reads
 
 
 def serves(x: Tensor, parameter: Tensor) -> bool:
@@ -27,33 +27,22 @@ def serves(x: Tensor, parameter: Tensor) -> bool:
     )
 
 
-#: Reads that share a phase 1 when every row is a block of its own (Full).
-WINDOW = 1
-
-
-def phases(ends: Collection[int]) -> frozenset[int]:
-    """Reads before which phase 1 is done: the first of every block; for Full, where blocks are only
-    a schedule, every few.
-    """
-    return frozenset(range(1, max(ends) + 1, WINDOW) if len(ends) == max(ends) else (1, *ends))
-
-
 class _Push(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, ledger: Ledger, out: Tensor, partial: Tensor | None, chain: Tensor
+        ctx: Any, buffer: DepthBuffer, out: Tensor, partial: Tensor | None, chain: Tensor
     ) -> tuple[Tensor | None, Tensor]:
-        row, inverse_rms, readers = ledger.push(out, None if partial is None else partial.detach())
+        row, inverse_rms, readers = buffer.push(out, None if partial is None else partial.detach())
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(row, inverse_rms)
-        ctx.ledger, ctx.readers, ctx.slot, ctx.first, ctx.add = (
-            ledger,
+        ctx.buffer, ctx.readers, ctx.slot, ctx.first, ctx.add = (
+            buffer,
             readers,
-            ledger.slot,
-            ledger.row == 0,
+            buffer.slot,
+            buffer.row == 0,
             partial is not None,
         )
-        return (None if ledger.row in ledger.closing else row), row.new_empty(0)
+        return (None if buffer.row in buffer.reads.closing else row), row.new_empty(0)
 
     @staticmethod
     @once_differentiable
@@ -61,25 +50,26 @@ class _Push(torch.autograd.Function):
         ctx: Any, d_row: Tensor | None, d_chain: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         row, inverse_rms = ctx.saved_tensors
-        gradient = ctx.ledger.pull(row, inverse_rms, ctx.slot, ctx.readers, d_row)
-        d_query = ctx.ledger.finish_backward() if ctx.first else None
-        return None, gradient.view(ctx.ledger.shape), gradient if ctx.add else None, d_query
+        gradient = ctx.buffer.pull(row, inverse_rms, ctx.slot, ctx.readers, d_row)
+        d_query = ctx.buffer.finish_backward() if ctx.first else None
+        return None, ctx.buffer.hidden(gradient), gradient if ctx.add else None, d_query
 
 
 class _Read(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, ledger: Ledger, index: int, chain: Tensor) -> Tensor:
-        h = ledger.read(index)
-        if index == len(ledger.lse):
-            ledger.finish_forward()
-        ctx.save_for_backward(h)
-        ctx.ledger, ctx.index = ledger, index
-        return h.view(ledger.shape)
+    def forward(ctx: Any, buffer: DepthBuffer, index: int, chain: Tensor) -> Tensor:
+        h = buffer.read(index)
+        if index == len(buffer.lse):
+            buffer.finish_forward()
+        if not buffer.sigmoid:  # for gradient . output
+            ctx.save_for_backward(h)
+        ctx.buffer, ctx.index = buffer, index
+        return h
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_read: Tensor) -> tuple[None, None, None]:
-        ctx.ledger.file(ctx.index, d_read, *ctx.saved_tensors)
+        ctx.buffer.file(ctx.index, d_read, *(ctx.saved_tensors or [None]))
         return None, None, None
 
 
@@ -88,49 +78,51 @@ class TwoPhase(NamedTuple):
     the next one.
     """
 
-    ledger: Ledger
+    buffer: DepthBuffer
     embedding: Tensor
     row: int
     partial: Tensor | None
     chain: Tensor
+    total: Tensor | None  # the sum of all rows, where no read comes last
 
     @classmethod
-    def start(
-        cls,
-        x: Tensor,
-        query_RxD: Tensor,
-        ends: Collection[int],
-        phases: Collection[int],
-        eps: float,
-    ) -> TwoPhase:
-        """From the embedding [..., D] and the queries of reads 1 .. R, key gains folded in.
-
-        ``ends``: rows that close a block, the last one included. ``phases``: reads before which
-        phase 1 is done.
+    def start(cls, x: Tensor, query: Tensor, reads: Reads) -> TwoPhase:
+        """From the embedding [..., D] and the queries [R, D] of all reads, as ``Weighing.query``
+        gives them; with static weights, from ``Reads.logits``.
         """
-        ledger = Ledger(x, query_RxD, ends, phases, eps)
-        return cls(ledger, x, 0, *_Push.apply(ledger, x, None, query_RxD))  # type: ignore[no-untyped-call]
+        buffer = DepthBuffer(x, query, reads)
+        total = None if reads.output else x
+        partial, chain = _Push.apply(buffer, x, None, query)  # type: ignore[no-untyped-call]
+        return cls(buffer, x, 0, partial, chain, total)
 
     def read(self) -> Tensor:
         """The depth-weighted sum of the sources, in the shape of the embedding."""
         self._check()
         if self.row == 0:
             return self.embedding
-        return _Read.apply(self.ledger, self.row, self.chain)  # type: ignore[no-any-return,no-untyped-call]
+        return _Read.apply(self.buffer, self.row, self.chain)  # type: ignore[no-any-return,no-untyped-call]
+
+    def sum(self) -> Tensor:
+        """Of all rows, where no read comes last."""
+        assert self.total is not None
+        return self.total
 
     def push(self, out: Tensor) -> TwoPhase:
         """Add a sublayer's output."""
         self._check()
-        after = _Push.apply(self.ledger, out, self.partial, self.chain)  # type: ignore[no-untyped-call]
-        return TwoPhase(self.ledger, self.embedding, self.row + 1, *after)
+        total = None if self.total is None else self.total + out
+        if self.row == self.buffer.reads.count:  # nothing reads this row
+            return self._replace(row=self.row + 1, total=total)
+        partial, chain = _Push.apply(self.buffer, out, self.partial, self.chain)  # type: ignore[no-untyped-call]
+        return TwoPhase(self.buffer, self.embedding, self.row + 1, partial, chain, total)
 
     def weights(self) -> Tensor:
         """Depth weights of the read that was just made, [sources, ...]."""
-        return self.ledger.weights(self.row).detach()
+        return self.buffer.weights(self.row).detach()
 
     def _check(self) -> None:
-        if self.row != self.ledger.row:
+        if self.row != self.buffer.row:
             raise ValueError(
                 f"depth attention: the state after {self.row} sublayers was already stepped to "
-                f"{self.ledger.row}; start again"
+                f"{self.buffer.row}; start again"
             )

@@ -4,20 +4,22 @@ the options of a read are in reads.py.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from attnres_lab import ops
 from attnres_lab.ops import decoding, twophase
 from attnres_lab.ops.decoding import Decoding
 from attnres_lab.ops.lean import wide
+from attnres_lab.ops.reads import Reads
 from attnres_lab.ops.twophase import TwoPhase
 from attnres_lab.residual.base import Residual, ResidualConfig, Sublayer
-from attnres_lab.residual.reads import ReadConfig, Reads
+from attnres_lab.residual.reads import ReadConfig, input_query, parameters
 
 
 class Sources(NamedTuple):
@@ -125,35 +127,42 @@ class AttnRes(Residual):
     ) -> None:
         super().__init__(config, num_sublayers, dim, norm_eps)
         self.ends = config.ends(num_sublayers)
-        self.phases = twophase.phases(self.ends)
         self.window = config.window if isinstance(config, FullConfig) else None
         # what has left the window is missing from the sum; other queries than zero choose
         self.starts_as_baseline = self.window is None and not config.query_std
-        self.reads: Reads | None = None
-        if config.plain:
-            # reads 1 .. L-1, then the output read
-            self.pseudo_query = nn.Parameter(torch.zeros(num_sublayers, dim))
-            self.key_gain = nn.Parameter(torch.ones(num_sublayers, dim))
-        else:
-            counts = [
-                self.num_sources(index) for index in range(1, num_sublayers + config.output_read)
-            ]
-            self.reads = Reads(config, counts, dim, norm_eps)
+        self.weighing = config.weighing
+        self.reads = Reads(self.ends, norm_eps, self.weighing, self.window, config.output_read)
+        # reads 1 .. L-1, and the output read
+        self.counts = [self.num_sources(index) for index in range(1, self.reads.count + 1)]
+        for name, parameter in parameters(config, self.counts, dim).items():
+            self.register_parameter(name, parameter)
 
     def start(self, x_BTD: Tensor) -> State:
-        if self.reads is not None:
-            return Sources((x_BTD,), None, self.reads.start())
-        if decoding.serves(x_BTD):
-            return Decoding(
-                x_BTD, wide(self.pseudo_query) * wide(self.key_gain), self.ends, self.norm_eps
-            )
-        if twophase.serves(x_BTD, self.pseudo_query):
-            return TwoPhase.start(
-                x_BTD, self.pseudo_query * self.key_gain, self.ends, self.phases, self.norm_eps
-            )
-        pairs = zip(self.pseudo_query.unbind(), self.key_gain.unbind(), strict=True)
-        return Sources(
-            (x_BTD,), None, tuple({"query": query, "gain": gain} for query, gain in pairs)
+        if self.config.query == "learned":
+            first = next(self.parameters())
+            if decoding.serves(x_BTD):
+                return Decoding(x_BTD, self._queries(wide), self.reads)
+            if twophase.serves(x_BTD, first):
+                return TwoPhase.start(x_BTD, self._queries(), self.reads)
+        return Sources((x_BTD,), None, self.per_read())
+
+    def _queries(self, to: Callable[[Tensor], Tensor] = lambda x: x) -> Tensor:
+        """Of all reads, as the schedules take them: [R, D], or learned logits by slot."""
+        named = {name: to(parameter) for name, parameter in self.named_parameters()}
+        if "scalars" in named:
+            return self.weighing.query(self.reads.logits(named["scalars"]), None)
+        return self.weighing.query(named["pseudo_query"], named.get("key_gain"))
+
+    def per_read(self) -> tuple[dict[str, Tensor], ...]:
+        """The parameters of each read. One unbind per forward pass: indexing in every read would
+        build a full-size gradient each time.
+        """
+        parts = {
+            name: parameter.split(self.counts) if name == "scalars" else parameter.unbind()  # type: ignore[no-untyped-call]
+            for name, parameter in self.named_parameters()
+        }
+        return tuple(
+            dict(zip(parts, values, strict=True)) for values in zip(*parts.values(), strict=True)
         )
 
     def step(self, state: State, sublayer: Sublayer, index: int) -> State:
@@ -168,9 +177,11 @@ class AttnRes(Residual):
         return state._replace(partial=open_sum)
 
     def finish(self, state: State) -> Tensor:
-        if isinstance(state, Sources) and not self.config.output_read:
-            return torch.stack(state.done).sum(0)
-        return self._read(state, self.num_sublayers)
+        if self.config.output_read:
+            return self._read(state, self.num_sublayers)
+        if isinstance(state, TwoPhase):
+            return state.sum()
+        return state.read() if isinstance(state, Decoding) else torch.stack(state.done).sum(0)
 
     def _read(self, state: State, index: int) -> Tensor:
         """What enters sublayer ``index``; the weights go to the observer."""
@@ -178,16 +189,19 @@ class AttnRes(Residual):
             h_BTD = state.read()
             weights = state.weights
         elif index == 0:
-            return state.done[0]
-        elif self.reads is not None:
-            h_BTD, weights_SBT = self.reads(self._sources(state), state.parameters[index - 1])
-            weights = lambda: weights_SBT  # noqa: E731
+            h_BTD = state.done[0]
         else:
-            query, gain = state.parameters[index - 1].values()
-            sources = self._sources(state)
-            h_BTD = ops.depth_attention(sources, query, gain, self.norm_eps)
-            weights = partial(ops.depth_weights, sources, query, gain, self.norm_eps)
-        if self.observer is not None and index > 0:
+            named, sources = state.parameters[index - 1], self._sources(state)
+            if (projection := named.get("projection")) is not None:
+                query = input_query(sources[-1], projection, self.norm_eps)
+            else:
+                query = named["scalars" if "scalars" in named else "pseudo_query"]
+            read = (sources, query, named.get("key_gain"), self.norm_eps, self.weighing)
+            h_BTD = ops.depth_attention(*read)
+            weights = partial(ops.depth_weights, *read)
+        if index == 0:
+            return h_BTD
+        if self.observer is not None:
             with torch.no_grad():
                 self.observer(index, self._names(index), weights())
         if self.config.scale == "sum":
@@ -217,12 +231,12 @@ class AttnRes(Residual):
         return 1 + min(closed, self.window or closed) + (index > 0 and index not in self.ends)
 
     def flops_per_token(self) -> int:
-        if self.reads is not None:
-            return self.reads.flops_per_token()
-        # a logit and a weighted value per source: 2 D each
-        return sum(
-            4 * self.dim * self.num_sources(index) for index in range(1, self.num_sublayers + 1)
-        )
+        """A logit (but for static mixing) and a weighted value per source, 2 D each; for the input
+        query a product of 2 D D per read.
+        """
+        per_source = 2 * self.dim if self.config.mixing == "static" else 4 * self.dim
+        per_read = 2 * self.dim**2 if self.config.query == "input" else 0
+        return per_source * sum(self.counts) + per_read * len(self.counts)
 
 
 class Block(AttnRes):

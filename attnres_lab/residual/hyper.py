@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from attnres_lab.residual.base import Residual, ResidualConfig, Sublayer, exact
 
@@ -24,6 +25,84 @@ class Connections(NamedTuple):
     read: Tensor
     mix: Tensor | None
     write: Tensor
+
+
+def _weighted_sum(weights_MN: Tensor, streams_MND: Tensor) -> Tensor:
+    total = streams_MND[:, 0] * weights_MN[:, 0, None]
+    for n in range(1, weights_MN.shape[1]):  # torch.bmm runs a slow loop on products this small
+        total.addcmul_(streams_MND[:, n], weights_MN[:, n, None])
+    return total
+
+
+class _Read(torch.autograd.Function):
+    """What a sublayer reads [M, D] of streams [M, N, D] with weights [M, N]."""
+
+    @staticmethod
+    def forward(ctx: Any, streams: Tensor, weights: Tensor) -> Tensor:
+        ctx.save_for_backward(streams, weights)
+        return torch.bmm(weights[:, None], streams)[:, 0]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        streams, weights = ctx.saved_tensors
+        return weights[:, :, None] * grad[:, None], torch.linalg.vecdot(streams, grad[:, None])
+
+
+class _Step(torch.autograd.Function):
+    """Streams after a sublayer, mix H + write out^T, with one new tensor of their size forward and
+    one backward. Shapes: M tokens; streams [M, N, D], out [M, D].
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, streams: Tensor, mix: Tensor | None, write: Tensor, out: Tensor
+    ) -> Tensor:
+        # batched products are slow on matrices that are spread over memory
+        mix = None if mix is None else mix.contiguous()
+        ctx.save_for_backward(streams, mix, write, out)
+        written = write[:, :, None], out[:, None]
+        if mix is None:
+            return torch.addcmul(streams, *written)
+        return torch.bmm(mix, streams).addcmul_(*written)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        streams, mix, write, out = ctx.saved_tensors
+        d_write, d_out = torch.linalg.vecdot(grad, out[:, None]), _weighted_sum(write, grad)
+        if mix is None:
+            return grad, None, d_write, d_out
+        return torch.bmm(mix.mT, grad), torch.bmm(grad, streams.mT), d_write, d_out
+
+
+class _NormedProduct(torch.autograd.Function):
+    """RMSNorm(x) W [M, C] without keeping the normalised x: the norm has no gain, so that it is a
+    factor per token. x [M, D], W [D, C].
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        inverse_rms = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        product = torch.mm(x, weight).mul_(inverse_rms)
+        ctx.save_for_backward(x, weight, product, inverse_rms)
+        return product
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, weight, product, inverse_rms = ctx.saved_tensors
+        along_x = (grad * product).sum(-1, keepdim=True).mul_(inverse_rms.square())
+        grad = grad * inverse_rms
+        d_x = torch.mm(grad, weight.t()).addcmul_(x, along_x, value=-1 / x.shape[-1])
+        return d_x, torch.mm(x.t(), grad), None
+
+
+def normed_product(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """RMSNorm(x) W [..., C], the norm without a gain, of x [..., D] and W [D, C]."""
+    flat = _NormedProduct.apply(x.reshape(-1, x.shape[-1]), weight, eps)  # type: ignore[no-untyped-call]
+    return flat.view(*x.shape[:-1], -1)  # type: ignore[no-any-return]
 
 
 class Streams(Residual):
@@ -49,14 +128,16 @@ class Streams(Residual):
 
     def step(self, state: Tensor, sublayer: Sublayer, index: int) -> Tensor:
         with exact(state):
-            read, mix, write = self.sites[index](state)
-            h_BTD = torch.einsum("...n,...nd->...d", read, state)
-        out_BTD = sublayer(h_BTD)
+            read, mix, write = (
+                None if x is None else x.expand(*state.shape[:2], *x.shape[-n:]).flatten(0, 1)
+                for x, n in zip(self.sites[index](state), (1, 2, 1), strict=True)
+            )
+            flat = state.flatten(0, 1)
+            h_BTD = _Read.apply(flat, read).view(*state.shape[:2], -1)  # type: ignore[no-untyped-call]
+        out_MD = sublayer(h_BTD).to(state.dtype).flatten(0, 1)
         with exact(state):
-            mixed = state if mix is None else torch.einsum("...mn,...nd->...md", mix, state)
-            written = write.unsqueeze(-1) * out_BTD.unsqueeze(-2)
-        streams_BTND: Tensor = mixed + written
-        return streams_BTND
+            streams_MND: Tensor = _Step.apply(flat, mix, write, out_MD)  # type: ignore[no-untyped-call]
+        return streams_MND.view(state.shape)
 
     def finish(self, state: Tensor) -> Tensor:
         return state.sum(-2)
@@ -114,8 +195,7 @@ class HyperSite(nn.Module):
     def forward(self, h_BTND: Tensor) -> Connections:
         if self.projection is None:
             return Connections(self.read, self.mix, self.write)
-        normed_BTND = nn.functional.rms_norm(h_BTND, h_BTND.shape[-1:], eps=self.norm_eps)
-        moves = (normed_BTND @ self.projection).tanh()
+        moves = normed_product(h_BTND, self.projection, self.norm_eps).tanh()
         read, mix, write = moves[..., 0], moves[..., 1:-1].mT, moves[..., -1]
         return Connections(
             self.read + self.scale[0] * read,

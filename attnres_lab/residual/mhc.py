@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import permutations
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from attnres_lab.residual.base import ResidualConfig
-from attnres_lab.residual.hyper import Connections, Streams
+from attnres_lab.residual.hyper import Connections, Streams, normed_product
 
 ROUNDS = 20  # of Sinkhorn-Knopp, the paper's number
 OFF = -8.0  # initial logit of what is off at the start: the mixing starts near the identity
@@ -54,11 +55,51 @@ def sinkhorn(logits: Tensor) -> Tensor:
     """A doubly stochastic matrix [..., N, N] from exp(logits): columns, then rows, ``ROUNDS``
     times; the rows sum to 1 exactly.
     """
-    m = (logits - logits.amax((-2, -1), keepdim=True)).exp()
-    for _ in range(ROUNDS):
-        m = m / m.sum(-2, keepdim=True)
-        m = m / m.sum(-1, keepdim=True)
-    return m
+    tokens_last = logits.reshape(-1, *logits.shape[-2:]).permute(1, 2, 0)
+    # in parts that a second-level cache holds
+    parts = [_Balance.apply(part) for part in tokens_last.split(1024, -1)]  # type: ignore[no-untyped-call]
+    # batched products are slow on matrices that are spread over memory
+    return torch.cat(parts, -1).permute(2, 0, 1).contiguous().view(logits.shape)
+
+
+class _Balance(torch.autograd.Function):
+    """Sinkhorn-Knopp with the exact gradient of its rounds. The matrix after each is diag(r) E
+    diag(c) with E = exp(logits), so a round is two products of E with vectors, and only the factors
+    are kept. Matrices [N, N, M], factors [N, M], tokens last: N is small.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor) -> Tensor:
+        logits = logits.contiguous()  # each round walks along the tokens
+        e = (logits - logits.amax((0, 1))).exp_()
+        rows, columns, r = [torch.ones_like(e[0])], [], torch.ones_like(e[0])
+        product = torch.empty_like(e)
+        for _ in range(ROUNDS):
+            c = torch.mul(e, r[:, None], out=product).sum(0).reciprocal_()
+            r = torch.mul(e, c, out=product).sum(1).reciprocal_()
+            rows.append(r)
+            columns.append(c)
+        ctx.save_for_backward(e, torch.stack(rows), torch.stack(columns))
+        return product.mul_(r[:, None])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        e, rows, columns = ctx.saved_tensors
+        grad, product = grad.contiguous(), torch.empty_like(e)
+        d_e = grad * rows[-1][:, None]
+        d_c = torch.mul(d_e, e, out=product).sum(0)
+        d_e.mul_(columns[-1])
+        d_r = torch.mul(grad, e, out=product).mul_(columns[-1]).sum(1)
+        for r, before, c in zip(rows[1:].flip(0), rows[:-1].flip(0), columns.flip(0), strict=True):
+            d_sum = d_r.mul_(r).mul_(r).neg_()  # r = 1 / (E c)
+            d_e.addcmul_(d_sum[:, None], c)
+            d_c += torch.mul(e, d_sum[:, None], out=product).sum(0)
+            d_sum = d_c.mul_(c).mul_(c).neg_()  # c = 1 / (r E)
+            d_e.addcmul_(before[:, None], d_sum)
+            d_r = torch.mul(e, d_sum, out=product).sum(1)
+            d_c.zero_()
+        return d_e.mul_(e)
 
 
 class MHCSite(nn.Module):
@@ -105,10 +146,7 @@ class MHCSite(nn.Module):
             )
 
     def forward(self, h_BTND: Tensor) -> Connections:
-        flat = h_BTND.flatten(-2)
-        moves_BTC = (
-            nn.functional.rms_norm(flat, flat.shape[-1:], eps=self.norm_eps) @ self.projection
-        )
+        moves_BTC = normed_product(h_BTND.flatten(-2), self.projection, self.norm_eps)
         moves = moves_BTC.split(self.sizes, -1)  # type: ignore[no-untyped-call]
         gated = [gate * part for gate, part in zip(self.gate, moves, strict=True)]
         read, write, *mix = (torch.cat(gated, -1) + self.bias).split(self.sizes, -1)  # type: ignore[no-untyped-call]

@@ -1,5 +1,5 @@
-"""Depth attention with the options of the paper's ablations (arXiv 2603.15031, Table 4): the
-general read.
+"""Depth attention with the options of the paper's ablations (arXiv 2603.15031, Table 4): their
+configuration and parameters.
 
     logit_i = q . k_i / temperature
     alpha = softmax_i or sigmoid of the logits
@@ -23,19 +23,22 @@ Choices where the paper says only a word:
 - ``output_read: false``: the final hidden state is the plain sum of all sources, as in the
   baseline.
 
-Shapes: S sources, B batch, T time, D width, H heads, E = D/H, R reads that have a choice (those
-before sublayers 2 .. L, and the output's).
+Shapes: B batch, T time, D width, R reads that have a choice (those before sublayers 2 .. L, and
+the output's).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attnres_lab.ops import Weighing
+from attnres_lab.ops.lean import wide
 from attnres_lab.residual.base import ResidualConfig, exact
 
 
@@ -54,11 +57,9 @@ class ReadConfig(ResidualConfig):
     later = ("query_std", "scale")
 
     @property
-    def plain(self) -> bool:
-        """Whether each read is ``ops.depth_attention``: no option is given but for start and
-        scale.
-        """
-        return not replace(self, query_std=0.0, scale="mean").suffix
+    def weighing(self) -> Weighing:
+        """How each read weighs its sources."""
+        return Weighing(self.mixing, int(self.heads), self.key_norm, self.temperature)
 
     @property
     def has_queries(self) -> bool:
@@ -114,84 +115,24 @@ class ReadConfig(ResidualConfig):
                     )
 
 
-class Reads(nn.Module):
-    """All reads of a model. ``counts``: the number of sources of each of the R reads."""
+def parameters(config: ReadConfig, counts: Sequence[int], dim: int) -> dict[str, nn.Parameter]:
+    """Those of all reads at their start, by name. ``counts``: the number of sources of each of R
+    reads.
+    """
+    if config.mixing == "static":
+        # in a row: reads have different numbers of sources
+        return {"scalars": nn.Parameter(torch.zeros(sum(counts)))}
+    shape = (len(counts), dim)
+    named = (
+        {"projection": nn.Parameter(torch.zeros(*shape, dim))}
+        if config.query == "input"
+        else {"pseudo_query": nn.Parameter(torch.zeros(shape))}
+    )
+    return named | ({"key_gain": nn.Parameter(torch.ones(shape))} if config.key_norm else {})
 
-    def __init__(
-        self, config: ReadConfig, counts: Sequence[int], dim: int, norm_eps: float
-    ) -> None:
-        super().__init__()
-        self.config, self.dim, self.norm_eps, self.counts = config, dim, norm_eps, tuple(counts)
-        if config.mixing == "static":
-            # in a row: reads have different numbers of sources
-            self.scalars = nn.Parameter(torch.zeros(sum(counts)))
-            return
-        if config.query == "input":
-            self.projection = nn.Parameter(torch.zeros(len(counts), dim, dim))
-        else:
-            self.pseudo_query = nn.Parameter(torch.zeros(len(counts), dim))
-        if config.key_norm:
-            self.key_gain = nn.Parameter(torch.ones(len(counts), dim))
 
-    def start(self) -> tuple[dict[str, Tensor], ...]:
-        """The parameters of each read. One unbind per forward pass: indexing in every read would
-        build a full-size gradient each time.
-        """
-        parts: dict[str, Any] = {
-            name: torch.split(parameter, list(self.counts))
-            if name == "scalars"
-            else parameter.unbind()
-            for name, parameter in self.named_parameters()
-        }
-        return tuple(
-            dict(zip(parts, values, strict=True)) for values in zip(*parts.values(), strict=True)
-        )
-
-    def forward(
-        self, sources: Sequence[Tensor], parameters: dict[str, Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """The hidden state [B, T, D] in the sources' dtype, and the weights [S, B, T], averaged
-        over heads.
-        """
-        v_SBTD = torch.stack(tuple(sources))
-        v_SBTD = v_SBTD if v_SBTD.dtype == torch.float64 else v_SBTD.float()
-        v_SBTHE = self._split(v_SBTD)
-        with exact(v_SBTD):
-            logits_SBTH = self._logits(v_SBTD, parameters) / self.config.temperature
-            alpha_SBTH = (
-                logits_SBTH.sigmoid() if self.config.mixing == "sigmoid" else logits_SBTH.softmax(0)
-            )
-            h_BTHE = torch.einsum("sbth,sbthe->bthe", alpha_SBTH, v_SBTHE)
-        return h_BTHE.flatten(-2).to(sources[0].dtype), alpha_SBTH.mean(-1)
-
-    def _logits(self, v_SBTD: Tensor, parameters: dict[str, Tensor]) -> Tensor:
-        if self.config.mixing == "static":
-            return (
-                parameters["scalars"]
-                .to(v_SBTD.dtype)[:, None, None, None]
-                .expand(*v_SBTD.shape[:3], 1)
-            )
-        k_SBTD = v_SBTD
-        if self.config.key_norm:
-            k_SBTD = self._norm(v_SBTD) * parameters["key_gain"].to(v_SBTD.dtype)
-        k_SBTHE = self._split(k_SBTD)
-        if self.config.query == "input":
-            q_BTD = self._norm(v_SBTD[-1]) @ parameters["projection"].to(v_SBTD.dtype).T
-            return torch.einsum("sbthe,bthe->sbth", k_SBTHE, self._split(q_BTD))
-        q_HE = self._split(parameters["pseudo_query"].to(v_SBTD.dtype))
-        return torch.einsum("sbthe,he->sbth", k_SBTHE, q_HE)
-
-    def _split(self, x_D: Tensor) -> Tensor:
-        """The channels, last, as heads [..., H, E]."""
-        return x_D.view(*x_D.shape[:-1], int(self.config.heads), -1)
-
-    def _norm(self, x: Tensor) -> Tensor:
-        return x * x.square().mean(-1, keepdim=True).add(self.norm_eps).rsqrt()
-
-    def flops_per_token(self) -> int:
-        """A logit (but for static mixing) and a weighted value per source, 2 D each; a projection
-        of 2 D D per read.
-        """
-        per_source = 2 * self.dim if self.config.mixing == "static" else 4 * self.dim
-        per_read = 2 * self.dim**2 if self.config.query == "input" else 0
-        return per_source * sum(self.counts) + per_read * len(self.counts)
+def input_query(newest_BTD: Tensor, projection_DxD: Tensor, eps: float) -> Tensor:
+    """W RMSNorm(newest source) [B, T, D], in fp32 at least."""
+    with exact(newest_BTD):
+        normed_BTD = F.rms_norm(wide(newest_BTD), newest_BTD.shape[-1:], eps=eps)
+        return normed_BTD @ projection_DxD.to(normed_BTD.dtype).T

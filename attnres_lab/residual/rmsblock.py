@@ -50,13 +50,7 @@ class RMSBlock(Block):
 
     def start(self, x_BTD: Tensor) -> Any:
         """No other schedule: they add up raw outputs."""
-        return RMSState(Sources((x_BTD,), None, self._per_read()), None)
-
-    def _per_read(self) -> tuple[dict[str, Tensor], ...]:
-        if self.reads is not None:
-            return self.reads.start()
-        pairs = zip(self.pseudo_query.unbind(), self.key_gain.unbind(), strict=True)
-        return tuple({"query": query, "gain": gain} for query, gain in pairs)
+        return RMSState(Sources((x_BTD,), None, self.per_read()), None)
 
     def step(self, state: Any, sublayer: Sublayer, index: int) -> Any:
         sources, normed = RMSState(*state)

@@ -8,6 +8,7 @@ import torch
 from attnres_lab.model import ModelConfig, Transformer
 from attnres_lab.ops.decoding import FEW, Decoding, serves
 from attnres_lab.ops.naive import depth_attention, depth_weights
+from attnres_lab.ops.reads import Reads
 from attnres_lab.residual.attnres import BlockConfig, FullConfig
 
 EPS = 1e-6
@@ -25,8 +26,7 @@ def walk(ends, dim=16, tokens=(3, 1), dtype=torch.float64, scale=1.0):
     state = Decoding(
         x,
         query.double() * gain.double() if dtype == torch.float64 else query.float() * gain.float(),
-        ends,
-        EPS,
+        Reads(ends, EPS),
     )
     for index in range(ends[-1] + 1):
         sources = done if partial is None else [*done, partial]

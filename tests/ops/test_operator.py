@@ -186,7 +186,7 @@ def test_the_lean_read_is_a_sound_operator():
     """Schema, fake implementation, autograd registration and graph tracing agree."""
     sources = [torch.randn(4, 8, dtype=torch.float64, requires_grad=True) for _ in range(3)]
     query = torch.randn(8, dtype=torch.float64, requires_grad=True)
-    torch.library.opcheck(lean.depth_read, (sources, query, EPS))
+    torch.library.opcheck(lean.depth_read, (sources, query, EPS, "softmax", 1, True))
 
 
 def test_the_lean_read_saves_weights_and_references_only():

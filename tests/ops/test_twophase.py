@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from attnres_lab.ops import twophase
 from attnres_lab.ops.naive import depth_attention
+from attnres_lab.ops.reads import Reads
 from attnres_lab.ops.twophase import TwoPhase
 
 EPS = 1e-6
@@ -66,7 +66,9 @@ class Net:
 
     def fast(self, call=lambda f, h: f(h), phases=None):
         state = TwoPhase.start(
-            self.x, self.query * self.gain, self.ends, phases or twophase.phases(self.ends), EPS
+            self.x,
+            self.query * self.gain,
+            Reads(self.ends, EPS, starts=frozenset(phases) if phases else None),
         )
         reads = []
         for w in self.matrices:
@@ -198,9 +200,9 @@ def test_frozen_inputs_and_no_grad():
 
 def test_rows_are_freed_by_the_backward_pass_and_the_graph_holds_no_cycle():
     net = Net(6, 16, (1, 2, 3, 4, 5, 6))
-    state = TwoPhase.start(net.x, net.query * net.gain, net.ends, twophase.phases(net.ends), EPS)
-    rows = weakref.ref(state.ledger.values.untyped_storage())
-    ledger = weakref.ref(state.ledger)
+    state = TwoPhase.start(net.x, net.query * net.gain, Reads(net.ends, EPS))
+    rows = weakref.ref(state.buffer.values.untyped_storage())
+    buffer = weakref.ref(state.buffer)
     for w in net.matrices:
         state = state.push(torch.tanh(state.read() @ w))
     loss = state.read().sum()
@@ -208,11 +210,11 @@ def test_rows_are_freed_by_the_backward_pass_and_the_graph_holds_no_cycle():
     gc.disable()
     try:
         loss.backward()
-        assert ledger() is not None
-        assert not hasattr(ledger(), "values")
-        assert ledger().backward_pass is None
+        assert buffer() is not None
+        assert not hasattr(buffer(), "values")
+        assert buffer().backward_pass is None
         del loss
-        assert ledger() is None
+        assert buffer() is None
         assert rows() is None
     finally:
         gc.enable()
@@ -222,10 +224,10 @@ def test_memory_is_used_again_only_after_the_graph_that_holds_it():
     x, query = torch.randn(512, 512), torch.zeros(2, 512)
 
     def start():
-        return TwoPhase.start(x.requires_grad_(), query, (1, 2), (1, 2), EPS)
+        return TwoPhase.start(x.requires_grad_(), query, Reads((1, 2), EPS))
 
     def place(state):
-        return state.ledger.values.data_ptr()
+        return state.buffer.values.data_ptr()
 
     first = start()
     old = place(first)
@@ -239,7 +241,7 @@ def test_memory_is_used_again_only_after_the_graph_that_holds_it():
 def test_weights_are_the_softmax_over_the_sources():
     net = Net(4, 8, (2, 4))
     with torch.no_grad():
-        state = TwoPhase.start(net.x, net.query * net.gain, net.ends, (1, 2, 4), EPS)
+        state = TwoPhase.start(net.x, net.query * net.gain, Reads(net.ends, EPS))
         for index, w in enumerate(net.matrices):
             h = state.read()
             if index:
@@ -252,7 +254,7 @@ def test_weights_are_the_softmax_over_the_sources():
 def test_a_state_is_stepped_once():
     """Its buffers go on with the next state: a second branch would overwrite the first one's."""
     net = Net(4, 8, (2, 4))
-    state = TwoPhase.start(net.x, net.query * net.gain, net.ends, (1, 2, 4), EPS)
+    state = TwoPhase.start(net.x, net.query * net.gain, Reads(net.ends, EPS))
     state.push(net.x)
     with pytest.raises(ValueError, match="already stepped"):
         state.push(net.x)

@@ -56,7 +56,14 @@ SLOWLY = [VARIANTS[0], pytest.param(VARIANTS[1], marks=pytest.mark.slow)]
 TOKENS = torch.randint(0, 64, (200, 2, 17), generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("residual", VARIANTS, ids=lambda r: r.label)
+OPTIONS = [
+    FullConfig(heads=4, window=3),
+    FullConfig(mixing="static", output_read=False),
+    BlockConfig(block_size=4, mixing="sigmoid"),
+]
+
+
+@pytest.mark.parametrize("residual", [*VARIANTS, *OPTIONS], ids=lambda r: r.label)
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_the_models_gradients_are_those_of_naive_reads(residual, checkpointing, monkeypatch):
     model = lm(residual, activation_checkpointing=checkpointing).double()

@@ -124,7 +124,7 @@ OPTIONS = [
 
 def reads_with_options(residual, config):
     """The parameters of the package's general reads, in the reference's terms."""
-    for parameters in residual.reads.start():
+    for parameters in residual.per_read():
         yield reference.Read(
             parameters.get("pseudo_query"),
             parameters.get("key_gain"),
