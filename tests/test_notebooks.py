@@ -1,6 +1,7 @@
 """The notebooks run on a fresh clone, without a finished sweep."""
 
 import os
+import re
 from pathlib import Path
 
 import nbformat
@@ -10,8 +11,8 @@ ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
-def test_there_are_three() -> None:
-    assert len(NOTEBOOKS) == 3
+def test_there_are_four() -> None:
+    assert len(NOTEBOOKS) == 4
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -72,3 +73,12 @@ def test_the_second_finds_the_gain_that_it_put_in(outputs) -> None:
 def test_the_third_looks_into_a_record(outputs) -> None:
     assert "this record is made up" in outputs["3"]
     assert "evenness" in outputs["3"]
+
+
+@pytest.mark.slow
+def test_the_fourth_trains_with_a_stock_trainer(outputs) -> None:
+    """Twenty steps; ten where two batches are one step."""
+    assert re.search(r"val/loss \d\.\d+ in .*\.ckpt", outputs["4"])
+    assert "val/loss" in outputs["4"].split("logged: ")[1].splitlines()[0]
+    assert "optimiser steps: 10" in outputs["4"]
+    assert "'val/bpb'" in outputs["4"]
