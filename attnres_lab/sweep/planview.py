@@ -22,9 +22,10 @@ from attnres_lab.sweep.pricing import (
     device_of,
     wall_seconds,
 )
+from attnres_lab.sweep.process import resolve
 from attnres_lab.sweep.report import SHOWN
 from attnres_lab.sweep.space import sets
-from attnres_lab.sweep.spec import SpecFile
+from attnres_lab.sweep.spec import TRAIN, SpecFile
 from attnres_lab.sweep.summary import columns, duration, show
 from attnres_lab.sweep.trials import Trial
 from attnres_lab.sweep.tuning import EXPECTED, Tuning
@@ -39,6 +40,8 @@ def print_plan(
     for what cannot run.
     """
     planner, spec = Planner(source), source.spec
+    if spec.function != TRAIN:
+        resolve(spec.function)
     plan = make_plan(planner, folder, large=large)
     trials = plan.known()
     device = device_of(spec, trials, expected_slots(spec))

@@ -13,9 +13,11 @@ import time
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
+from attnres_lab.errors import UserError
 from attnres_lab.runs import failures
 from attnres_lab.runs.folder import DONE, RunFolder, write_json
 from attnres_lab.runs.lock import heartbeat
@@ -44,13 +46,24 @@ def execute(path: Path, function: str) -> int:
         return _run(folder, function)
 
 
+def resolve(function: str) -> Any:
+    """The callable ``module:name``. Raises UserError where there is none."""
+    module, _, name = function.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(
+            f"function: {function}: {error}; it must be importable from where attnres runs, as a "
+            "module of an installed package or on PYTHONPATH"
+        ) from None
+
+
 def _run(folder: RunFolder, function: str) -> int:
     try:
         from attnres_lab.config import load
 
         config = load(folder.config)
-        module, _, name = function.partition(":")
-        run = getattr(importlib.import_module(module), name)
+        run = resolve(function)
         if function != "attnres_lab.training.run:run":
             folder.set_status("running", step=folder.status().step)
         value = run(config, folder.path)

@@ -22,7 +22,7 @@ import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 
-from attnres_lab.config import RunConfig, content_hash, load, to_yaml
+from attnres_lab.config import RunConfig, TrainConfig, content_hash, load, to_yaml
 from attnres_lab.errors import UserError
 from attnres_lab.runs.failures import REMEDY, describe, of_exit
 from attnres_lab.runs.folder import (
@@ -48,6 +48,7 @@ from attnres_lab.training.module import LitTransformer
 from attnres_lab.training.progress import Progress
 from attnres_lab.training.task import make_task
 
+PROCESSES = 4  # ranks for each core that may be asked for
 PARENT = "ATTNRES_PARENT"  # the process id of who started this rank
 
 
@@ -89,6 +90,7 @@ def run(
     try:
         files.path.mkdir(parents=True, exist_ok=True)
         with only_one(files), heartbeat(files):
+            _accelerator(config.train)  # before any rank starts
             if config.train.world > 1 and "attnres_lab.training.run" not in str(
                 getattr(sys.modules["__main__"], "__spec__", None)
             ):
@@ -174,17 +176,27 @@ def _conclude(log: RunLog, module: LitTransformer, writes: bool) -> RunResult:
     return RunResult(log.folder.status(), result)
 
 
+def _accelerator(t: TrainConfig) -> str:
+    """``cuda`` or ``cpu``. Raises UserError for devices that are not there."""
+    gpus, cores = torch.cuda.device_count(), os.cpu_count() or 1
+    if t.device == "cuda" and not gpus:
+        raise UserError(
+            "train.device: cuda was asked for, but torch finds no GPU here; use auto or cpu"
+        )
+    cuda = t.device == "cuda" or (t.device == "auto" and gpus > 0)
+    if t.devices > (most := gpus if cuda else PROCESSES * cores):
+        raise UserError(
+            f"train.devices: {t.devices}, but this machine has {gpus} GPUs and {cores} cores; "
+            f"give at most {most}"
+        )
+    return "cuda" if cuda else "cpu"
+
+
 def _trainer(
     config: RunConfig, files: RunFolder, callbacks: list[pl.Callback], logger: Any
 ) -> pl.Trainer:
     t = config.train
-    accelerator = (
-        t.device if t.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    )
-    if accelerator == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            "train.device: cuda was asked for, but torch finds no GPU here; use auto or cpu"
-        )
+    accelerator = _accelerator(t)
     bf16 = t.precision == "bf16" or (
         t.precision == "auto" and accelerator == "cuda" and torch.cuda.is_bf16_supported()
     )

@@ -79,9 +79,20 @@ def visible_gpus() -> list[str]:
     return [ids.get(word, word) for word in allowed.split(",") if word and word != "-1"]
 
 
+#: Trials for each core, or GPU, that may be asked for.
+CROWD = 16
+
+
 def make_leases(config: LocalConfig, resources: Resources, gpus: list[str]) -> list[Lease]:
-    """Disjoint leases: no device and, where there are enough, no core is in two of them."""
+    """Disjoint leases: no device and, where there are enough, no core is in two of them. Raises
+    UserError for more workers than could get on.
+    """
     cores, need = sorted(os.sched_getaffinity(0)), resources.threads * max(1, resources.devices)
+    if (config.workers or 0) > (most := CROWD * len(gpus or cores)):
+        raise UserError(
+            f"launcher.workers: {config.workers} trials at a time on {len(cores)} cores and "
+            f"{len(gpus)} GPUs would stand in each other's way; give at most {most}"
+        )
     if gpus and resources.devices:
         n = resources.devices
         groups = [tuple(gpus[i : i + n]) for i in range(0, len(gpus) - n + 1, n)][: config.workers]

@@ -1,0 +1,99 @@
+"""What a user may get wrong on the command line: one line with the place and the remedy, no
+traceback, exit code 2.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.test_cli import ROOT, attnres
+
+TINY = str(ROOT / "experiments" / "tiny.yaml")
+SWEEP = f"name: s\nbase: {TINY}\nspace: {{seed: [0]}}\n"
+CASES = [
+    ("train {tiny} optim.lr=.nan", "", "optim.lr: should be a finite number, got nan"),
+    ("train {tiny} optim.clip=inf", "", "optim.clip: should be a finite number"),
+    ("train {tiny} seed=-1", "", "seed: -1 is not a whole number from 0 to 2^32 - 1"),
+    ("train {tiny} budget.steps=3", "", "budget: write a value and its unit: budget: 3 steps"),
+    ("train {tiny} budget=10", "", "a value and its unit are expected, for example 150 steps"),
+    ("train {tiny} budget=3_epochs", "", "units: tokens, tokens_per_param, flops, steps, seconds"),
+    ("train {tiny} optim.lrr=1", "", "optim.lrr: unknown key, did you mean 'lr'?"),
+    ("train {tiny} model.residual=fulll", "", "unknown variant 'fulll', did you mean 'full'?"),
+    (
+        "train {tiny} model.residual.num_blocks=4",
+        "",
+        "model.residual.num_blocks: unknown key of baseline; set model.residual.name: block",
+    ),
+    ("train {tiny} model.num_heads=5", "", "5 heads do not divide model.dim = 32"),
+    ("train {tiny} train.devices=999 train.batch_size=999", "", "train.devices: 999, but this"),
+    ("train {tiny} optim.lr", "", "overrides are written key=value"),
+    ("train {tiny} optim.name=sgd", "", "optim.name: should be 'adamw' or 'muon', got 'sgd'"),
+    ("train nothing", "", "nothing: no such file, and no experiment is called so"),
+    ("train {file}", SWEEP, "this is a sweep file; use attnres sweep run"),
+    ("sweep plan {tiny}", "", "this is a run file; use attnres train"),
+    ("sweep plan {file}", SWEEP + "function: nowhere.at:all\n", "No module named 'nowhere'"),
+    ("sweep plan {file}", SWEEP + "function: pathlib:Nothing\n", "it must be importable"),
+    ("sweep plan {file}", SWEEP + "function: pathlib\n", "is not written module:function"),
+    ("sweep plan {file}", SWEEP + "launcher: {name: slrm}\n", "did you mean 'slurm'?"),
+    ("sweep plan {file}", SWEEP + "launcher: {workers: 1000}\n", "1000 trials at a time on"),
+    ("sweep run {file} --workers 1000", SWEEP, "give at most"),
+    ("sweep plan {file}", SWEEP + "launcher: {wrokers: 2}\n", "did you mean 'workers'?"),
+    ("sweep plan {file}", SWEEP + "storage: nonsense\n", "storage: nonsense: no address; as"),
+    ("sweep plan {file}", SWEEP + "stop: {flops: .inf}\n", "stop.flops: should be a finite number"),
+    ("sweep plan {file}", SWEEP.replace("s\n", "my sweep\n", 1), "'my sweep' is no name: letters"),
+    ("sweep plan {file}", SWEEP + "objective: {metric: val/los}\n", "did you mean 'val/loss'?"),
+    ("sweep plan {file}", SWEEP + "trials: 3\n", "a grid has its own number of trials"),
+    ("sweep plan {file}", SWEEP.replace("seed: [0]", "optim.lrr: [1]"), "did you mean 'lr'?"),
+    ("sweep plan {file}", SWEEP.replace("seed: [0]", "optim.lr: []"), "an empty list"),
+    ("sweep plan {file}", SWEEP.replace("tiny.yaml", "gone.yaml"), "gone.yaml"),
+    ("sweep plan {file}", "name: s\nname: t\n", "'name' is given twice (first on line 1)"),
+    ("sweep plan {file}", "name: [\n", "check the indentation"),
+    ("sweep plan scaling", "", "a study at several scales; give --scale nano|small|lab|paper"),
+    ("sweep plan scaling --scale huge", "", "no scale 'huge'; give --scale nano|small|lab|paper"),
+    ("sweep status nothing", "", "no sweep is called so"),
+    ("sweep status {file}", SWEEP, "nothing has run yet; start it with: attnres sweep run"),
+    ("sweep export {file}", SWEEP, "nothing has run yet; start it with: attnres sweep run"),
+    ("sweep rm nothing --yes", "", "nothing: no such sweep in"),
+    ("sweep logs abc", "", "0 trials begin so; see attnres sweep status"),
+    ("report {file}", SWEEP, "nothing has run yet; start it with: attnres sweep run"),
+    ("runs list", "", "no runs here; train or sweep first"),
+    ("runs compare a b", "", "no runs here; train or sweep first"),
+    ("runs export x.csv", "", "no runs here; train or sweep first"),
+    ("track rebuild", "", "no runs here; train or sweep first"),
+    ("init {folder}", "", "exists; init overwrites nothing"),
+]
+
+
+@pytest.mark.parametrize(("words", "file", "message"), CASES, ids=[f"{w} {m}" for w, _, m in CASES])
+def test_a_mistake_is_one_line_with_its_remedy(
+    words: str,
+    file: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("ATTNRES_RUNS", str(tmp_path / "runs"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    path = tmp_path / "file.yaml"
+    path.write_text(file)
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "quickstart.yaml").write_text("mine")
+    given = words.format(tiny=TINY, file=path, folder=tmp_path).split()
+    assert attnres(monkeypatch, *given) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", ["ui --port 99999", "traim x", "sweep run", "train x --nope"])
+def test_a_mistake_of_usage_names_the_option_and_the_help(
+    words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert attnres(monkeypatch, *words.split()) == 2
+    error = capsys.readouterr().err
+    assert "-h' for help" in error
+    assert "Traceback" not in error
