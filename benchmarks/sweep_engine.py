@@ -33,7 +33,7 @@ from attnres_lab.config import RunConfig
 WORKERS = 2
 BASE = {
     "model": {"dim": 32, "num_layers": 4, "num_heads": 2},
-    "budget": {"steps": 10},
+    "budget": "10 steps",
     "data": {"seq_len": 64},
 }
 

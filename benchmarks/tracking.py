@@ -267,7 +267,7 @@ def fill(runs: Path) -> None:
     base = [
         str(ROOT / "experiments" / "quickstart.yaml"),
         "model.dim=16",
-        "budget.steps=400",
+        "budget=400 steps",
         "train.log_every=2",
         "train.batch_size=2",
     ]

@@ -50,7 +50,7 @@ def write_run(path: Path, **overrides: Any) -> Path:
             "val_fraction": 0.1,
             "cache_dir": str(path.parent / "cache"),
         },
-        "budget": {"steps": 12},
+        "budget": "12 steps",
         "train": {"batch_size": 4, "log_every": 4, "checkpoint_every": 5},
     }
     for dotted, value in overrides.items():

@@ -1,11 +1,16 @@
 """Run YAMLs: strict, typed, with messages that name the place and the remedy."""
 
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import yaml
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from attnres_lab.config import content_hash, flatten, load, parse_overrides, to_yaml
+from attnres_lab.config import Budget, content_hash, flatten, load, parse_overrides, to_yaml
+from attnres_lab.config.budget import UNITS
 from attnres_lab.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -30,7 +35,7 @@ def test_every_experiment_loads_and_its_resolved_form_loads_to_the_same(
         ("optmi.lr=1", "override: optmi: unknown key, did you mean 'optim'?"),
         (
             "optim.lr=fast",
-            "override: optim.lr: Value 'fast' of type 'str' could not be converted to Float",
+            "override: optim.lr: should be a valid number, unable to parse string as a number",
         ),
         ("optim.lr=-1", "override: optim.lr: -1.0 is not positive"),
         (
@@ -39,7 +44,7 @@ def test_every_experiment_loads_and_its_resolved_form_loads_to_the_same(
         ),
         (
             "optim.name=sgd",
-            "override: optim.name: Invalid value 'sgd', expected one of ['adamw', 'muon']",
+            "override: optim.name: should be 'adamw' or 'muon', got 'sgd'",
         ),
         ("optim.betas=[0.9]", "override: optim.betas:"),
         ("model.num_heads=5", "override: model.num_heads: 5 heads do not divide model.dim = 32"),
@@ -59,19 +64,22 @@ def test_every_experiment_loads_and_its_resolved_form_loads_to_the_same(
         ("model.residual={name: full, num_blocks: 2}", "model.residual.num_blocks: unknown key"),
         (
             "budget={steps: 4, flops: 5}",
-            "budget: give exactly one of tokens, tokens_per_param, flops, steps, seconds; got "
-            "flops, steps",
+            "override: budget: write a value and its unit: budget: 5 flops",
         ),
-        ("budget={}", "budget: give exactly one"),
-        ("budget={tokens: -3}", "budget.tokens: -3.0 is not positive"),
+        ("budget.steps=5", "override: budget: write a value and its unit: budget: 5 steps"),
+        ("budget={}", "budget: a value and its unit are expected, for example 150 steps"),
+        ("budget=5", "budget: a value and its unit are expected, for example 150 steps"),
+        ("budget=-3 tokens", "budget: -3 is not positive and finite"),
+        ("budget=3 epochs", "budget: unknown unit 'epochs'; one of tokens, tokens_per_param"),
+        ("budget=1.5 steps", "budget: 1.5 is no whole number of steps"),
         ("optim=3", "override: optim: a mapping is expected, got 3"),
         ("data.tokenizer=${oc.env:HOME}", "interpolation is not supported"),
         ("name=../up", "may hold letters, digits"),
         ("train.micro_batch_size=3", "is not a multiple of micro_batch_size 3"),
         ("lr", "overrides are written key=value"),
-        ("optim.lr=.nan", "optim.lr: nan is not a finite number"),
-        ("optim.lr=inf", "optim.lr: inf is not a finite number"),
-        ("budget.tokens=.inf", "budget.tokens: inf is not a finite number"),
+        ("optim.lr=.nan", "optim.lr: should be a finite number, got nan"),
+        ("optim.lr=inf", "optim.lr: should be a finite number, got 'inf'"),
+        ("budget=inf tokens", "budget: inf is not positive and finite"),
         ("optim.clip=-1", "optim.clip: -1.0 is negative"),
         ("optim.betas=[0.9, 1.5]", "optim.betas: [0.9, 1.5] are not all in [0, 1)"),
         ("seed=-1", "seed: -1 is not a whole number from 0"),
@@ -96,14 +104,14 @@ def test_a_bad_override_dies_with_its_key_and_remedy(word: str, message: str) ->
     ("text", "message"),
     [
         (
-            "optim:\n  lr: 1\n  lr: 2\nbudget: {steps: 1}",
+            "optim:\n  lr: 1\n  lr: 2\nbudget: 1 steps",
             "x.yaml:3: 'optim.lr' is given twice (first on line 2)",
         ),
         (
-            "budget: {steps: 1}\nmodel:\n  dimm: 3",
+            "budget: 1 steps\nmodel:\n  dimm: 3",
             "x.yaml:3: model.dimm: unknown key, did you mean 'dim'?",
         ),
-        ("budget: {steps: 1}\nmodel: {dim: wide}", "x.yaml:2: model.dim: Value 'wide'"),
+        ("budget: 1 steps\nmodel: {dim: wide}", "x.yaml:2: model.dim: should be a valid integer"),
         ("a: &x 1\nb: *x", "x.yaml:1: anchors and aliases are not supported"),
         (
             "name: !!python/object/apply:os.system ['true']",
@@ -144,31 +152,27 @@ def test_numbers_mean_what_they_look_like() -> None:
     config = load(
         TINY,
         parse_overrides(
-            ["optim.lr=1e-3", "budget.tokens=2e6", "optim.clip=1", "train.log_every=1e2"]
+            ["optim.lr=1e-3", "budget=2e6 tokens", "optim.clip=1", "train.log_every=1e2"]
         ),
     )
-    assert (config.optim.lr, config.budget.tokens, config.optim.clip, config.train.log_every) == (
+    assert (config.optim.lr, config.budget, config.optim.clip, config.train.log_every) == (
         1e-3,
-        2e6,
+        Budget(2e6, "tokens"),
         1.0,
         100,
     )
-    assert repr(load(TINY, parse_overrides(["budget.steps=1e3"])).budget.steps) == "1000"
-    with pytest.raises(UserError, match=r"budget\.steps: Value '1\.5'"):
-        load(TINY, parse_overrides(["budget.steps=1.5"]))
+    assert repr(load(TINY, parse_overrides(["budget=1e3 steps"])).steps) == "1000"
 
 
-def test_another_budget_replaces_that_of_the_file_and_two_together_are_refused() -> None:
-    assert load(TINY, parse_overrides(["budget.steps=5"])).steps == 5
-    with pytest.raises(
-        UserError, match=r"override: budget: give exactly one of .*; got flops, steps"
-    ):
-        load(TINY, parse_overrides(["budget.steps=5", "budget.flops=1e9"]))
+@given(st.floats(1e-3, 1e30), st.sampled_from(UNITS))
+def test_a_budget_is_read_as_it_is_written(value: float, unit: str) -> None:
+    budget = Budget(float(int(value) + 1) if unit == "steps" else value, unit)
+    assert Budget.parse(str(budget)) == budget
 
 
 def test_another_variant_drops_the_options_of_the_one_before(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
-    path.write_text("model: {residual: {name: block, num_blocks: 2}}\nbudget: {steps: 1}")
+    path.write_text("model: {residual: {name: block, num_blocks: 2}}\nbudget: 1 steps")
     assert load(path, {"model.residual.name": "full"}).variant == "full"
     assert load(path, {"model.residual.name": "block"}).variant == "block2"
 
@@ -177,7 +181,7 @@ def test_a_section_that_has_a_name_may_be_given_by_it_and_one_path_is_a_list(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "x.yaml"
-    path.write_text("model: {residual: block}\nbudget: {steps: 1}")
+    path.write_text("model: {residual: block}\nbudget: 1 steps")
     assert load(path, {"model.residual.num_blocks": 4}).variant == "block4"
     assert load(path, {"model.residual": "full"}) == load(path, {"model.residual.name": "full"})
     files = {"name": "files", "paths": "corpus/*.txt"}
@@ -193,6 +197,20 @@ def test_the_hash_is_the_science_not_the_names() -> None:
     assert content_hash(load(TINY, {"optim.lr": 0.003})) == base
     for key, value in (("seed", 1), ("optim.lr", 0.004), ("model.residual.name", "full")):
         assert content_hash(load(TINY, {key: value})) != base
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="$"), max_size=12))
+@example("1e3")
+@example("true")
+@example("null")
+@example(".inf")
+def test_what_is_written_reads_back_equal(text: str) -> None:
+    config = load(TINY)
+    config = replace(config, data=replace(config.data, cache_dir=text))
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "x.yaml"
+        path.write_text(to_yaml(config), newline="")
+        assert load(path) == config
 
 
 def test_flatten_names_every_leaf_by_its_dotted_key() -> None:

@@ -81,7 +81,7 @@ def test_a_logger_and_callbacks_may_be_given_to_run(tmp_path: Path) -> None:
         def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
             self.seen.append(float(trainer.callback_metrics["val/loss"]))
 
-    config = tiny(tmp_path, **{"train.val_every": 4, "budget.steps": 8})
+    config = tiny(tmp_path, **{"train.val_every": 4, "budget": "8 steps"})
     losses, logger = Losses(), CSVLogger(tmp_path / "csv")
     result = run(config, tmp_path / "run", callbacks=[losses], logger=logger)
     assert len(losses.seen) == 2

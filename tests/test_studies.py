@@ -9,7 +9,6 @@ from collections import defaultdict
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 from helpers import corpus_folder
@@ -212,17 +211,14 @@ def shrunken(config: RunConfig, data: DataConfig) -> RunConfig:
         log_every=1,
         probe_every=min(config.train.probe_every, 1),
     )
-    small: dict[str, Any] = {
+    small: dict[str, float] = {
         "tokens": 128,
         "tokens_per_param": 1e-9,
         "flops": 1.0,
         "steps": 2,
         "seconds": 1e-3,
     }
-    budget = replace(
-        config.budget,
-        **{key: small[key] for key, value in vars(config.budget).items() if value is not None},
-    )
+    budget = replace(config.budget, value=small[config.budget.unit])
     return replace(config, model=model, train=train, data=data, budget=budget)
 
 

@@ -90,7 +90,7 @@ def test_the_code_and_the_data_of_a_run_are_kept(tmp_path: Path) -> None:
     )
     for name in ("a.py", "b.py"):
         assert (fresh / "package" / name).read_text() == (code / "package" / name).read_text()
-    run(tiny(tmp_path, **{"budget.steps": 1}), tmp_path / "run")
+    run(tiny(tmp_path, **{"budget": "1 steps"}), tmp_path / "run")
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert (
         json.loads((tmp_path / "run" / "artifacts" / "data.json").read_text())["fingerprint"]
@@ -150,7 +150,7 @@ def test_a_run_leaves_its_whole_record_and_is_idempotent(tmp_path: Path) -> None
 
 def test_the_model_learns(tmp_path: Path) -> None:
     metrics = run(
-        tiny(tmp_path, **{"budget.steps": 150, "optim.lr": 1e-2}), tmp_path / "run"
+        tiny(tmp_path, **{"budget": "150 steps", "optim.lr": 1e-2}), tmp_path / "run"
     ).metrics
     assert metrics["val/loss"] < 1.5 < math.log(256)  # words of a small vocabulary
 
@@ -160,7 +160,7 @@ def test_variants_of_a_seed_share_trunk_batches_and_first_loss(tmp_path: Path) -
     for name in ("baseline", "full", "block"):
         residual = {"name": name} | ({"num_blocks": 2} if name == "block" else {})
         config = tiny(
-            tmp_path, **{"model.residual": residual, "train.log_every": 1, "budget.steps": 1}
+            tmp_path, **{"model.residual": residual, "train.log_every": 1, "budget": "1 steps"}
         )
         run(config, tmp_path / name)
         first[name] = next(RunFolder(tmp_path / name).rows())["train/loss"]
@@ -232,7 +232,7 @@ def test_accumulation_is_the_same_step_as_one_large_batch(tmp_path: Path) -> Non
 def test_kill_9_at_three_random_moments_ends_in_the_same_weights(tmp_path: Path) -> None:
     config = tiny(
         tmp_path,
-        **{"model.residual.name": "full", "budget.steps": 400, "train.checkpoint_every": 7},
+        **{"model.residual.name": "full", "budget": "400 steps", "train.checkpoint_every": 7},
     )
     run(config, tmp_path / "whole")
     folder = tmp_path / "killed"
@@ -249,7 +249,7 @@ def test_kill_9_at_three_random_moments_ends_in_the_same_weights(tmp_path: Path)
 
 
 def test_sigterm_writes_a_checkpoint_and_stops(tmp_path: Path) -> None:
-    process = start(tiny(tmp_path, **{"budget.steps": 100_000}), tmp_path / "run")
+    process = start(tiny(tmp_path, **{"budget": "100_000 steps"}), tmp_path / "run")
     files = RunFolder(tmp_path / "run")
     wait_for_a_row(process, files.path)
     process.send_signal(signal.SIGTERM)
@@ -277,7 +277,7 @@ def test_divergence_ends_the_run_with_its_history(tmp_path: Path) -> None:
 
 
 def test_a_budget_in_seconds_ends_near_it(tmp_path: Path) -> None:
-    result = run(tiny(tmp_path, **{"budget": {"seconds": 1.0}}), tmp_path / "run")
+    result = run(tiny(tmp_path, **{"budget": "1.0 seconds"}), tmp_path / "run")
     assert result.status.state == "finished"
     assert 1.0 <= result.metrics["seconds"] < 2.0
     assert result.metrics["optim/lr"] == pytest.approx(3e-4, rel=0.2)
@@ -319,11 +319,11 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_second_process_in_the_same_folder_is_refused(tmp_path: Path) -> None:
-    process = start(tiny(tmp_path, **{"budget.steps": 100_000}), tmp_path / "run")
+    process = start(tiny(tmp_path, **{"budget": "100_000 steps"}), tmp_path / "run")
     wait_for_a_row(process, tmp_path / "run")
     try:
         with pytest.raises(UserError, match="another process is training"):
-            run(tiny(tmp_path, **{"budget.steps": 100_000}), tmp_path / "run")
+            run(tiny(tmp_path, **{"budget": "100_000 steps"}), tmp_path / "run")
     finally:
         process.kill()
         process.wait()
@@ -338,7 +338,7 @@ def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
     ).returncode:
         pytest.skip("mounting is not allowed here")
     try:
-        config = tiny(tmp_path, **{"train.checkpoint_every": 4, "budget.steps": 40})
+        config = tiny(tmp_path, **{"train.checkpoint_every": 4, "budget": "40 steps"})
         files = RunFolder(disk / "run")
         files.path.mkdir()
         files.stop.write_text("stop")
@@ -446,7 +446,7 @@ def test_ranks_end_with_their_parent(tmp_path: Path, moment: str) -> None:
     """A rank left alone would train on in a folder that nobody holds; the first seconds of its
     life, before it can ask the kernel for anything, are no exception.
     """
-    config = tiny(tmp_path, **{"train.devices": 2, "budget.steps": 100_000})
+    config = tiny(tmp_path, **{"train.devices": 2, "budget": "100_000 steps"})
     (tmp_path / "config.yaml").write_text(to_yaml(config))
     code = "import sys, attnres_lab as a; a.run(a.load(sys.argv[1]), sys.argv[2])"
     words = [str(tmp_path / "config.yaml"), str(tmp_path / "run")]

@@ -91,7 +91,7 @@ def test_studies_benchmarks_and_starters_are_part_of_it(python: Path, empty: Pat
     sweep = empty / "mine" / "sweeps" / "quickstart.yaml"  # the command takes one's own first
     sweep.write_text(
         "name: quickstart\nquestion: Is it quick?\nbase: ../experiments/quickstart.yaml\n"
-        "overrides: {budget.steps: 3}\nspace: {model.residual: [baseline, full]}\n"
+        "overrides: {budget: 3 steps}\nspace: {model.residual: [baseline, full]}\n"
     )
     assert "runs/sweeps/quickstart/report/report.html" in attnres(
         python, empty / "mine", "quickstart"

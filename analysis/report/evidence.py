@@ -69,7 +69,7 @@ class Evidence:
         keys = [
             key
             for key in map(str, self.done)
-            if "." in key and "/" not in key and key not in _NO_FACTORS
+            if ("." in key or key == "budget") and "/" not in key and key not in _NO_FACTORS
         ]
         cells = self.done.groupby(["variant", "size", "seed"])
         return [key for key in keys if (cells[key].nunique(dropna=False) > 1).any()]
@@ -79,7 +79,7 @@ class Evidence:
         """The factors of which each variant and size may have its own best value; a budget is none,
         for more is always better.
         """
-        return [key for key in self.factors if not key.startswith("budget.")]
+        return [key for key in self.factors if key != "budget"]
 
     @cached_property
     def chosen(self) -> pd.DataFrame:
@@ -100,7 +100,8 @@ class Evidence:
         """The study of each variant where the budget of FLOPs varies at equal size; empty for other
         sweeps. Raises as ``isoflop``.
         """
-        return isoflop(self.chosen) if "budget.flops" in self.factors else {}
+        budgets = self.done["budget"] if "budget" in self.factors else pd.Series(["none"])
+        return isoflop(self.chosen) if budgets.astype(str).str.endswith(" flops").all() else {}
 
     @cached_property
     def comparable(self) -> pd.DataFrame:

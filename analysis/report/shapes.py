@@ -28,9 +28,8 @@ def _isoflop(evidence: Evidence, page: Page) -> None:
     drawn, axes = plots.new_axes(5 * len(found), 3.8, columns=len(found))
     laws = []
     for ax, (variant, study) in zip(axes, found.items(), strict=True):
-        runs = evidence.done[evidence.done["variant"] == variant].rename(
-            columns={"budget.flops": "budget"}
-        )
+        runs = evidence.done[evidence.done["variant"] == variant]
+        runs = runs.assign(budget=runs["budget"].str.split().str[0].astype(float))
         curves = {
             float(
                 runs["budget"].iloc[np.abs(runs["flops"].to_numpy() - v.budget).argmin()]

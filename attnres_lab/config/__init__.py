@@ -1,5 +1,6 @@
 """Run configs: a tree of frozen dataclasses, and the one hop from YAML to it."""
 
+from attnres_lab.config.budget import Budget
 from attnres_lab.config.loading import (
     content_hash,
     flatten,
@@ -9,10 +10,10 @@ from attnres_lab.config.loading import (
     to_yaml,
 )
 from attnres_lab.config.optim import OptimConfig
-from attnres_lab.config.tree import BudgetConfig, RunConfig, TrainConfig
+from attnres_lab.config.tree import RunConfig, TrainConfig
 
 __all__ = [
-    "BudgetConfig",
+    "Budget",
     "OptimConfig",
     "RunConfig",
     "TrainConfig",

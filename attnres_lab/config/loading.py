@@ -8,17 +8,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from attnres_lab.config.budget import UNITS, Budget
 from attnres_lab.config.tree import RunConfig
 from attnres_lab.data.config import SourceConfig
 from attnres_lab.errors import UserError, nearest
@@ -37,15 +36,11 @@ def load(base: Path | str | YamlFile, overrides: Mapping[str, Any] | None = None
     if "space" in file.data:
         raise UserError(f"{file.path}: this is a sweep file; use attnres sweep run")
     raw: dict[str, Any] = json.loads(json.dumps(file.data))
-    if any(dotted.startswith("budget.") for dotted in overrides or {}):
-        raw.pop("budget", None)  # only one kind can hold, so another one replaces the whole section
     for dotted, value in (overrides or {}).items():
         _set(raw, dotted, value)
     try:
         if "budget" not in raw:
-            raise _BadKey(
-                "budget", "missing; give budget.tokens, tokens_per_param, flops, steps or seconds"
-            )
+            raise _BadKey("budget", f"missing; a value and one of {', '.join(UNITS)}")
         config = _build(RunConfig, json.dumps(raw, sort_keys=False), "")
         assert isinstance(config, RunConfig)
         return config
@@ -71,7 +66,11 @@ def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """Nested plain dict of a config, ready for YAML or JSON."""
-    return json.loads(json.dumps(config, default=vars))  # type: ignore[no-any-return]
+
+    def plain(value: Any) -> Any:
+        return str(value) if isinstance(value, Budget) else vars(value)
+
+    return json.loads(json.dumps(config, default=plain))  # type: ignore[no-any-return]
 
 
 def flatten(config: RunConfig) -> dict[str, Any]:
@@ -168,6 +167,11 @@ def _set(raw: dict[str, Any], dotted: str, value: Any) -> None:
 def _build(cls: Any, raw_json: str, prefix: str) -> Any:
     """One dataclass from its JSON. Cached by section: a large grid varies few sections."""
     raw = json.loads(raw_json)
+    if cls is Budget:
+        try:
+            return Budget.parse(raw)
+        except ValueError as error:
+            raise _BadKey(prefix, str(error).removeprefix("budget: ")) from None
     if isinstance(raw, str) and cls in NAMED:
         raw = {"name": raw}
     if not isinstance(raw, dict):
@@ -212,48 +216,29 @@ def _owners(cls: Any, key: str) -> str:
 
 
 def _leaves(cls: type[Any], leaves: dict[str, Any], prefix: str) -> dict[str, Any]:
-    """Typed values through OmegaConf, one key at a time so that an error names its key."""
-    schema = _schema(typing.cast(typing.Hashable, cls))
+    """Typed values, one key at a time so that an error names its key."""
     result = {}
     for key, value in leaves.items():
         dotted = f"{prefix}.{key}" if prefix else key
+        hint, adapter = _adapter(typing.cast(typing.Hashable, cls), key)
         if isinstance(value, str) and "${" in value:
             raise _BadKey(dotted, "interpolation is not supported; write the value out")
-        if isinstance(value, bool) and "bool" not in str(typing.get_type_hints(cls)[key]):
+        if isinstance(value, bool) and "bool" not in hint:
             raise _BadKey(dotted, f"{value} is true or false, another type is expected")
-        if (
-            isinstance(value, float)
-            and value.is_integer()
-            and typing.get_type_hints(cls)[key] in (int, int | None)
-        ):
-            value = int(value)  # 1e3 is a whole number too
-        if str(typing.get_type_hints(cls)[key]).endswith("...]") and not isinstance(value, list):
+        if hint.endswith("...]") and not isinstance(value, list):
             value = [value]  # one path is a list of one
         try:
-            merged = OmegaConf.to_container(OmegaConf.merge(schema, {key: value}))
-        except OmegaConfBaseException as error:
-            raise _BadKey(dotted, str(error).splitlines()[0]) from None
-        assert isinstance(merged, dict)
-        item = merged[key]
-        for number in item if isinstance(item, list) else [item]:
-            if isinstance(number, float) and not math.isfinite(number):
-                raise _BadKey(dotted, f"{number} is not a finite number")
-        result[key] = tuple(item) if isinstance(item, list) else item
+            result[key] = adapter.validate_json(json.dumps(value))  # 1e3 is a whole number too
+        except ValidationError as error:
+            problem = error.errors(include_url=False)[0]
+            message = problem["msg"].replace("Input should", "should")
+            raise _BadKey(dotted, f"{message}, got {problem['input']!r}") from None
     return result
 
 
 @lru_cache
-def _schema(cls: Any) -> Any:
-    """The typed leaves of ``cls``; sections below it are built by themselves."""
-    hints = typing.get_type_hints(cls)
-    kept = []
-    for f in dataclasses.fields(cls):
-        if not dataclasses.is_dataclass(hints[f.name]):
-            default = f.default_factory if f.default_factory is not dataclasses.MISSING else None
-            spec = (
-                field(default_factory=default)
-                if default
-                else field(default=None if f.default is dataclasses.MISSING else f.default)
-            )
-            kept.append((f.name, hints[f.name], spec))
-    return OmegaConf.structured(dataclasses.make_dataclass(cls.__name__, kept))
+def _adapter(cls: Any, key: str) -> tuple[str, TypeAdapter[Any]]:
+    """The type of a leaf, and what makes a value of it."""
+    hint = typing.get_type_hints(cls)[key]
+    numbers = ConfigDict(allow_inf_nan=False, coerce_numbers_to_str=True)
+    return str(hint), TypeAdapter(hint, config=numbers)

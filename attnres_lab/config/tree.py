@@ -6,33 +6,11 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
+from attnres_lab.config.budget import Budget
 from attnres_lab.config.optim import OptimConfig
 from attnres_lab.data.config import DataConfig
 from attnres_lab.model import ModelConfig
 from attnres_lab.model.flops import num_params, steps_for, training_flops_per_token
-
-
-@dataclass(frozen=True)
-class BudgetConfig:
-    """How long to train: exactly one of these."""
-
-    tokens: float | None = None
-    tokens_per_param: float | None = None  # per non-embedding parameter
-    flops: float | None = None  # exact training FLOPs
-    steps: int | None = None
-    seconds: float | None = None  # wall-clock training time
-
-    def __post_init__(self) -> None:
-        """Raises ValueError unless exactly one positive budget is given."""
-        given = {key: value for key, value in vars(self).items() if value is not None}
-        if len(given) != 1:
-            raise ValueError(
-                f"budget: give exactly one of {', '.join(vars(self))}; got "
-                f"{', '.join(given) or 'none'}"
-            )
-        key, value = next(iter(given.items()))
-        if not value > 0:
-            raise ValueError(f"budget.{key}: {value} is not positive")
 
 
 @dataclass(frozen=True)
@@ -90,8 +68,7 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
-    # the default is for code; a file must say
-    budget: BudgetConfig = field(default_factory=lambda: BudgetConfig(steps=100))
+    budget: Budget = field(default_factory=lambda: Budget(100, "steps"))  # a file must say
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
@@ -127,12 +104,13 @@ class RunConfig:
     @property
     def steps(self) -> int | None:
         """Optimiser steps that spend the budget, to the nearest; None for a budget in seconds."""
-        b = self.budget
-        if b.seconds is not None:
+        value, unit = self.budget.value, self.budget.unit
+        if unit == "seconds":
             return None
-        if b.flops is not None:
-            return steps_for(b.flops, self.flops_per_token * self.tokens_per_step)
-        if b.steps is not None:
-            return b.steps
-        tokens = b.tokens or (b.tokens_per_param or 0) * num_params(self.model).non_embedding
-        return steps_for(tokens, self.tokens_per_step)
+        if unit == "steps":
+            return int(value)
+        if unit == "flops":
+            return steps_for(value, self.flops_per_token * self.tokens_per_step)
+        if unit == "tokens_per_param":
+            value *= num_params(self.model).non_embedding
+        return steps_for(value, self.tokens_per_step)

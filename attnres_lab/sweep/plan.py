@@ -86,10 +86,10 @@ class Planner:
             )
         if wrong := misspent(first, {"flops": _entry(first, "", point).flops}):
             where = self.source.file.where(
-                "space.budget.flops" if "budget.flops" in self.spec.space else "space"
+                "space.budget" if "budget" in self.spec.space else "space"
             )
             raise UserError(
-                f"{where}: budget.flops: {first.run_name}: {wrong}; set train.batch_size lower, "
+                f"{where}: budget: {first.run_name}: {wrong}; set train.batch_size lower, "
                 "or the budget higher"
             )
         identity = content_hash(replace(first, seed=0))
@@ -118,10 +118,10 @@ def misspent(config: RunConfig, result: Mapping[str, Any]) -> str:
     """Why a run of a FLOP budget is no IsoFLOP run: it spends more than 1 % more or less. Empty
     where all is well.
     """
-    budget, spent = config.budget.flops, result.get("flops")
-    if budget is None or spent is None or abs(spent / budget - 1) <= 0.01:
+    budget, spent = config.budget, result.get("flops")
+    if budget.unit != "flops" or spent is None or abs(spent / budget.value - 1) <= 0.01:
         return ""
-    return f"whole steps spend {spent:.4g} FLOPs of a budget of {budget:.4g}, more than 1 % off"
+    return f"whole steps spend {spent:.4g} FLOPs of a budget of {budget}, more than 1 % off"
 
 
 def _entry(config: RunConfig, point_hash: str, point: Point) -> Entry:

@@ -7,11 +7,11 @@ import gc
 import tempfile
 from pathlib import Path
 
-from attnres_lab.config import BudgetConfig, RunConfig, load, to_yaml
+from attnres_lab.config import RunConfig, load, to_yaml
 
 with tempfile.TemporaryDirectory() as _folder:
     _path = Path(_folder) / "config.yaml"
-    _path.write_text(to_yaml(RunConfig(budget=BudgetConfig(steps=1))))
+    _path.write_text(to_yaml(RunConfig()))
     load(_path)  # builds the schemas of the config tree
 atexit.register(gc.unfreeze)  # else extension modules complain at exit of leaks that are none
 # what is imported is never garbage: forked trials need not look at it, nor copy its pages

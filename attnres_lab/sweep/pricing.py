@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from attnres_lab.config import BudgetConfig, RunConfig, content_hash, to_yaml
+from attnres_lab.config import Budget, RunConfig, content_hash, to_yaml
 from attnres_lab.errors import UserError
 from attnres_lab.model.flops import num_params
 from attnres_lab.runs.failures import REMEDY
@@ -95,8 +95,8 @@ class Speeds:
         """The time of a trial by the speed of an equal one, else of the one nearest in size, its
         own variant first.
         """
-        if trial.config.budget.seconds is not None:
-            return Price(trial.config.budget.seconds, "measured")
+        if trial.config.budget.unit == "seconds":
+            return Price(trial.config.budget.value, "measured")
         flops = trial.entry.flops or 0.0
         if found := self.known.get(_key(trial.config)):
             return Price(flops / found["speed"], "measured")
@@ -114,14 +114,14 @@ class Speeds:
         """Train a few steps of each size and variant that was never measured, by the launcher and
         with the resources of the sweep.
         """
-        budget, probes = BudgetConfig(steps=6), {}
+        probes = {}
         for trial in {
             _key(t.config): t for t in trials if _key(t.config) not in self.known
         }.values():
             config = replace(
                 trial.config,
                 name="probe",
-                budget=budget,
+                budget=Budget(6, "steps"),
                 data=replace(trial.config.data, val_tokens=trial.config.data.seq_len),
             )
             run = folder.trial(content_hash(config))

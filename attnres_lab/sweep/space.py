@@ -147,20 +147,6 @@ def parse_space(raw: Mapping[str, Any], file: YamlFile, *, adaptive: bool) -> Sp
                     f"does '{clash}'"
                 )
             owner[key] = axis.key
-    options = [
-        (axis.key, [_keys(choice) for choice in axis.choices] or [[axis.key]]) for axis in axes
-    ]
-    budgets = [
-        (key, name)
-        for name, keys in options
-        for key in max(([k for k in some if k.startswith("budget.")] for some in keys), key=len)
-    ]
-    if len(budgets) > 1:
-        keys = " and ".join(key for key, _ in budgets)
-        raise UserError(
-            f"{file.where(f'space.{budgets[-1][1]}')}: space: {keys} are set together, but a run "
-            "has one budget; leave one out"
-        )
     return Space(tuple(axes), seeds, each)
 
 
@@ -170,11 +156,9 @@ def sets(axis: Axis) -> set[str]:
 
 
 def _keys(choice: Choice) -> list[str]:
-    """What the value sets; a budget by its kind too."""
-    kinds = section if isinstance(section := choice.overrides.get("budget"), dict) else ()
+    """What the value sets."""
     return [
         *choice.overrides,
-        *(f"budget.{kind}" for kind in kinds),
         *(key for axis in choice.axes for key in sets(axis)),
     ]
 
@@ -300,14 +284,10 @@ def _walk(
         return
     first, *rest = axes
     for choice in options(first):
-        overrides = dict(point.overrides)
-        for key, value in choice.overrides.items():
-            # only one kind can hold, so another one replaces the whole section
-            if key.startswith("budget."):
-                key, value = "budget", {key.removeprefix("budget."): value}
-            overrides[key] = value
         yield from _walk(
             (*choice.axes, *rest),
-            Point({**point.params, first.key: choice.label}, overrides),
+            Point(
+                {**point.params, first.key: choice.label}, {**point.overrides, **choice.overrides}
+            ),
             options,
         )

@@ -181,13 +181,6 @@ class RunSync:
             for key, value in params.items()
             if self._params.get(key, value) != value
         }
-        budget = {
-            key.removeprefix("budget."): value
-            for key, value in config.items()
-            if key.startswith("budget.") and value is not None
-        }
-        if budget:
-            tags["budget"] = ", ".join(f"{key}={value:g}" for key, value in budget.items())
         if revision := environment.get("revision"):
             tags["mlflow.source.git.commit"] = revision
         if (name := environment.get("run_name", self._name)) != self._name:

@@ -85,7 +85,7 @@ class LitTransformer(pl.LightningModule):
 
     @property
     def _budget_seconds(self) -> float:
-        return self.config.budget.seconds or 1.0
+        return self.config.budget.value
 
     @property
     def progress(self) -> float:

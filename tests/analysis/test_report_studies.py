@@ -107,7 +107,7 @@ def test_an_isoflop_study_finds_the_exponent_and_the_gain_that_were_put_in(tmp_p
                     "params": n,
                     "tokens": c / 6 / n,
                     "flops": c,
-                    "budget.flops": c,
+                    "budget": f"{c} flops",
                     "val/loss": loss,
                 }
                 rows.append(row)

@@ -8,7 +8,7 @@ from attnres_lab.config import content_hash, load
 from attnres_lab.errors import UserError
 
 TINY = Path(__file__).parents[2] / "experiments" / "tiny.yaml"
-BASE = "model: {dim: 64, num_layers: 6, num_heads: 4}\nbudget: {steps: 2}\n"
+BASE = "model: {dim: 64, num_layers: 6, num_heads: 4}\nbudget: 2 steps\n"
 
 
 @pytest.mark.parametrize(
@@ -94,15 +94,15 @@ def test_options_travel_from_a_file_into_the_label(tmp_path):
 @pytest.mark.parametrize(
     ("residual", "identity"),
     [
-        ({"name": "baseline"}, "75a6d9d30e55"),
-        ({"name": "full"}, "f4d747e8228f"),
-        ({"name": "block"}, "89fb9d6843c9"),
-        ({"name": "denseformer"}, "a0421f3e9a18"),
-        ({"name": "hyper"}, "f36379187e66"),
-        ({"name": "mhc"}, "440bc96678de"),
-        ({"name": "delta"}, "4a36d04c216f"),
-        ({"name": "rescaled"}, "f58392a65c23"),
-        ({"name": "block", "block_size": 4, "heads": 2, "mixing": "sigmoid"}, "77796f8d746a"),
+        ({"name": "baseline"}, "9d0e30cf5781"),
+        ({"name": "full"}, "7b34c7d70785"),
+        ({"name": "block"}, "ca74e89550bf"),
+        ({"name": "denseformer"}, "bc320e2a9aff"),
+        ({"name": "hyper"}, "2a341ef728af"),
+        ({"name": "mhc"}, "0c1cd6173859"),
+        ({"name": "delta"}, "6ba86cb93b11"),
+        ({"name": "rescaled"}, "ebdbdbcbde06"),
+        ({"name": "block", "block_size": 4, "heads": 2, "mixing": "sigmoid"}, "2843e8892029"),
     ],
     ids=str,
 )

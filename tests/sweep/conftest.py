@@ -14,7 +14,7 @@ from attnres_lab.runs.sweep import SweepFolder
 
 BASE = {
     "model": {"dim": 32, "num_layers": 4, "num_heads": 2},
-    "budget": {"steps": 10},
+    "budget": "10 steps",
     "train": {"batch_size": 4},
     "data": {"seq_len": 64, "val_tokens": 1024},
 }

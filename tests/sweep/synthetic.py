@@ -52,7 +52,7 @@ def chain(config: RunConfig, folder: Path) -> None:
     run.truncate_metrics(state["step"])
     run.set_status("running", step=state["step"])
     pause = float(os.environ.get("SYNTHETIC_SECONDS", "0.02"))
-    while state["step"] < (config.budget.steps or 0):
+    while state["step"] < (config.steps or 0):
         if stop or run.stop.exists():
             run.set_status(
                 "pruned" if run.stop.exists() and run.stop.read_text() == "prune" else "stopped",
@@ -91,7 +91,7 @@ def loss_at(config: RunConfig, step: int) -> float:
 def expected(config: RunConfig) -> str:
     """The value a ``chain`` that was never interrupted ends with."""
     value = content_hash(config)
-    for _ in range(config.budget.steps or 0):
+    for _ in range(config.steps or 0):
         value = hashlib.sha256(value.encode()).hexdigest()
     return value
 

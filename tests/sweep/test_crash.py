@@ -309,7 +309,7 @@ def test_real_training_killed_in_a_sweep_ends_with_the_same_bits(
     monkeypatch.delenv("ATTNRES_CACHE", raising=False)
     base = {
         "model": {"dim": 32, "num_layers": 4, "num_heads": 2},
-        "budget": {"steps": 60},
+        "budget": "60 steps",
         "data": {"seq_len": 64, "val_tokens": 1024},
     }
     base["train"] = {"batch_size": 4, "log_every": 5, "checkpoint_every": 5}

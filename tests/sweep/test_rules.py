@@ -80,19 +80,21 @@ def test_a_budget_of_flops_that_whole_steps_miss_by_more_than_a_hundredth_is_ref
     assert step is not None
     step /= 10
     assert (
-        Planner(load_spec(lab.sweep(space={"budget.flops": [100 * step]}))).grid()[0].config.steps
+        Planner(load_spec(lab.sweep(space={"budget": [f"{100 * step} flops"]})))
+        .grid()[0]
+        .config.steps
         == 100
     )
     with pytest.raises(
         UserError,
         match=(
-            r":3: budget.flops: baseline-d32-L4-s0: whole steps spend .* more than 1 % off; set "
+            r":3: budget: baseline-d32-L4-s0: whole steps spend .* more than 1 % off; set "
             r"train.batch_size lower"
         ),
     ):
         lab.run(
             lab.sweep(
-                f"name: s\nbase: base.yaml\nspace: {{budget.flops: [{2.4 * step}]}}\nfunction: "
+                f"name: s\nbase: base.yaml\nspace: {{budget: [{2.4 * step} flops]}}\nfunction: "
                 "tests.sweep.synthetic:quick\n"
             )
         )
@@ -101,12 +103,12 @@ def test_a_budget_of_flops_that_whole_steps_miss_by_more_than_a_hundredth_is_ref
 def test_a_run_that_spent_another_budget_is_no_result(lab: Lab) -> None:
     step = (Planner(load_spec(lab.sweep(space={"seed": [0]}))).grid()[0].entry.flops or 0) / 10
     path = lab.sweep(
-        space={"budget.flops": [100 * step, 200 * step]},
+        space={"budget": [f"{k * step} flops" for k in (100, 200)]},
         function="tests.sweep.synthetic:spends_a_hundred",
     )
     lab.run(path)
     states = {
-        e.params["budget.flops"] / step: lab.folder.trial(e.hash).status()
+        float(e.params["budget"].split()[0]) / step: lab.folder.trial(e.hash).status()
         for e in lab.folder.plan()
     }
     assert states[100].state == "finished"

@@ -13,6 +13,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from attnres_lab.config import Budget
 from attnres_lab.errors import UserError
 from attnres_lab.sweep.plan import Planner
 from attnres_lab.sweep.space import Space, parse_space
@@ -77,7 +78,7 @@ SPACE = "space: {seed: [0, 1]}\n"
         ),
         (HEAD + "space: {optim.lr: []}\n", ":3: space.optim.lr: an empty list"),
         (HEAD + "space: {optim.lr: null}\n", ":3: space.optim.lr: empty; give a value or a list"),
-        (HEAD + "space: {optim.lr: [.nan]}\n", ":3: optim.lr: nan is not a finite number"),
+        (HEAD + "space: {optim.lr: [.nan]}\n", ":3: optim.lr: should be a finite number, got nan"),
         (HEAD + SPACE + "stop: {flops: .nan}\n", ":4: stop.flops: should be a finite number"),
         (HEAD + SPACE + "stop: {flops: .inf}\n", ":4: stop.flops: should be a finite number"),
         (HEAD + SPACE + "storage: !!binary aGk=\n", ":4: tags (!!binary) are not supported"),
@@ -213,8 +214,8 @@ def test_a_scalar_a_list_of_one_and_a_plain_name_are_one_plan(lab: Lab) -> None:
 
 
 def test_a_budget_replaces_the_base_runs_budget(lab: Lab) -> None:
-    trials = Planner(load_spec(lab.sweep(space={"budget.flops": [1e11, 1e12]}))).grid()
-    assert [t.config.budget.flops for t in trials] == [1e11, 1e12]
+    trials = Planner(load_spec(lab.sweep(space={"budget": ["1e11 flops", "1e12 flops"]}))).grid()
+    assert [t.config.budget for t in trials] == [Budget(1e11, "flops"), Budget(1e12, "flops")]
     assert [t.entry.flops for t in trials] == pytest.approx([1e11, 1e12], rel=0.01)
 
 

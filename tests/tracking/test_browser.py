@@ -22,7 +22,7 @@ CHROMIUM = shutil.which("chromium")
 SWEEP = """
 name: browse
 base: base.yaml
-overrides: {train.log_every: 2, model.dim: 16, budget.steps: 20}
+overrides: {train.log_every: 2, model.dim: 16, budget: 20 steps}
 space:
   model.residual: [{name: baseline}, {name: full}, {name: block, num_blocks: 8}]
   seed: [0]

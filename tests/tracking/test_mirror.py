@@ -48,12 +48,12 @@ def test_a_run_arrives_whole(runs) -> None:
     (run,) = dump(tracking_uri()).values()
     assert logged_points(run) == expected_points(files)
     assert run["params"]["model.residual.name"] == "full"
+    assert run["params"]["budget"] == "40000 tokens"
     assert ("factor/model.dim", 0, 32.0, 0) in run["points"]
     expected = {
         "variant": "full",
         "seed": "0",
         "status": "finished",
-        "budget": "tokens=40000",
         "data_fingerprint": "f00",
     }
     assert expected.items() <= run["tags"].items()

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 SWEEP = """
 name: secret
 base: {root}/experiments/quickstart.yaml
-overrides: {{train.log_every: 2, model.dim: 16, budget.steps: 4}}
+overrides: {{train.log_every: 2, model.dim: 16, budget: 4 steps}}
 space: {{model.residual: [{{name: baseline}}, {{name: full}}]}}
 launcher: {{name: local, workers: 1}}
 storage: {storage}

@@ -38,7 +38,7 @@ def write_run(
                 "model.dim": 32,
                 "model.num_layers": 8,
                 "model.residual.name": variant,
-                "budget.tokens": 40000.0,
+                "budget": "40000 tokens",
             },
         },
     )
