@@ -3,8 +3,9 @@
 from analysis.ablation import ablation_table
 from analysis.depth import load_depth
 from analysis.fits.bootstrap import bootstrap
-from analysis.fits.fit import Fit, compare, fit
+from analysis.fits.fit import Fit, fit
 from analysis.fits.laws import CHINCHILLA, POWER_LAW, POWER_LAW_OFFSET, Law
+from analysis.fits.nested import compare
 from analysis.gain.gain import Gain, compute_equivalent_gain, gain_at_size
 from analysis.gain.published import gain_from_published
 from analysis.grid import grid_optimum
