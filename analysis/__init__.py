@@ -3,9 +3,10 @@
 from analysis.ablation import ablation_table
 from analysis.depth import load_depth
 from analysis.fits.bootstrap import bootstrap
-from analysis.fits.fit import Fit, compare, fit
+from analysis.fits.fit import Fit, fit
 from analysis.fits.laws import CHINCHILLA, POWER_LAW, POWER_LAW_OFFSET, Law
-from analysis.gain.gain import Gain, compute_equivalent_gain
+from analysis.fits.nested import compare
+from analysis.gain.gain import Gain, compute_equivalent_gain, gain_at_size
 from analysis.gain.published import gain_from_published
 from analysis.grid import grid_optimum
 from analysis.isoflop import isoflop
@@ -19,6 +20,7 @@ __all__ += [
     "ablation_table",
     "compute_equivalent_gain",
     "fit",
+    "gain_at_size",
     "gain_from_published",
     "grid_optimum",
     "isoflop",

@@ -10,7 +10,8 @@ import pandas as pd
 from scipy.special import stdtr, stdtrit
 
 from analysis.cells import Columns, finished_runs, missing_pairs
-from analysis.gain.paired import ROUNDING, Array
+from analysis.fits.laws import Array
+from analysis.gain.paired import ROUNDING
 from analysis.noise import Noise, shared_noise
 from analysis.tables import markdown, tex
 

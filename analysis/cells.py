@@ -7,14 +7,14 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.gain.paired import Array
+from analysis.fits.laws import Array
 
 # the words of run folders and of MLflow, in any case
 UNFINISHED = (
@@ -63,6 +63,11 @@ class Cells:
         """Whether sizes share seeds: a label of two or more stands at two or more sizes."""
         there = ~np.isnan(self.y[0])
         return there.shape[1] > 1 and bool((there.sum(axis=0) > 1).any())
+
+    def first(self, count: int) -> Cells:
+        """The `count` smallest sizes; `runs_x` and `runs_y` stay whole."""
+        cut = [(a[:count], b[:count]) for a, b in (self.x, self.y)]
+        return replace(self, sizes=self.sizes[:count], x=cut[0], y=cut[1])
 
     @cached_property
     def means(self) -> tuple[Array, Array, Array, Array]:
@@ -137,9 +142,11 @@ def finished_runs(
     ), warnings
 
 
-def paired_cells(runs: pd.DataFrame, variant: Any, baseline: Any, columns: Columns) -> Cells:
+def paired_cells(
+    runs: pd.DataFrame, variant: Any, baseline: Any, columns: Columns, fewest: int = 3
+) -> Cells:
     """Pair the runs of two variants by size and seed; names missing cells in the warnings. Raises
-    as `finished_runs`, and below 3 sizes.
+    as `finished_runs`, below `fewest` sizes, and from 3 on for an x that is the same at all.
     """
     if variant == baseline:
         raise ValueError(f"variant and baseline are both {variant!r}")
@@ -152,7 +159,7 @@ def paired_cells(runs: pd.DataFrame, variant: Any, baseline: Any, columns: Colum
     both = left.add_suffix("_b").join(right.add_suffix("_v"), how="inner")
     warnings += missing_pairs({baseline: left.index, variant: right.index})
     order = both["x_b"].groupby(level="size").mean().sort_values().index
-    if len(order) < 3:
+    if len(order) < fewest:
         plural = "" if len(order) == 1 else "s"
         raise ValueError(
             f"{len(order)} paired {columns.size}{plural} ({_some(order)}): a power law and its "
@@ -167,7 +174,7 @@ def paired_cells(runs: pd.DataFrame, variant: Any, baseline: Any, columns: Colum
     )
     cells = Cells(tuple(order), (x_b, x_v), (y_b, y_v), runs_x, runs_y, tuple(warnings))
     for arm, x in ((baseline, cells.means[0]), (variant, cells.means[2])):
-        if np.ptp(x) < 1e-9:
+        if fewest > 2 and np.ptp(x) < 1e-9:
             raise ValueError(
                 f"column {columns.x!r} is the same at every {columns.size} of {arm}: loss cannot "
                 "be set against it"

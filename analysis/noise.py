@@ -7,8 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from analysis.gain.paired import ROUNDING, Array
+from analysis.fits.laws import Array
+from analysis.gain.paired import ROUNDING
 
 SIMULATED = 999
 
@@ -49,7 +51,7 @@ def shared_noise(runs: pd.DataFrame) -> Noise | None:
     return Noise(max(squares / df, ROUNDING), df, float(p))
 
 
-def _inequality(losses: Array, sizes: Array) -> Array:
+def _inequality(losses: Array, sizes: NDArray[np.intp]) -> Array:
     """How unequal the variances of pairwise differences are, (tables,), of losses (tables, cells,
     arms) with NaN where a cell is missing; `sizes` of the cells, as codes.
     """

@@ -8,8 +8,8 @@ import time
 
 import numpy as np
 
+from analysis.fits.laws import Array
 from analysis.gain.alternatives import bootstrap_gain, resamples
-from analysis.gain.paired import Array
 
 
 def loop(

@@ -88,7 +88,8 @@ def test_no_file_imports_itself_by_way_of_others() -> None:
     """Imports inside functions count, those for type checkers alone do not."""
     files = {
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
-        for path in (ROOT / "attnres_lab").rglob("*.py")
+        for folder in ("attnres_lab", "analysis")
+        for path in (ROOT / folder).rglob("*.py")
     }
     edges = {
         module: {

@@ -10,14 +10,15 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from scipy.special import stdtrit
 
-from analysis.gain.paired import ROUNDING, Array, line, paired_shift
+from analysis.fits.laws import Array
+from analysis.gain.paired import ROUNDING, line, paired_shift
 
 Definition = Literal["extra", "saving"]
 Interval = tuple[float, float]
 
 
 class GainAt(NamedTuple):
-    """Gain at one compute C by separate slopes, its 95 % band, and whether a law is read outside
+    """Gain at one compute C by separate slopes, its band, and whether a law is read outside
     the compute it was fitted on.
     """
 
@@ -73,6 +74,7 @@ class SeparateLaws:
 
     x: tuple[Array, Array]
     y: tuple[Array, Array]
+    level: float = 0.95
 
     def slopes(self) -> SeparateSlopes:
         """Both laws, and the gain at the largest C."""
@@ -97,7 +99,7 @@ class SeparateLaws:
         # the arm at C, and the arm whose compute is asked for
         here, there = (1, 0) if definition == "extra" else (0, 1)
         value, se = self.log_gain(float(np.log(C)), by_arm=there)
-        half = stdtrit(len(self.x[0]) - 2, 0.975) * se
+        half = stdtrit(len(self.x[0]) - 2, (1 + self.level) / 2) * se
         read = (
             (self.x[here], np.log(C)),
             (self.x[there], np.log(C) + (value if definition == "extra" else -value)),
@@ -176,12 +178,13 @@ def unpaired_gain(
     log y) of each arm.
     """
     value, _ = laws.log_gain(float(np.log(at)), by_arm=0)
-    low, high = np.nanquantile(unpaired_bootstrap(x, y, float(np.log(at))), [0.025, 0.975])
+    cuts = [(1 - laws.level) / 2, (1 + laws.level) / 2]
+    low, high = np.nanquantile(unpaired_bootstrap(x, y, float(np.log(at))), cuts)
     return Comparison(*factors(value, low, high), "separate fits, case bootstrap")
 
 
 def shared_offset(
-    x_baseline: Array, y_baseline: Array, x_variant: Array, y_variant: Array
+    x_baseline: Array, y_baseline: Array, x_variant: Array, y_variant: Array, *, level: float = 0.95
 ) -> Offset:
     """One law L = E + A x^-alpha shared by both arms: at each E log(L - E) is a straight line, so
     the paired shift gives the rest.
@@ -206,7 +209,7 @@ def shared_offset(
         misfit = np.sum(np.square(residuals), axis=(0, 2))
         best = int(np.argmin(misfit))
         low, high = scan[max(best - 1, 0)], scan[min(best + 1, 80)]
-    lower, upper = (limit[best] for limit in shift.delta())
+    lower, upper = (limit[best] for limit in shift.delta(level))
     return Offset(
         *factors(shift.theta[best], lower, upper),
         float(e[best, 0]),

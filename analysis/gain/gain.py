@@ -4,124 +4,65 @@ compute.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import cached_property
 from html import escape
-from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.cells import Cells, Columns, paired_cells
-from analysis.gain import alternatives
-from analysis.gain.alternatives import (
-    Comparison,
-    Definition,
-    GainAt,
-    Interval,
-    Offset,
-    SeparateLaws,
-    SeparateSlopes,
-    factors,
-)
-from analysis.gain.paired import POOL_ABOVE, Array, Shift, crossed_seeds, paired_shift, pool_seeds
-from analysis.gain.words import summary, warnings
-
-
-class Parallelism(NamedTuple):
-    """Student's t of H0 "both arms have the same exponent", its degrees of freedom and two-sided
-    p.
-    """
-
-    statistic: float
-    df: float
-    p: float
+from analysis.cells import Columns, paired_cells
+from analysis.gain import words
+from analysis.gain.estimate import Estimate, GainAtSize, at_size
 
 
 @dataclass(frozen=True, eq=False)
-class Gain:
-    """Compute-equivalent gain of `variant` over `baseline`, see `compute_equivalent_gain`.
-
-    `gain` is a factor in x; `interval` its 95 % limits by the delta method with Student's t,
-    `fieller` those by Fieller's theorem. `alpha` is the common exponent, `df` the degrees of
-    freedom, `pooled` the interval with seeds as pairs (None where an F pretest forbids it), which
-    covers too rarely to be quoted alone. `per_size` has a row per size: size, pairs, geometric
-    means of x and loss of both arms, `log_ratio` = log L_baseline
-    - log L_variant, `gain`, `extrapolates` (no baseline at gain times x).
-    """
-
-    variant: object
-    baseline: object
-    x: str
-    y: str
-    gain: float
-    interval: Interval
-    fieller: Interval
-    alpha: float
-    df: float
-    pooled: Comparison | None
-    per_size: pd.DataFrame
-    parallelism: Parallelism
-    warnings: tuple[str, ...]
-    cells: Cells = field(repr=False)
-
-    def at(self, C: float, definition: Definition = "extra") -> GainAt:
-        """Gain at compute C (units of x) by separate slopes, with its 95 % band and whether it
-        extrapolates.
-
-        "extra": the factor by which the baseline's compute must grow to reach the variant's loss at
-        C. "saving": the factor by which the variant's compute may shrink at the baseline's loss at
-        C. With `parallelism` not rejected the trend over C is noise: quote `gain`.
-        """
-        return self._laws.at(C, definition)
-
-    @property
-    def separate_slopes(self) -> SeparateSlopes:
-        """Separate laws of the two arms. Never read a trend off them alone: an irreducible loss
-        bends both, see `offset`.
-        """
-        return self._laws.slopes()
+class Gain(Estimate):
+    """Compute-equivalent gain of `variant` over `baseline`, see `compute_equivalent_gain`."""
 
     @cached_property
-    def unpaired(self) -> Comparison:
-        """What ignoring the pairs gives: separate fits at the geometric-mean C, percentiles of 2000
-        case resamples per arm.
-        """
-        return alternatives.unpaired_gain(
-            self._laws, self.cells.runs_x, self.cells.runs_y, float(np.exp(np.mean(self._laws.x)))
-        )
+    def warnings(self) -> tuple[str, ...]:
+        """Everything a reader must know before quoting the gain."""
+        return words.warnings(self)
 
-    @cached_property
-    def offset(self) -> Offset | None:
-        """The gain under one shared law with an irreducible loss; None below 4 sizes. A check of
-        `gain`, which needs no E.
+    def sentence(self, *others: Estimate) -> str:
+        """The gain in one sentence; with `others`, gains of the same variant on further axes, all
+        of them in one: per FLOP and per second.
         """
-        return alternatives.shared_offset(*self.cells.means) if len(self.per_size) > 3 else None
-
-    def bootstrap(self, n: int = 10_000, seed: int = 0) -> Array:
-        """Gains of n resamples of sizes, (n,), NaN where one size alone was drawn: a diagnostic,
-        not an interval.
-        """
-        return alternatives.bootstrap_gain(
-            *self.cells.means, alternatives.resamples(len(self.per_size), n, seed)
-        )
+        return words.sentence(self, *others)
 
     def summary(self) -> str:
         """Text that opens with a plain sentence, then the evidence, then every warning."""
-        return summary(self)
+        return words.summary(self, self.warnings)
 
     def plot(self, ax: Any = None) -> Any:
-        """Loss against compute of both arms with the gain; the axes."""
-        return import_module("analysis.plots").gain(self, ax)  # matplotlib only when asked
+        """Loss against compute: the means of the sizes of both arms, their separate laws, and the
+        gain at the largest size; the axes.
+        """
+        from matplotlib import pyplot as plt
+
+        from analysis.plots import loss_against_compute
+
+        ax = plt.subplots()[1] if ax is None else ax
+        names = {str(self.baseline): "baseline", str(self.variant): "variant"}
+        table, laws = self.per_size, self.separate_slopes
+        points = [
+            pd.DataFrame({"variant": name, self.x: table[f"x_{arm}"], self.y: table[f"loss_{arm}"]})
+            for name, arm in names.items()
+        ]
+        lines = {}
+        for (name, arm), (a, alpha) in zip(
+            names.items(), (laws.baseline, laws.variant), strict=True
+        ):
+            x = np.geomspace(table[f"x_{arm}"].min(), table[f"x_{arm}"].max(), 50)
+            lines[name] = pd.DataFrame({"x": x, "y": a * x**-alpha})
+        last = table.iloc[-1]
+        arrows = {str(self.variant): (last["x_variant"], self.gain, last["loss_variant"])}
+        return loss_against_compute(ax, pd.concat(points), lines, arrows, x=self.x, y=self.y)
 
     def _repr_html_(self) -> str:
         return f"<pre>{escape(self.summary())}</pre>"
-
-    @cached_property
-    def _laws(self) -> SeparateLaws:
-        x_b, y_b, x_v, y_v = self.cells.means
-        return SeparateLaws((x_b, x_v), (y_b, y_v))
 
 
 def compute_equivalent_gain(  # noqa: PLR0913
@@ -134,6 +75,7 @@ def compute_equivalent_gain(  # noqa: PLR0913
     by: str = "variant",
     size: str = "size",
     seed: str = "seed",
+    level: float = 0.95,
 ) -> Gain:
     """Gain of `variant` over `baseline` from a tidy table, a row per run: y (loss, any one unit)
     against x (FLOPs, seconds, device-hours, tokens).
@@ -151,63 +93,35 @@ def compute_equivalent_gain(  # noqa: PLR0913
     than 3 paired sizes, equal x, a loss that does not fall. Source: parallel-line assay (relative
     potency) on log loss; limits by the delta method with t and by Fieller (1954).
     """
+    if not 0 < level < 1:
+        raise ValueError(f"level is {level}: give a number between 0 and 1, such as 0.95")
     cells = paired_cells(runs, variant, baseline, Columns(x, y, by, size, seed))
-    shift = paired_shift(*cells.means)
-    if cells.crossed:
-        shift = crossed_seeds(shift, _corrected(cells, shift))
-    if shift.alpha <= 0:
+    gain = Gain(variant, baseline, x, y, level, cells)
+    if gain.alpha <= 0:
         raise ValueError(
-            f"column {y!r} does not fall with {x!r} (exponent {float(shift.alpha):.3g}): a gain "
+            f"column {y!r} does not fall with {x!r} (exponent {gain.alpha:.3g}): a gain "
             f"in {x} has no meaning on these runs"
         )
-    gain = Gain(
-        variant,
-        baseline,
-        x,
-        y,
-        *factors(shift.theta, *shift.delta()),
-        fieller=factors(shift.theta, *shift.fieller())[1],
-        alpha=float(shift.alpha),
-        df=float(shift.df),
-        pooled=_pooled(cells, shift),
-        per_size=_per_size(cells, shift),
-        parallelism=Parallelism(
-            float(shift.slope_t), float(shift.slope_df), float(shift.slope_p())
-        ),
-        warnings=cells.warnings,
-        cells=cells,
-    )
-    return replace(gain, warnings=warnings(gain))
+    return gain
 
 
-def _corrected(cells: Cells, shift: Shift) -> Array:
-    """Log ratios of the losses of each pair at equal x, (sizes, seeds)."""
-    return cells.y[0] - cells.y[1] - float(shift.alpha) * (cells.x[1] - cells.x[0])
+def gain_at_size(  # noqa: PLR0913
+    runs: pd.DataFrame,
+    variant: object,
+    alpha: float,
+    baseline: object = "baseline",
+    *,
+    x: str = "flops",
+    y: str = "val/loss",
+    level: float = 0.95,
+) -> list[GainAtSize]:
+    """Gain at each size by itself under a given exponent `alpha` of L = A x^-alpha, for tables of
+    one or two sizes; columns `variant`, `size`, `seed` as in `compute_equivalent_gain`.
 
-
-def _pooled(cells: Cells, shift: Shift) -> Comparison | None:
-    p, variance, df = pool_seeds(_corrected(cells, shift))
-    if not p > POOL_ABOVE:
-        return None
-    at_run_level = replace(shift, mean_variance=np.asarray(variance), df=np.asarray(df))
-    return Comparison(
-        *factors(shift.theta, *at_run_level.delta()),
-        f"seeds pooled as independent pairs, F pretest p = {p:.2g}",
-    )
-
-
-def _per_size(cells: Cells, shift: Shift) -> pd.DataFrame:
-    x_b, y_b, x_v, y_v = cells.means
-    table = {
-        "size": cells.sizes,
-        "pairs": np.sum(~np.isnan(cells.y[0]), axis=1),
-        "x_baseline": np.exp(x_b),
-        "x_variant": np.exp(x_v),
-        "loss_baseline": np.exp(y_b),
-        "loss_variant": np.exp(y_v),
-        "log_ratio": y_b - y_v,
-        "gain": np.exp((y_b - y_v) / shift.alpha - (x_v - x_b)),
-        "extrapolates": (x_v + shift.theta > x_b.max() + 1e-9)
-        | (x_v + shift.theta < x_b.min() - 1e-9),
-    }
-    return pd.DataFrame(table)
+    The interval holds what the seeds scatter, not the exponent's error. Raises ValueError as
+    `compute_equivalent_gain`, and for an exponent that is not above 0.
+    """
+    if not alpha > 0:
+        raise ValueError(f"alpha is {alpha}: give the exponent of L = A x^-alpha, above 0")
+    columns = Columns(x, y, "variant", "size", "seed")
+    return at_size(paired_cells(runs, variant, baseline, columns, fewest=1), alpha, level)

@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import fdtrc, stdtr, stdtrit  # scipy.stats takes half a second to import
 
-Array = npt.NDArray[np.float64]
+from analysis.fits.laws import Array
+
 POOL_ABOVE = 0.25  # p of the F pretest above which seeds may count as independent pairs
 ROUNDING = 1e-24  # variance of a log loss that is nothing but double precision
 
@@ -38,10 +38,15 @@ class Shift:
     slope_t: Array
     slope_df: int
 
+    @property
+    def stderr(self) -> Array:
+        """Standard error of theta by the delta method."""
+        variance = self.mean_variance + (self.theta + self.gap) ** 2 * self.alpha_variance
+        return np.asarray(np.sqrt(variance) / self.alpha)
+
     def delta(self, level: float = 0.95) -> tuple[Array, Array]:
         """Limits of theta by the delta method with Student's t."""
-        variance = self.mean_variance + (self.theta + self.gap) ** 2 * self.alpha_variance
-        half = stdtrit(self.df, (1 + level) / 2) * np.sqrt(variance) / self.alpha
+        half = stdtrit(self.df, (1 + level) / 2) * self.stderr
         return self.theta - half, self.theta + half
 
     def fieller(self, level: float = 0.95) -> tuple[Array, Array]:

@@ -10,32 +10,60 @@ import numpy as np
 from analysis.gain.paired import shared_seeds_p
 
 if TYPE_CHECKING:
-    from analysis.gain.gain import Gain
+    from analysis.gain.estimate import Estimate
 
 FEW_SIZES = 4
+PER = {"flops": "FLOP", "seconds": "second", "device_seconds": "device-second", "tokens": "token"}
 # factor between paired losses above which a change of unit or evaluation set is likelier than a
 # better model
 LARGE_STEP = 1.25
 
 
-def sentence(gain: Gain) -> str:
-    """One plain sentence on the gain, and one on why the evidence is thin, where it is."""
-    what = "compute" if gain.x == "flops" else gain.x
-    low, high = gain.interval
-    range_ = f"(95 % interval {low:.2f} to {high:.2f}, {len(gain.per_size)} sizes)"
-    if low <= 1 <= high:
-        opening, end = f"No difference is shown: {gain.variant}", ", which includes 1."
+def sentence(gain: Estimate, *others: Estimate) -> str:
+    """One plain sentence on the gain, and one on why the evidence is thin, where it is. With
+    `others`, gains of the same variant on other axes, one sentence on all of them.
+
+    Raises ValueError for others of another variant or baseline.
+    """
+    if any((o.variant, o.baseline) != (gain.variant, gain.baseline) for o in others):
+        raise ValueError("one sentence speaks of one variant and one baseline")
+    sizes = f"{len(gain.per_size)} sizes"
+    if others:
+        said = [
+            f"{_direction(g)} per {PER.get(g.x, g.x)} ({_times(g)}, {_range(g)})"
+            for g in (gain, *others)
+        ]
+        listed = ", ".join(said[:-1]) + f" and {said[-1]}"
+        text = f"{gain.variant}, against {gain.baseline}, is {listed}; {sizes}."
+    elif _direction(gain) == "not shown to differ":
+        text = (
+            f"No difference is shown: {gain.variant} behaves like {gain.baseline} given "
+            f"{_times(gain)} ({_range(gain)}, {sizes}), which includes 1."
+        )
     else:
-        opening, end = f"{gain.variant} is {'better' if gain.gain > 1 else 'worse'}: it", "."
-    text = (
-        f"{opening} behaves like {gain.baseline} given {gain.gain:.2f} times the {what} "
-        f"{range_}{end}"
-    )
+        text = (
+            f"{gain.variant} is {_direction(gain)}: it behaves like {gain.baseline} given "
+            f"{_times(gain)} ({_range(gain)}, {sizes})."
+        )
     thin = _thin(gain)
     return f"{text} The evidence is thin: {' and '.join(thin)}." if thin else text
 
 
-def summary(gain: Gain) -> str:
+def _direction(gain: Estimate) -> str:
+    low, high = gain.interval
+    return "not shown to differ" if low <= 1 <= high else "better" if gain.gain > 1 else "worse"
+
+
+def _times(gain: Estimate) -> str:
+    return f"{gain.gain:.2f} times the {'compute' if gain.x == 'flops' else gain.x}"
+
+
+def _range(gain: Estimate) -> str:
+    low, high = gain.interval
+    return f"{100 * gain.level:g} % interval {low:.2f} to {high:.2f}"
+
+
+def summary(gain: Estimate, warnings: tuple[str, ...]) -> str:
     """The sentence, then the evidence, then every warning."""
     p, u = gain.parallelism, gain.unpaired
     rows = [
@@ -55,7 +83,7 @@ def summary(gain: Gain) -> str:
             )
         ]
     lines = [
-        f"{name:15}{g:8.4f}  95 % [{low:.4f}, {high:.4f}]  ({note})"
+        f"{name:15}{g:8.4f}  {100 * gain.level:g} % [{low:.4f}, {high:.4f}]  ({note})"
         for name, g, (low, high), note in rows
     ]
     lines.append(
@@ -64,13 +92,13 @@ def summary(gain: Gain) -> str:
     )
     table = gain.per_size.to_string(index=False, float_format="{:.4g}".format)
     return "\n".join(
-        [sentence(gain), "", *lines, "", table, "", *(f"warning: {w}" for w in gain.warnings)]
+        [sentence(gain), "", *lines, "", table, "", *(f"warning: {w}" for w in warnings)]
     ).rstrip()
 
 
-def warnings(gain: Gain) -> tuple[str, ...]:
+def warnings(gain: Estimate) -> tuple[str, ...]:
     """Everything a reader must know before quoting the gain."""
-    found, table = [*gain.warnings, *_thin(gain)], gain.per_size
+    found, table = [*gain.cells.warnings, *_thin(gain)], gain.per_size
     if not math.isfinite(gain.fieller[1]):
         why = "the exponent is not identified (it cannot be told from 0), nor is the gain"
         found.append(f"{why}: Fieller's interval is unbounded, the other too narrow")
@@ -117,6 +145,6 @@ def warnings(gain: Gain) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _thin(gain: Gain) -> list[str]:
+def _thin(gain: Estimate) -> list[str]:
     thin = [f"only {len(gain.per_size)} sizes"] if len(gain.per_size) < FEW_SIZES else []
     return [*thin, "one seed per size"] if (gain.per_size["pairs"] == 1).all() else thin

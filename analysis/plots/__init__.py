@@ -11,7 +11,6 @@ from analysis.plots.runs import (
     training_curves,
 )
 from analysis.plots.scaling import (
-    gain,
     gain_by_compute,
     gain_per_size,
     isoflop_valleys,
@@ -24,7 +23,6 @@ __all__ = [
     "ablation_forest",
     "by_depth",
     "depth_map",
-    "gain",
     "gain_by_compute",
     "gain_per_size",
     "grid_map",

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import matplotlib as mpl
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis.plots.style import BLACK, label, log_axes, looks
-
-if TYPE_CHECKING:
-    from analysis.gain.gain import Gain
 
 Interval = tuple[float, float, float]  # value, low, high
 
@@ -74,28 +69,6 @@ def loss_against_compute(
     ax.set(xlabel=label(x), ylabel=label(y))
     ax.legend()
     return log_axes(ax)
-
-
-def gain(result: Gain, ax: Axes | None = None) -> Axes:
-    """A gain as ``loss_against_compute``: the means of the sizes of both arms, their separate laws,
-    and the gain at the largest size.
-    """
-    from matplotlib import pyplot as plt
-
-    ax = plt.subplots()[1] if ax is None else ax
-    arms = {str(result.baseline): "baseline", str(result.variant): "variant"}
-    table, laws = result.per_size, result.separate_slopes
-    points = [
-        pd.DataFrame({"variant": name, result.x: table[f"x_{arm}"], result.y: table[f"loss_{arm}"]})
-        for name, arm in arms.items()
-    ]
-    lines = {}
-    for (name, arm), (a, alpha) in zip(arms.items(), (laws.baseline, laws.variant), strict=True):
-        x = np.geomspace(table[f"x_{arm}"].min(), table[f"x_{arm}"].max(), 50)
-        lines[name] = pd.DataFrame({"x": x, "y": a * x**-alpha})
-    last = table.iloc[-1]
-    arrows = {str(result.variant): (last["x_variant"], result.gain, last["loss_variant"])}
-    return loss_against_compute(ax, pd.concat(points), lines, arrows, x=result.x, y=result.y)
 
 
 def gain_by_compute(ax: Axes, curves: Mapping[str, pd.DataFrame], *, x: str = "flops") -> Axes:

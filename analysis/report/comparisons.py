@@ -75,8 +75,8 @@ def _gains(evidence: Evidence, page: Page) -> None:
         title,
     )
     caption = (
-        "Loss against compute, power laws with 95 % bands, and arrows from a variant's compute to "
-        "what the baseline needs for the same loss."
+        "Loss against compute, and power laws with 95 % bands. Each arrow starts at a variant's "
+        "largest runs and is as long as its gain over all sizes, the number in the legend."
     )
     page.figure("loss.png", drawn, caption)
     drawn, (ax,) = plots.new_axes()

@@ -141,18 +141,14 @@ class Evidence:
 
     @cached_property
     def gains(self) -> dict[str, dict[str, Gain | str]]:
-        """By variant and x axis: the gain, or why there is none."""
+        """By variant and x axis: the gain, or why there is none to be quoted."""
         found: dict[str, dict[str, Gain | str]] = {variant: {} for variant in self.variants}
         for variant, by_x in found.items():
             for x in (x for x in AXES if x in self.comparable):
                 try:
                     gain = compute_equivalent_gain(self.comparable, variant, BASELINE, x=x)
                     span = gain.per_size["x_baseline"].max() / gain.per_size["x_baseline"].min()
-                    by_x[x] = (
-                        gain
-                        if span >= NARROW
-                        else f"the sizes span only a factor {span:.2g} in {x}, which shows no law"
-                    )
+                    by_x[x] = _unfit(gain, span) or gain
                 except ValueError as error:
                     by_x[x] = str(error)
         return found
@@ -269,3 +265,12 @@ def signed(row: Any) -> str:
     return f"{row['difference']:+.4f}" + (
         "" if np.isnan(row["low"]) else f" ({row['low']:+.4f} to {row['high']:+.4f})"
     )
+
+
+def _unfit(gain: Gain, span: float) -> str:
+    """Why a gain must not be quoted; empty where it may be. `span`: largest x over the smallest."""
+    if span < NARROW:
+        return f"the sizes span only a factor {span:.2g} in {gain.x}, which shows no law"
+    if not np.isfinite(gain.fieller[1]):
+        return f"the exponent in {gain.x} cannot be told from 0, so the gain is not identified"
+    return ""

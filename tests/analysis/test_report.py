@@ -171,6 +171,18 @@ def test_the_published_table_reports_its_published_gain(tmp_path, quick) -> None
     assert "one seed" in text.split("## ")[0]
 
 
+def test_a_gain_that_is_not_identified_is_not_in_the_verdict(tmp_path, quick) -> None:
+    """Losses that scatter so much that their slope cannot be told from 0."""
+    table = published(tmp_path)
+    rng = np.random.default_rng(0)
+    noise = pd.Series(rng.normal(0, 0.15, 5), index=table["size"].unique())
+    table["val/loss"] *= np.exp(table["size"].map(noise))
+    table.to_csv(tmp_path / "runs.csv", index=False)
+    report = write_report(tmp_path / "runs.csv", tmp_path / "out")
+    assert "the exponent in flops cannot be told from 0" in report.verdict
+    assert "times the compute" not in report.verdict
+
+
 def test_too_few_sizes_say_that_nothing_was_found(tmp_path, quick) -> None:
     table = published(tmp_path)
     table[table["size"].isin(["194M", "528M"])].to_csv(tmp_path / "runs.csv", index=False)

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from analysis.gain.paired import Array, Shift, crossed_seeds, paired_shift
+from analysis.fits.laws import Array
+from analysis.gain.paired import Shift, crossed_seeds, paired_shift
 
 ALPHA, GAIN, SIGMA = 0.055, 1.25, 0.005  # exponent, truth, sd of a run's log loss
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from analysis.fits.laws import Array
 from analysis.gain.alternatives import SeparateLaws, unpaired_bootstrap
-from analysis.gain.paired import POOL_ABOVE, Array, Shift, paired_shift, pool_seeds
+from analysis.gain.paired import POOL_ABOVE, Shift, paired_shift, pool_seeds
 
 README = Path(__file__).parent / "README.md"
 TABLES = 20_000
