@@ -99,7 +99,8 @@ class _Balance(torch.autograd.Function):
             d_e.addcmul_(before[:, None], d_sum)
             d_r = torch.mul(e, d_sum, out=product).sum(1)
             d_c.zero_()
-        return d_e.mul_(e)
+        balanced: Tensor = d_e.mul_(e)
+        return balanced
 
 
 class MHCSite(nn.Module):

@@ -91,7 +91,8 @@ def test_strided_sources_and_gradients():
 
 def test_weights_sum_to_one_and_runs_repeat_bit_for_bit():
     sources, query, grad = problem(3, 40, 70, torch.float32)
-    torch.testing.assert_close(fused.depth_read(sources, query, EPS)[1].sum(0), torch.ones(70))
+    weights = fused.depth_read(sources, query, EPS)[1]
+    torch.testing.assert_close(weights.sum(0), torch.ones(1, 70))
     for a, b in zip(
         fused_gradients(sources, query, grad), fused_gradients(sources, query, grad), strict=True
     ):
