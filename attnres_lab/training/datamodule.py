@@ -60,7 +60,7 @@ class CorpusDataModule(StepDataModule):
         self.progress = progress
 
     @cached_property
-    def dataset(self) -> Corpus:  # type: ignore[override]
+    def dataset(self) -> Corpus:
         """Prepared at the first use, its checksums compared."""
         corpus = prepare(self.config.data, progress=self.progress)
         corpus.verify(CHECKED_BYTES)
@@ -89,7 +89,7 @@ class ImageDataModule(StepDataModule):
     """
 
     @cached_property
-    def dataset(self) -> ImageSet:  # type: ignore[override]
+    def dataset(self) -> ImageSet:
         """Read at the first use."""
         task = self.config.task
         assert isinstance(task, ImagesConfig)
