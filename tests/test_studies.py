@@ -247,9 +247,17 @@ def shrunken(config: RunConfig, data: DataConfig) -> RunConfig:
     """
     mixers = MixersConfig(config.model.mixers.pattern[:4])
     mlp = replace(MoEConfig(), experts=4) if config.model.mlp.name == "moe" else config.model.mlp
-    sizes: dict[str, int | None] = {"dim": 16, "num_layers": 8, "num_heads": 2, "mlp_dim": None}
-    sizes |= {"num_kv_heads": None}
-    model = replace(config.model, vocab_size=256, mixers=mixers, mlp=mlp, **sizes)
+    model = replace(
+        config.model,
+        vocab_size=256,
+        dim=16,
+        num_layers=8,
+        num_heads=2,
+        num_kv_heads=None,
+        mlp_dim=None,
+        mixers=mixers,
+        mlp=mlp,
+    )
     train = replace(
         config.train,
         batch_size=4,
