@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.gain.paired import Array
+from analysis.fits.laws import Array
 from attnres_lab.runs.tuning import vertex
 
 LOST = ("diverged", "pruned")
