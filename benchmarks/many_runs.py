@@ -71,7 +71,7 @@ def _trial(
     end = {"step": 10 * ROWS, "tokens": 1000 * ROWS, "flops": 1e9 * ROWS, "seconds": float(ROWS)}
     write_json(files.result, end | {"val/loss": loss, "train/loss": loss, "params": 100})
     reads = [
-        {"sublayer": n, "kind": "mlp", "sources": ["f"] * n, "weights": [1 / n] * n}
+        {"sublayer": n, "kind": "mlp", "sources": ["f"] * n, "weights": [1 / n] * n, "entropy": 0.5}
         for n in range(1, 2 * LAYERS + 2)
     ]
     record = {"step": 10 * ROWS, "reads": reads if entry.variant != "baseline" else []}
