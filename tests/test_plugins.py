@@ -54,6 +54,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_page_end_to_end(site: Path, tmp_path: Path) -> None:
     """Trained and swept by the command line, and admitted by conformance, in processes of their
     own.

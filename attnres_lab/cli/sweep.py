@@ -131,9 +131,12 @@ def status(
     watch: bool = typer.Option(False, "--watch", help="Renew every two seconds until done."),
 ) -> None:
     """Show what each trial is doing; from any terminal, while the sweep runs or not."""
+    from attnres_lab.sweep.launchers import expected_slots
     from attnres_lab.sweep.report import print_status
 
-    print_status(existing(spec, scale), as_json=json, watch=watch)
+    folder = existing(spec, scale)
+    slots = expected_slots(read(spec, scale).spec) if spec.is_file() else 0
+    print_status(folder, as_json=json, watch=watch, slots=slots)
 
 
 @sub.command("list")

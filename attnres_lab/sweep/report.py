@@ -20,15 +20,17 @@ from attnres_lab.sweep.summary import headline, summary, table
 SHOWN = 200
 
 
-def print_status(folder: SweepFolder, *, as_json: bool, watch: bool) -> None:
-    """The state of a sweep and of its trials. Raises UserError for a sweep that never ran."""
+def print_status(folder: SweepFolder, *, as_json: bool, watch: bool, slots: int = 0) -> None:
+    """The state of a sweep and of its trials, of which ``slots`` run at a time (0: as many as are
+    running). Raises UserError for a sweep that never ran.
+    """
     terminal = sys.stdout.isatty()
     while True:
         trials = progress(folder)
         if not trials:
             raise UserError(f"{folder.path}: nothing has run yet; start it with: attnres sweep run")
         holder = folder.holder()
-        facts = summary(trials, slots=max(1, sum(t.label == "running" for t in trials)))
+        facts = summary(trials, slots=slots or max(1, sum(t.label == "running" for t in trials)))
         if as_json:
             print(json.dumps({**facts, "holder": holder, "trials": [_as_json(t) for t in trials]}))
         else:

@@ -19,7 +19,7 @@ TINY = {
     "model.num_heads": 1,
     "model.residual": {"name": "full"},
     "data.val_tokens": 128,
-    "budget.steps": 3,
+    "budget": "3 steps",
     "train.log_every": 1,
     "train.checkpoint_every": 2,
 }
