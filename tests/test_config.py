@@ -198,7 +198,8 @@ def test_the_hash_is_the_science_not_the_names() -> None:
         == base
     )
     assert content_hash(load(TINY, {"optim.lr": 0.003})) == base
-    for key, value in (("seed", 1), ("optim.lr", 0.004), ("model.residual.name", "full")):
+    changes = {"seed": 1, "optim.lr": 0.004, "model.residual.name": "full", "train.threads": 2}
+    for key, value in changes.items():
         assert content_hash(load(TINY, {key: value})) != base
 
 

@@ -466,3 +466,18 @@ def test_ranks_end_with_their_parent(tmp_path: Path, moment: str) -> None:
         for each in (*process.children(recursive=True), process):
             each.kill()
     assert not alive
+
+
+def test_the_final_numbers_do_not_depend_on_how_often_rows_are_written(tmp_path: Path) -> None:
+    """The training loss is that of the last ten steps, after a resume too."""
+    results = []
+    for every in (1, 5, 12):
+        config = tiny(tmp_path, **{"train.log_every": every, "train.checkpoint_every": 5})
+        folder = tmp_path / f"every-{every}"
+        results.append(run(config, folder).metrics)
+        rows = [row["train/loss"] for row in RunFolder(folder).rows() if "train/loss" in row]
+        if every == 1:
+            assert results[0]["train/loss"] == pytest.approx(sum(rows[-10:]) / 10)
+            assert results[0]["train/loss"] != pytest.approx(rows[-1], rel=1e-4)
+    for key in ("train/loss", "val/loss", "tokens", "flops"):
+        assert len({result[key] for result in results}) == 1

@@ -99,7 +99,6 @@ INCIDENTAL = (
     "data.cache_dir",
     "train.log_every",
     "train.checkpoint_every",
-    "train.threads",
     "train.probe_every",
 )
 
@@ -107,7 +106,10 @@ INCIDENTAL = (
 #: Keys and sections that came later; those of variants are in ``ResidualConfig.later``. Where they
 #: are at their default they are left out of a run's identity, so that the runs from before keep
 #: theirs.
-LATER = ("model.mixers.", "model.mlp.", "optim.query_", "optim.residual_clip", "task.")
+LATER = (
+    *("model.mixers.", "model.mlp.", "optim.query_", "optim.residual_clip", "task."),
+    "train.threads",  # other orders of sums give other last digits
+)
 
 
 def content_hash(config: RunConfig) -> str:

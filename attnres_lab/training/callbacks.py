@@ -22,6 +22,9 @@ from attnres_lab.training.gauges import Gauges, peak_flops
 from attnres_lab.training.module import LitTransformer
 from attnres_lab.training.probe import Probe
 
+#: In the last row: the mean over the last steps, which does not depend on ``train.log_every``.
+FINAL_LOSS = "train/final_loss"
+
 
 @dataclass
 class RunLog:
@@ -59,6 +62,8 @@ def final_numbers(run: RunLog, module: LitTransformer) -> dict[str, Any]:
     """The keys of ``result.json``."""
     params = run.config.params
     keep = {k: v for k, v in run.last.items() if k != "time" and not k.startswith("system/")}
+    if FINAL_LOSS in keep:
+        keep["train/loss"] = keep.pop(FINAL_LOSS)
     return keep | {
         "flops_6nd": 6 * params.active * keep.get("tokens", 0),
         "device_seconds": module.seconds * run.config.train.world,
@@ -134,6 +139,9 @@ class Rows(StepCallback):
             **module.model.metrics(),
             **self._gauges.sample(),
         }
+        if module.finished:
+            mean = module.recent.mean()
+            row[FINAL_LOSS] = float(trainer.strategy.reduce(mean, reduce_op="mean"))
         if self._peak:
             row["perf/utilization"] = flops_per_second / self._peak / self.train.world
         module.loss_sum.zero_()

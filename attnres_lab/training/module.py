@@ -32,6 +32,10 @@ class Stopwatch:
         self.last = now
 
 
+#: Steps whose mean loss is the final ``train/loss``, however often rows are written.
+WINDOW = 10
+
+
 class LitTransformer(pl.LightningModule):
     """The network of a run with its loss, optimiser and schedule. Batches are the task's: tokens
     [B, T + 1] of a language, pairs of images and labels.
@@ -51,6 +55,7 @@ class LitTransformer(pl.LightningModule):
         self.seconds = 0.0  # training time so far, without validation, probes and checkpoints
         self.loss_sum = torch.zeros((), dtype=torch.float64)  # since the last logged row,
         self.row_start = (0, 0.0)  # whose step and seconds these are
+        self.recent = torch.zeros(0, dtype=torch.float64)  # losses of the last WINDOW steps
         self.grad_norm = torch.zeros(())
         self.lr = 0.0  # of the last step
         self.validation: dict[str, float] = {}  # of the whole set, in double precision
@@ -148,7 +153,9 @@ class LitTransformer(pl.LightningModule):
         self.watch.lap("optimizer")
         self.lr = self.optimizers(use_pl_optimizer=False).param_groups[0]["lr"]  # type: ignore[union-attr]
         self.step += 1
-        self.loss_sum = self.loss_sum.to(self._step_loss.device) + self._step_loss.double()
+        loss = self._step_loss.double()
+        self.loss_sum = self.loss_sum.to(loss.device) + loss
+        self.recent = torch.cat([self.recent.to(loss.device), loss.reshape(1)])[-WINDOW:]
         self._step_loss = torch.zeros(())
 
     def add_time(self) -> None:
@@ -188,11 +195,13 @@ class LitTransformer(pl.LightningModule):
         checkpoint["config"] = to_yaml(self.config)
         checkpoint["config_hash"] = content_hash(self.config)
         sums = torch.as_tensor(self.all_gather(self.loss_sum.to(self.device)))
+        recent = torch.as_tensor(self.all_gather(self.recent.to(self.device)))
         checkpoint["run"] = {
             "step": self.step,
             "seconds": self.seconds,
             # of every rank: each has the loss of its own share of the batches
             "loss_sums": sums.reshape(-1).tolist(),
+            "recent": recent.reshape(sums.numel(), -1).tolist(),
             "row_start": list(self.row_start),
         }
 
@@ -202,3 +211,4 @@ class LitTransformer(pl.LightningModule):
         self._begun = self._timed = self.step
         self.loss_sum = torch.tensor(run["loss_sums"][self.global_rank], dtype=torch.float64)
         self.row_start = (run["row_start"][0], run["row_start"][1])
+        self.recent = torch.tensor(run["recent"][self.global_rank], dtype=torch.float64)
