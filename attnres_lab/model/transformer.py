@@ -110,6 +110,7 @@ class Network(nn.Module):
         self.norm = nn.RMSNorm(c.dim, eps=c.norm_eps)
         self.head = head
         self.residual = REGISTRY[c.residual.name](c.residual, c.num_sublayers, c.dim, c.norm_eps)
+        self.residual.recompute = c.activation_checkpointing
 
     def draw_embedding(self, generator: torch.Generator) -> None:
         """Draw what comes before the sublayers, in place."""
@@ -130,7 +131,7 @@ class Network(nn.Module):
         call: Sublayer = self.sublayers[index]
         if cache is not None:
             call = partial(self.sublayers[index], past=cache.length, state=cache.states[index])
-        if self.config.activation_checkpointing and self.training:
+        if self.residual.recompute and self.training and not self.residual.checkpoints:
             return partial(checkpoint, call, use_reentrant=False)
         return call
 

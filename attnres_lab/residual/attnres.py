@@ -11,6 +11,7 @@ from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from attnres_lab import ops
 from attnres_lab.ops import decoding, twophase
@@ -121,6 +122,7 @@ class AttnRes(Residual):
     """
 
     Config: ClassVar[type[ResidualConfig]] = FullConfig
+    checkpoints = True
 
     def __init__(
         self, config: FullConfig | BlockConfig, num_sublayers: int, dim: int, norm_eps: float
@@ -142,7 +144,7 @@ class AttnRes(Residual):
             first = next(self.parameters())
             if decoding.serves(x_BTD):
                 return Decoding(x_BTD, self._queries(wide), self.reads)
-            if twophase.serves(x_BTD, first):
+            if twophase.serves(x_BTD, first) and not (self.recompute and self.training):
                 return TwoPhase.start(x_BTD, self._queries(), self.reads)
         return Sources((x_BTD,), None, self.per_read())
 
@@ -166,15 +168,29 @@ class AttnRes(Residual):
         )
 
     def step(self, state: State, sublayer: Sublayer, index: int) -> State:
-        h_BTD = self._read(state, index)
-        # under autocast a sublayer ends in bf16; the stream stays fp32, as the baseline's sum does
-        out_BTD = sublayer(h_BTD).to(h_BTD.dtype)
+        out_BTD = self._run(state, sublayer, index)
         if isinstance(state, TwoPhase | Decoding):
             return state.push(out_BTD)
         open_sum = out_BTD if state.partial is None else state.partial + out_BTD
         if index + 1 in self.ends:
             return state._replace(done=(*state.done, open_sum), partial=None)
         return state._replace(partial=open_sum)
+
+    def _run(self, state: State, sublayer: Sublayer, index: int) -> Tensor:
+        """The output of a sublayer. With ``recompute`` its read is made again with it, so that
+        nothing is kept but the sources.
+        """
+
+        def read_and_run(*_: Tensor) -> Tensor:
+            h_BTD = self._read(state, index)
+            # under autocast a sublayer ends in bf16; the stream stays fp32, as the baseline's sum
+            return sublayer(h_BTD).to(h_BTD.dtype)
+
+        if not (self.recompute and self.training and isinstance(state, Sources)):
+            return read_and_run()
+        again = checkpoint(read_and_run, *self._sources(state), use_reentrant=False)
+        assert isinstance(again, Tensor)
+        return again
 
     def finish(self, state: State) -> Tensor:
         if self.config.output_read:

@@ -62,6 +62,8 @@ class Residual(nn.Module, ABC):
     """
 
     Config: ClassVar[type[ResidualConfig]]
+    #: Whether, with ``recompute``, it checkpoints sublayers itself, together with its reads.
+    checkpoints: bool = False
     starts_as_baseline: bool = (
         True  # False, with the reason beside it, for methods or options that cannot
     )
@@ -74,6 +76,7 @@ class Residual(nn.Module, ABC):
             dim,
             norm_eps,
         )
+        self.recompute = False  # set by the model: activation checkpointing is on
         self.observer: Observer | None = (
             None  # set by probes; reads report their depth weights to it
         )

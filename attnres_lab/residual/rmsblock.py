@@ -54,8 +54,7 @@ class RMSBlock(Block):
 
     def step(self, state: Any, sublayer: Sublayer, index: int) -> Any:
         sources, normed = RMSState(*state)
-        h_BTD = self._read(sources, index)
-        out_BTD = sublayer(h_BTD).to(h_BTD.dtype)
+        out_BTD = self._run(sources, sublayer, index)
         with exact(out_BTD):
             unit_BTD = F.rms_norm(out_BTD, out_BTD.shape[-1:], eps=EPS)
         normed = unit_BTD if normed is None else normed + unit_BTD
