@@ -24,11 +24,16 @@ def only_one(files: RunFolder) -> Iterator[None]:
         return
     try:
         with FileLock(files.path / "lock", timeout=0):
-            files.checkpoint.with_suffix(".tmp").unlink(missing_ok=True)
-            sweep_up(files.path.rglob(".*.tmp"))
+            tidy(files)
             yield
     except Timeout:
         raise UserError(f"{files.path}: another process is training in this folder") from None
+
+
+def tidy(files: RunFolder) -> None:
+    """Remove what killed processes left half written in a run folder. The caller holds it."""
+    files.checkpoint.with_suffix(".tmp").unlink(missing_ok=True)
+    sweep_up(files.path.rglob(".*.tmp"))
 
 
 def sweep_up(temporary: Iterable[Path]) -> None:

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from attnres_lab.errors import UserError
 from attnres_lab.runs import failures
 from attnres_lab.runs.folder import DONE, RunFolder, write_json
-from attnres_lab.runs.lock import heartbeat
+from attnres_lab.runs.lock import heartbeat, tidy
 
 #: Seconds to wait for a process that is on its way out to let go of the folder.
 PATIENCE = 20.0
@@ -39,6 +39,7 @@ def execute(path: Path, function: str) -> int:
         lock.acquire()
     except Timeout:
         return failures.LOCKED
+    tidy(folder)
     if folder.status().state in DONE:  # by the process that held the folder
         return 0
     os.environ["ATTNRES_LOCKED"] = str(path)  # the function need not lock it again

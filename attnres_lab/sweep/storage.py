@@ -60,11 +60,10 @@ def _open(url: str) -> Any:
 
 
 def open_journal(path: Path) -> JournalStorage:
-    """The journal file of one sweep, without the lock of the dead. After a crash it is read up to
-    its last whole line, a damaged one up to the damage: it is set aside, and what it no longer
-    says is told again from the folders. The caller holds the sweep.
+    """The journal file of one sweep. After a crash it is read up to its last whole line, a damaged
+    one up to the damage: it is set aside, and what it no longer says is told again from the
+    folders. The caller holds the sweep.
     """
-    Path(f"{path}.lock").unlink(missing_ok=True)
     if path.exists():
         data = path.read_bytes()
         whole = _whole(data)
@@ -74,12 +73,12 @@ def open_journal(path: Path) -> JournalStorage:
         elif whole != data:
             write_atomic(path, whole)
     try:
-        storage = JournalStorage(JournalFileBackend(str(path)))
+        storage = JournalStorage(JournalFileBackend(str(path), _Held()))
         storage.get_all_studies()
         return storage
     except Exception:  # whole lines that do not fit together: Optuna raises what they lead to
         set_aside(path, path.read_bytes())
-        return JournalStorage(JournalFileBackend(str(path)))
+        return JournalStorage(JournalFileBackend(str(path), _Held()))
 
 
 def _whole(data: bytes) -> bytes:
@@ -94,3 +93,13 @@ def _whole(data: bytes) -> bytes:
             break
         end += len(line)
     return data[:end]
+
+
+class _Held:
+    """None: who holds the sweep is alone. Optuna's own leaves files behind when it is killed."""
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        pass
