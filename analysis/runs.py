@@ -1,27 +1,23 @@
-"""Runs as tidy tables: from the run folders, from files, or from an MLflow store; the only file of
-the package that talks to MLflow.
-"""
+"""Runs as tidy tables: from the run folders, from files, or from an MLflow store."""
 
 from __future__ import annotations
 
 import difflib
-import gc
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from analysis import store
+from analysis.store import LABELS
 from attnres_lab.runs import RunFolder, SweepFolder, UserError, runs_folder
 from attnres_lab.runs.table import as_text, find, planned, table
 
-__all__ = ["decode", "depth_artifacts", "from_params", "load_curves", "load_runs", "runs_folder"]
+__all__ = ["depth_artifacts", "load_curves", "load_runs", "runs_folder"]
 
-LABELS = ("sweep", "status", "variant", "size", "seed", "data_fingerprint", "trial", "tuning")
 POSITION = ("tokens", "flops", "seconds")
-_LARGEST = 1.79e308  # what MLflow's SQL stores write for infinity
 # of a record, but neither a label nor a number that came out
 _ABOUT = ("run", "run_name", "state", "failure", "config_hash", "revision", "dirty", "device")
 
@@ -46,8 +42,8 @@ def load_runs(
     if (read := _read_table(name_or_folder)) is not None:
         return _of_kind(read, tuning=tuning)
     if tracking_uri:
-        found = _search(tracking_uri, str(name_or_folder))
-        rows, params = zip(*map(_tracked, found), strict=True)
+        found = store.search(tracking_uri, str(name_or_folder))
+        rows, params = zip(*map(store.tracked, found), strict=True)
     else:
         rows, params = zip(*_folders(name_or_folder), strict=True)
     runs = pd.DataFrame([{**param, **row} for row, param in zip(rows, params, strict=True)])
@@ -83,7 +79,7 @@ def load_curves(
     """
     if (read := _read_table(name_or_folder)) is not None:
         return read
-    client = _client(tracking_uri) if tracking_uri else None
+    client = store.open_store(tracking_uri) if tracking_uri else None
     runs = load_runs(name_or_folder, tracking_uri) if runs is None else runs
     labels = [label for label in ("run_id", "name", "variant", "size", "seed") if label in runs]
     parts = [pd.DataFrame(columns=[*labels, "key", "step", *POSITION, "value"])]
@@ -91,7 +87,7 @@ def load_curves(
         labelled = {str(label): value for label, value in run.items()}
         wanted = (*keys, *POSITION)
         if client:
-            history = {key: _history(client, run["run_id"], key) for key in wanted}
+            history = {key: store.history(client, run["run_id"], key) for key in wanted}
         else:
             history = _rows_by_key(Path(run["run_id"]), wanted)
         for key in keys:
@@ -112,7 +108,7 @@ def depth_artifacts(run_id: str, folder: Path, tracking_uri: str | None = None) 
     if not tracking_uri:
         own = RunFolder(run_id).artifacts / "depth"
         return own if own.is_dir() else None
-    client = _client(tracking_uri)
+    client = store.open_store(tracking_uri)
     return (
         Path(client.download_artifacts(run_id, "depth", str(folder)))
         if client.list_artifacts(run_id, "depth")
@@ -180,130 +176,6 @@ def _read_table(path: str | Path) -> pd.DataFrame | None:
     return pd.read_parquet(path) if Path(path).suffix == ".parquet" else None
 
 
-def _client(uri: str) -> Any:
-    file = Path(uri.removeprefix("sqlite:///"))
-    # MLflow would create an empty store and find nothing in it
-    if uri.startswith("sqlite:///") and not file.exists():
-        raise ValueError(
-            f"{file}: no runs are tracked there; run a sweep first, or name another store "
-            "(tracking_uri)"
-        )
-    from mlflow import MlflowClient
-
-    return MlflowClient(uri)
-
-
-def _search(tracking_uri: str, name: str) -> list[Any]:
-    """The runs of the sweep ``name``, else of the experiment ``name``, without the parents of
-    sweeps.
-    """
-    from mlflow.exceptions import MlflowException
-
-    client = _client(tracking_uri)
-    try:
-        experiments = {e.name: e.experiment_id for e in client.search_experiments()}
-        ids = list(experiments.values())
-        if "'" not in name and (
-            found := _pages(client, ids, f"tags.sweep = '{name}' and tags.kind = 'run'")
-        ):
-            return _one_sweep(found, name)
-        if name in experiments:
-            if found := [
-                run
-                for run in _pages(client, [experiments[name]], "")
-                if run.data.tags.get("kind") != "sweep"
-            ]:
-                return found
-            raise ValueError(f"{name}: the experiment holds no runs yet")
-        sweeps = {
-            run.data.tags.get("sweep", "") for run in _pages(client, ids, "tags.kind = 'sweep'")
-        }
-    except MlflowException as error:
-        text = (
-            f"{tracking_uri}: the runs cannot be read; is the store "
-            f"there? ({str(error).splitlines()[0]})"
-        )
-        # an address may hold a password
-        raise ValueError(re.sub(r"//[^/\s]*@", "//", text)) from None
-    if name in sweeps:
-        raise ValueError(f"{name}: no run of this sweep is tracked yet")
-    close = difflib.get_close_matches(name, sweeps | set(experiments), n=1)
-    raise ValueError(
-        f"{name}: no such sweep or experiment is tracked"
-        + (f", did you mean '{close[0]}'?" if close else "")
-    )
-
-
-def _one_sweep(runs: list[Any], name: str) -> list[Any]:
-    """Of several sweeps of one name in a shared store: the one whose folder is here, else the
-    newest.
-    """
-    ids = {run.data.tags.get("sweep_id") for run in runs}
-    here = SweepFolder.named(name).facts().get("id")
-    chosen = (
-        here
-        if here in ids
-        else max(runs, key=lambda run: run.info.start_time).data.tags.get("sweep_id")
-    )
-    return [run for run in runs if run.data.tags.get("sweep_id") == chosen]
-
-
-def _pages(client: Any, experiments: list[str], query: str) -> list[Any]:
-    """All runs that match; without garbage collection, for scanning the hundred objects of every
-    run for cycles takes two thirds of the time.
-    """
-    found: list[Any] = []
-    enabled = gc.isenabled()
-    token: str | None = ""
-    gc.disable()
-    try:
-        while token is not None:
-            page = client.search_runs(
-                experiments, query, max_results=1000, page_token=token or None
-            )
-            found += page
-            token = page.token or None
-    finally:
-        if enabled:
-            gc.enable()
-    return found
-
-
-def _tracked(run: Any) -> tuple[dict[str, Any], dict[str, str]]:
-    """Of a run in a store: labels and numbers, and config values as text; ``factor/`` metrics only
-    repeat config keys.
-    """
-    metrics = {
-        decode(key): math.copysign(math.inf, value) if abs(value) >= _LARGEST else value
-        for key, value in run.data.metrics.items()
-        if not key.startswith("factor/")
-    }
-    labels = {key: run.data.tags[key] for key in LABELS if key in run.data.tags}
-    row = {**metrics, "run_id": run.info.run_id, "name": run.info.run_name, **labels}
-    return row, from_params(run.data.params)
-
-
-def decode(name: str) -> str:
-    """Characters that MLflow refuses in names are tracked as ``_x<hex>_``."""
-    return re.sub(r"_x([0-9a-f]+)_", lambda match: chr(int(match[1], 16)), name)
-
-
-def from_params(params: Mapping[str, str]) -> dict[str, str]:
-    """Dotted keys and whole texts of MLflow parameters: the rest of a long text is tracked under
-    ``key/2``, ``key/3``, ...
-    """
-    values = {}
-    for name, text in params.items():
-        head, _, tail = name.rpartition("/")
-        if tail.isdigit() and head in params:
-            continue
-        parts, index = [text], 2
-        while (more := params.get(f"{name}/{index}")) is not None:
-            parts, index = [*parts, more], index + 1
-        values[decode(name)] = "".join(parts)
-    return values
-
-
 def _numbers(column: pd.Series[Any]) -> pd.Series[Any]:
     """Numbers or booleans where every value that is there is one; null is a missing value."""
     given = column.where(~column.isin(["null", "None"]), None)
@@ -313,9 +185,3 @@ def _numbers(column: pd.Series[Any]) -> pd.Series[Any]:
         return pd.to_numeric(given)
     except ValueError:
         return given
-
-
-def _history(client: Any, run_id: str, key: str) -> pd.Series[Any]:
-    """Value by step; of values at one step (a resumed run) the last written counts."""
-    points = sorted(client.get_metric_history(run_id, key), key=lambda m: (m.step, m.timestamp))
-    return pd.Series({m.step: m.value for m in points}, dtype=float)

@@ -1,4 +1,4 @@
-"""Names and values that MLflow takes (docs/tracking.md); ``analysis.runs`` has the way back.
+"""Names and values that MLflow takes (docs/tracking.md); ``analysis.store`` has the way back.
 
 MLflow refuses names with other characters than letters, digits, ``/ _ . -`` and space, names that
 are no normal path, and values over 6000 characters.

@@ -18,9 +18,9 @@ import torch
 
 from attnres_lab.config import RunConfig
 from attnres_lab.runs.folder import RunFolder, State, write_json
-from attnres_lab.training.gauges import Gauges, peak_flops
 from attnres_lab.training.module import LitTransformer
 from attnres_lab.training.probe import Probe
+from attnres_lab.training.system_metrics import SystemMetrics, peak_flops
 
 #: In the last row: the mean over the last steps, which does not depend on ``train.log_every``.
 FINAL_LOSS = "train/final_loss"
@@ -105,7 +105,7 @@ class Rows(StepCallback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, LitTransformer)
-        self._gauges = Gauges(module.device)
+        self._system = SystemMetrics(module.device)
         self._peak = peak_flops(module.device, str(trainer.precision))
 
     def on_train_batch_start(
@@ -137,7 +137,7 @@ class Rows(StepCallback):
             **{f"perf/{part}_seconds": value for part, value in module.watch.parts.items()},
             "perf/logging_seconds": self._logging,
             **module.model.metrics(),
-            **self._gauges.sample(),
+            **self._system.sample(),
         }
         if module.finished:
             mean = module.recent.mean()

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, _validate_param_name
 
-from analysis.runs import decode, from_params
+from analysis.store import decode, from_params
 from attnres_lab.tracking.names import encode, factors, to_params
 
 

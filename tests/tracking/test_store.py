@@ -190,7 +190,7 @@ def test_an_experiment_name_of_the_user_is_respected(runs, monkeypatch) -> None:
 
 def test_a_long_parameter_and_a_refused_name_arrive_whole(runs) -> None:
     """10,000 characters and a name with '=' in it."""
-    from analysis.runs import from_params
+    from analysis.store import from_params
 
     files = write_run(runs / "odd")
     environment = read_json(files.environment) or {}

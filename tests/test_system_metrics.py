@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from attnres_lab.training import gauges
-from attnres_lab.training.gauges import Gauges, peak_flops
+from attnres_lab.training import system_metrics
+from attnres_lab.training.system_metrics import SystemMetrics, peak_flops
 
 CUDA = torch.device("cuda", 1)
 
@@ -43,7 +43,7 @@ def test_only_the_leased_device_is_read(monkeypatch) -> None:
         monkeypatch.setattr(
             torch.cuda, name, lambda device, answer=answer: asked.append(device) or answer
         )
-    sample = Gauges(CUDA).sample()
+    sample = SystemMetrics(CUDA).sample()
     assert asked == [CUDA] * 3
     assert {key: value for key, value in sample.items() if "device" in key} == {
         "system/device_memory_bytes": 7.0,
@@ -56,8 +56,8 @@ def test_only_the_leased_device_is_read(monkeypatch) -> None:
 def test_samples_are_taken_every_ten_seconds(monkeypatch) -> None:
     """However often rows are logged; a device without a counter has no such metric."""
     clock = [100.0]
-    monkeypatch.setattr(gauges.time, "monotonic", lambda: clock[0])
-    meter = Gauges(torch.device("cpu"))
+    monkeypatch.setattr(system_metrics.time, "monotonic", lambda: clock[0])
+    meter = SystemMetrics(torch.device("cpu"))
     taken = 0
     for _ in range(100):
         clock[0] += 0.5

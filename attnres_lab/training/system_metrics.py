@@ -36,7 +36,7 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
     return next((peak for part, peak in PEAKS.items() if part in name), None)
 
 
-class Gauges:
+class SystemMetrics:
     """Samples this process and its device, at most every ``SECONDS``."""
 
     def __init__(self, device: torch.device) -> None:
