@@ -80,6 +80,18 @@ def sweep_state(runs: Path) -> dict[str, Any]:
     return state | {"study": study_state(folder / "study.journal")}
 
 
+def search_state(runs: Path) -> dict[str, Any]:
+    """Of a search, whose sampler proposes another point in place of one that was lost before it was
+    planned: how many points are planned and told, and which files there are.
+    """
+    state = sweep_state(runs)
+    return {
+        "planned": len(state["plan.json"]),
+        "study": [trial[1] for trial in state["study"]],
+        "files": {re.sub(r"trials/[^/]+", "trials/*", name): 0 for name in state},
+    }
+
+
 def study_state(journal: Path) -> list[Any]:
     """(point, state, values, parameters) of every Optuna trial but failed ones: attempts."""
     import optuna

@@ -14,7 +14,7 @@ from helpers import write_run
 
 from tests.faults.bench import Bench
 from tests.faults.injector import ACTIONS, Injector, Warm, warm
-from tests.faults.states import sweep_state
+from tests.faults.states import search_state, sweep_state
 from tests.faults.test_run_faults import TINY
 
 SWEEP = {
@@ -26,7 +26,7 @@ SWEEP = {
 GRID = {"space": {"seed": [0, 1]}}
 SEARCH = {
     "space": {"optim.lr": {"log": [1e-4, 1e-1]}},
-    "sampler": {"name": "qmc"},  # goes on in its sequence when it is started again
+    "sampler": {"name": "qmc"},
     "trials": 2,
 }
 CHAIN = {"function": "tests.sweep.synthetic:chain"}
@@ -44,7 +44,8 @@ def make(folder: Path, process: tuple[Injector, Warm], **changes: Any) -> Bench:
     write_run(folder / "tiny.yaml", **TINY)
     file = folder / "sweep.yaml"
     file.write_text(yaml.safe_dump({**SWEEP, **changes}))
-    return Bench(folder, *process, "sweep", file, sweep_state)
+    state = search_state if "sampler" in changes else sweep_state
+    return Bench(folder, *process, "sweep", file, state)
 
 
 def test_a_stride_of_faults_leaves_no_trace(tmp_path, process) -> None:
@@ -54,14 +55,19 @@ def test_a_stride_of_faults_leaves_no_trace(tmp_path, process) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("space", [GRID, SEARCH], ids=["grid", "search"])
 @pytest.mark.parametrize("action", ACTIONS)
-def test_every_fault_leaves_no_trace(tmp_path, process, space, action: str) -> None:
+def test_every_fault_leaves_no_trace(tmp_path, process, action: str) -> None:
     """Trials that only write, as training does: what training itself writes is in
     ``test_run_faults``.
     """
-    bench = make(tmp_path, process, **space, **CHAIN)
+    bench = make(tmp_path, process, **GRID, **CHAIN)
     bench.check_all((at, action) for at in range(1, bench.calls + 1))
+
+
+@pytest.mark.slow
+def test_a_stride_of_faults_in_a_search_loses_no_point(tmp_path, process) -> None:
+    bench = make(tmp_path, process, **SEARCH, **CHAIN)
+    bench.check_all(bench.stride(12))
 
 
 @pytest.mark.slow
