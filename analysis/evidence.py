@@ -14,7 +14,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TEXT = ("source", "variant", "size", "unit", "seeds", "tuning", "limit")
-NUMBERS = ("loss", "baseline", "difference", "gain", "low", "high", "error", "params", "tokens")
+NUMBERS: tuple[str, ...] = (
+    "loss",
+    "baseline",
+    "difference",
+    "gain",
+    "low",
+    "high",
+    "error",
+    "params",
+    "tokens",
+)
 NUMBERS += ("throughput", "alpha")
 UNITS = ("nats per token", "nats per byte", "perplexity", "")
 AXES = ("FLOP", "second", "")
@@ -58,7 +68,7 @@ def evidence_table(path: str | Path) -> pd.DataFrame:
             parts += _fitted(priced)
         left = group.drop(priced.index) if fitted else group
         for row in left.to_dict("records"):
-            parts += _single(row)
+            parts += _single({str(name): value for name, value in row.items()})
     return pd.DataFrame(parts)
 
 
@@ -104,14 +114,13 @@ def _refuse(path: Path, raw: pd.DataFrame, bad: pd.Series, column: str, wanted: 
 
 def _fitted(group: pd.DataFrame) -> list[dict[str, Any]]:
     flops = 6 * group["params"] * group["tokens"]
-    base = {"size": group["size"], "seed": 0}
     arms = [
         pd.DataFrame({"variant": "its baseline", "C": flops, "T": flops, "y": group["baseline"]}),
         pd.DataFrame(
             {"variant": "it", "C": flops, "T": flops / group["throughput"], "y": group["loss"]}
         ),
     ]
-    runs = pd.concat([arm.assign(**base) for arm in arms], ignore_index=True)
+    runs = pd.concat([arm.assign(size=group["size"], seed=0) for arm in arms], ignore_index=True)
     axes = {"FLOP": "C"} | ({"second": "T"} if group["throughput"].notna().all() else {})
     first, last = group.iloc[0], group.iloc[-1]
     about = {name: first[name] for name in TEXT} | {"size": f"{first['size']} to {last['size']}"}

@@ -13,9 +13,11 @@ PAGE = Path(__file__).parents[2] / "docs" / "results" / "025-outside-evidence"
 CSV = PAGE / "evidence.csv"
 
 
-def changed(tmp_path: Path, **values: object) -> Path:
+def changed(tmp_path: Path, **values: str) -> Path:
     """The page's first row with other values."""
-    row = pd.read_csv(CSV, dtype=str, keep_default_na=False).head(1).assign(**values)
+    row = pd.read_csv(CSV, dtype=str, keep_default_na=False).head(1)
+    for name, value in values.items():
+        row[name] = value
     row.to_csv(tmp_path / "own.csv", index=False)
     return tmp_path / "own.csv"
 
