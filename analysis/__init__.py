@@ -2,6 +2,7 @@
 
 from analysis.ablation import ablation_table
 from analysis.depth import load_depth
+from analysis.evidence import evidence_forest, evidence_table
 from analysis.fits.bootstrap import bootstrap
 from analysis.fits.fit import Fit, fit
 from analysis.fits.laws import CHINCHILLA, POWER_LAW, POWER_LAW_OFFSET, Law
@@ -19,6 +20,8 @@ __all__ += [
     "Gain",
     "ablation_table",
     "compute_equivalent_gain",
+    "evidence_forest",
+    "evidence_table",
     "fit",
     "gain_at_size",
     "gain_from_published",
