@@ -22,8 +22,9 @@ class Study:
         sqrt(2) sigma. sizes, seeds: number of sizes, and of seeds at each. alpha, loss: exponent of
         L = A C^-alpha and a typical loss; by default those of Attention Residuals (2603.15031),
         Table 2. pool_seeds: Student t over all pairs (sizes x seeds - 1 degrees of freedom), as
-        published planning tables have it; by default over sizes,
-            as the primary interval of a gain has it (docs/decisions/005).
+        published planning tables have it; by default over sizes, as the primary interval of a gain
+        has it (docs/decisions/005). interaction: sd of what a variant gains at one size more or
+        less than the law says (nats): more seeds do not average it out, more sizes do.
 
     The error of alpha itself is left out: a few per cent of the variance when the sizes span a
     factor of 8 in compute.
@@ -35,6 +36,7 @@ class Study:
     alpha: float = 0.057
     loss: float = 1.8
     pool_seeds: bool = False
+    interaction: float = 0.0
 
     def __post_init__(self) -> None:
         if not (self.sigma > 0 and self.alpha > 0 and self.loss > 0):
@@ -50,7 +52,8 @@ class Study:
     @property
     def log_error(self) -> float:
         """Standard error of the log of the gain."""
-        return float(np.sqrt(2 / (self.sizes * self.seeds)) * self.sigma / (self.loss * self.alpha))
+        variance = (2 * self.sigma**2 / self.seeds + self.interaction**2) / self.sizes
+        return float(np.sqrt(variance) / (self.loss * self.alpha))
 
     @property
     def _freedom(self) -> int:
@@ -111,6 +114,36 @@ def plan(study: Study, sizes: Sequence[int] = (3, 4, 5, 6, 8, 10)) -> pd.DataFra
         for count in sizes
     ]
     return pd.DataFrame(rows, index=pd.Index(sizes, name="sizes"), dtype="Int64")
+
+
+def designs(
+    study: Study,
+    half_width: float = 0.05,
+    *,
+    hours: float = 1.0,
+    variants: int = 2,
+    tuning: float = 0.0,
+) -> pd.DataFrame:
+    """The designs that reach ``half_width``, the cheapest first: columns ``sizes`` (3 to 32),
+    ``seeds``, ``runs``, ``tuning_runs``, ``device_hours``, ``half_width``.
+
+    hours: device-hours of one run, the mean over the range of sizes, within which further sizes are
+    placed. variants: the baseline among them. tuning: runs that choose the rate of each size and
+    variant, 4 on average under ``tune`` (docs/results/001-coverage). Empty where no design with at
+    most 100 seeds reaches it.
+    """
+    rows = []
+    for sizes in range(3, 33):
+        at = replace(study, sizes=sizes)
+        seeds = seeds_needed(at, lambda s: s.half_width() <= half_width, most=100)
+        if seeds is None:
+            continue
+        runs, tuned = sizes * variants * seeds, round(sizes * variants * tuning)
+        reached = replace(at, seeds=seeds).half_width()
+        rows.append((sizes, seeds, runs, tuned, (runs + tuned) * hours, reached))
+    names = ["sizes", "seeds", "runs", "tuning_runs", "device_hours", "half_width"]
+    found = pd.DataFrame(rows, columns=names)
+    return found.sort_values(["device_hours", "half_width"], ignore_index=True)
 
 
 def pilot(

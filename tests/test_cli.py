@@ -89,7 +89,9 @@ def test_power_needs_runs_to_take_the_noise_from_and_then_plans(
     assert attnres(monkeypatch, "sweep", "plan", "sweeps/smoke.yaml", "--power") == 0
     # differences of log loss of 0 and log(1.01) at each size: sd 0.00704 between runs of a pair,
     # over sqrt(2) for one run, times a loss of 2.83
-    assert "sd of a run 0.0141 nats" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "sd of a run 0.0141 nats" in out
+    assert "designs with a half-width of at most 5.0%" in out
 
 
 @pytest.mark.parametrize(("word", "said"), [("--version", "attnres-lab 0."), ("-h", "Usage: ")])

@@ -69,6 +69,9 @@ def plan(
             "Also the seeds that a wanted precision needs, by the noise of the runs that are done."
         ),
     ),
+    half_width: float = typer.Option(
+        0.05, "--half-width", min=1e-4, help="Of the gain's interval, for --power: 0.05 is 5 %."
+    ),
 ) -> None:
     """Print the trials and what they cost, before anything runs."""
     from attnres_lab.sweep.planview import print_plan
@@ -76,16 +79,17 @@ def plan(
     source = read(spec, scale)
     print_plan(source, folder_of(source), large=large, measure=measure)
     if power:
-        _print_power(source.spec.name)
+        _print_power(source.spec.name, half_width, tuned=source.spec.tune is not None)
 
 
-def _print_power(name: str) -> None:
-    from attnres_lab.analysis import load_runs, pilot
+def _print_power(name: str, half_width: float, *, tuned: bool) -> None:
+    from attnres_lab.analysis import designs, load_runs, pilot
     from attnres_lab.analysis import plan as seeds
     from attnres_lab.errors import UserError
 
     try:
-        noise = pilot(load_runs(name))
+        runs = load_runs(name)
+        noise = pilot(runs)
     except (ValueError, KeyError) as error:
         raise UserError(
             f"{name}: --power takes the noise from runs that are done: {error}"
@@ -95,6 +99,24 @@ def _print_power(name: str) -> None:
         f"{noise.sigma:.4f} nats, alpha {noise.alpha:.3f}):"
     )
     print(seeds(noise).to_string(na_rep="over 1000"))
+    timed = runs["device_seconds"] if "device_seconds" in runs else runs.assign(s=0.0)["s"]
+    found = designs(
+        noise,
+        half_width,
+        hours=float(timed.mean()) / 3600,
+        variants=runs["variant"].nunique(),
+        tuning=4.0 if tuned else 0.0,
+    )
+    if found.empty:
+        print(
+            f"\nno design of up to 32 sizes and 100 seeds reaches a half-width of {half_width:.1%}"
+        )
+        return
+    print(
+        f"\ndesigns with a half-width of at most {half_width:.1%}, by the mean time of what is done"
+        f"{', four tuning runs for each size and variant' if tuned else ''}; the cheapest first:"
+    )
+    print(found.head(8).to_string(index=False, float_format=lambda value: f"{value:.3g}"))
 
 
 @sub.command()

@@ -1,11 +1,13 @@
 """Planning figures against published ones, simulation, and pilot runs."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis import Study, pilot, plan, seeds_needed, sizes_needed
+from analysis import Study, designs, pilot, plan, seeds_needed, sizes_needed
 from analysis.gain.paired import paired_shift
 
 
@@ -145,3 +147,36 @@ def test_a_pilot_that_says_nothing_is_refused(table, message) -> None:
 def test_impossible_studies_are_refused(numbers) -> None:
     with pytest.raises(ValueError, match=r"must be positive|at least 2 sizes"):
         Study(**numbers)
+
+
+@pytest.mark.parametrize("interaction", [0.0, 0.005])
+def test_many_sizes_with_a_seed_each_are_the_cheapest_design(interaction: float) -> None:
+    """STATISTICS: at equal compute 16 x 1 beats 8 x 2, 5 x 3 and 3 x 5, the more so where a variant
+    has an effect of its own at each size.
+    """
+    study = Study(0.01, 5, 3, interaction=interaction)
+    shapes = [(16, 1), (8, 2), (5, 3), (3, 5)]
+    widths = [replace(study, sizes=k, seeds=n).half_width() for k, n in shapes]
+    assert widths == sorted(widths)
+    found = designs(study, 0.075, hours=0.5, variants=3)
+    best = found.iloc[0]
+    assert (best["seeds"], best["runs"]) == (1, 3 * best["sizes"])
+    assert best["sizes"] >= 16
+    # a tuned cell costs its tuning runs once, so fewer sizes with more seeds can be cheaper
+    tuned = designs(study, 0.075, hours=0.5, variants=3, tuning=4).iloc[0]
+    assert tuned["sizes"] < best["sizes"]
+    assert tuned["tuning_runs"] == 12 * tuned["sizes"]
+    assert tuned["device_hours"] == (tuned["runs"] + tuned["tuning_runs"]) / 2
+    assert (found["half_width"] <= 0.075).all()
+    assert found["device_hours"].is_monotonic_increasing
+    assert designs(Study(0.01, 5, interaction=1.0), 0.01).empty
+
+
+def test_an_interaction_is_an_error_that_seeds_do_not_average_out() -> None:
+    """20,000 simulated studies: the sd of the mean difference of log loss over alpha."""
+    rng, study = np.random.default_rng(0), Study(0.01, 6, 3, interaction=0.008)
+    noise = np.sqrt(2) * 0.01 * rng.normal(size=(20_000, 6, 3))
+    own = 0.008 * rng.normal(size=(20_000, 6, 1))
+    gains = (noise + own).mean((1, 2)) / (study.loss * study.alpha)
+    assert study.log_error == pytest.approx(gains.std(), rel=0.02)
+    assert replace(study, seeds=1000).log_error > 0.65 * study.log_error
