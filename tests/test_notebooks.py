@@ -67,6 +67,9 @@ def test_the_second_finds_the_gain_that_it_put_in(outputs) -> None:
     paired = outputs["2"].split("\npaired ")[1].split("\n")[0].split()
     assert float(paired[0]) <= 1.2 <= float(paired[2])
     assert "need at least 3" in outputs["2"]
+    published = outputs["2"].split("need at least 3")[1]
+    assert "difference -0.030" in " ".join(published.split())
+    assert "exponent 0.05 assumed" in published
 
 
 @pytest.mark.slow
