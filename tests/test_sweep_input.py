@@ -13,12 +13,14 @@ from analysis.report.sections import verdict
 from attnres_lab.cli.report import report
 from attnres_lab.cli.sweep import status
 from attnres_lab.config import load
+from attnres_lab.data import prepare
 from attnres_lab.errors import UserError
 from attnres_lab.runs.folder import write_json
 from attnres_lab.sweep.plan import Planner
 from attnres_lab.sweep.planview import print_plan
 from attnres_lab.sweep.spec import load_spec
 from attnres_lab.training import run as train
+from tests.helpers import write_run
 from tests.sweep.conftest import Lab
 
 
@@ -198,3 +200,18 @@ def test_a_report_opens_with_what_is_owed_and_without_runs_says_how_to_start(
     for trial in trials:
         lab.folder.trial(trial.hash).set_status("pruned")
     assert "owed" not in verdict(evidence)
+
+
+def test_a_plan_names_the_passes_over_the_data(
+    lab: Lab, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Before the corpus is prepared they are not known; after, they are its tokens' share."""
+    base = write_run(tmp_path / "own" / "tiny.yaml", **{"budget": "100 steps"})
+    path = lab.sweep(base=str(base), space={"budget": ["50 steps", "100 steps"]})
+    print_plan(load_spec(path), lab.folder)
+    assert "data: not prepared yet, so passes over them are not known" in capsys.readouterr().out
+    corpus = prepare(load(base).data)
+    print_plan(load_spec(path), lab.folder)
+    passes = 100 * 4 * 32 / corpus.train_tokens  # steps x sequences x their length
+    said = f"data: at most {passes:.2g} passes over {corpus.train_tokens:,} training tokens"
+    assert said in capsys.readouterr().out

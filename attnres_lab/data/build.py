@@ -44,6 +44,20 @@ BATCH_BYTES = 1 << 19
 Stream = Iterator[tuple[Document, np.ndarray]]
 
 
+def prepared(config: DataConfig) -> Corpus | None:
+    """The corpus of ``config`` where it is in the cache. Raises UserError as ``prepare``."""
+    key = open_source(config.source).key()
+    return open_corpus(_folder(config, key, tokenizer_content(config.tokenizer)))
+
+
+def _folder(config: DataConfig, source_key: Any, identity: Any) -> Path:
+    stamp = [FORMAT, SHARD_TOKENS, config.source.name, source_key, identity]
+    stamp += [config.val_fraction, config.max_tokens]
+    key = hashlib.sha256(json.dumps(stamp).encode()).hexdigest()[:20]
+    own = Path(config.cache_dir).expanduser().absolute() if config.cache_dir else cache_folder()
+    return own / "corpora" / key
+
+
 def prepare(config: DataConfig, *, progress: bool = False, force: bool = False) -> Corpus:
     """The corpus of ``config``: opened if it is in the cache, else prepared; ``force`` prepares it
     anew.
@@ -63,21 +77,7 @@ def prepare(config: DataConfig, *, progress: bool = False, force: bool = False) 
     """
     source = open_source(config.source)
     identity, source_key = tokenizer_content(config.tokenizer), source.key()
-    stamp = [
-        FORMAT,
-        SHARD_TOKENS,
-        config.source.name,
-        source_key,
-        identity,
-        config.val_fraction,
-        config.max_tokens,
-    ]
-    key = hashlib.sha256(json.dumps(stamp).encode()).hexdigest()[:20]
-    folder = (
-        (Path(config.cache_dir).expanduser().absolute() if config.cache_dir else cache_folder())
-        / "corpora"
-        / key
-    )
+    folder = _folder(config, source_key, identity)
     corpus = None if force else open_corpus(folder)
     try:
         if corpus is None:

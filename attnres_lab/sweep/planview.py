@@ -7,6 +7,8 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 
+from attnres_lab.data import prepared
+from attnres_lab.errors import UserError
 from attnres_lab.runs.folder import DONE
 from attnres_lab.runs.sweep import SweepFolder
 from attnres_lab.runs.tuning import MOST
@@ -74,6 +76,8 @@ def print_plan(
         print(*_prospect(plan.tuning, speeds), sep="\n")
     todo = [prices[t.entry.hash] for t in left]
     print(f"to go: {_cost(todo, device, speeds.name)}" if left else "nothing to do")
+    if passes := _passes(trials):
+        print(passes)
     disk = sum(checkpoint_bytes(t.config) for t in left)
     free = shutil.disk_usage(folder.path if folder.path.exists() else source.file.path.parent).free
     short = "; NOT ENOUGH" if disk > free else ""
@@ -82,6 +86,21 @@ def print_plan(
     if not spec.adaptive and any(key.startswith("model.residual") for key in varied):
         for warning in _no_gain(trials):
             print(f"warning: {warning}")
+
+
+def _passes(trials: list[Trial]) -> str:
+    """How often the longest trial sees its data; empty where the data are not prepared yet."""
+    longest = max(trials, key=lambda t: t.entry.tokens or 0, default=None)
+    if longest is None or not longest.entry.tokens or longest.config.task.name != "language":
+        return ""
+    try:
+        corpus = prepared(longest.config.data)
+    except UserError:  # the run says it, with its place
+        return ""
+    if corpus is None:
+        return "data: not prepared yet, so passes over them are not known"
+    passes = longest.entry.tokens / corpus.train_tokens
+    return f"data: at most {passes:.2g} passes over {corpus.train_tokens:,} training tokens"
 
 
 def _cost(prices: list[Price], device: Device, name: str) -> str:

@@ -55,6 +55,7 @@ def environment(config: RunConfig, dataset: Any, device: torch.device) -> dict[s
         "devices": config.train.world,
         "threads": config.train.threads,
         "data_fingerprint": dataset.fingerprint,
+        "train_tokens": getattr(dataset, "train_tokens", None),  # of a corpus
     }
 
 

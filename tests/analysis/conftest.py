@@ -162,6 +162,7 @@ def tracked(store, tmp_path_factory) -> Tracked:
             "variant": variant,
             "size": size,
             "data_fingerprint": "0123456789ab",
+            "train_tokens": 250_000,
             "config": {
                 "seed": seed,
                 "model.dim": int(size[1:3]),

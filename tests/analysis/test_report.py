@@ -63,6 +63,7 @@ def test_the_verdict_comes_first_and_finds_the_gain_that_was_put_in(text, tracke
         assert value == pytest.approx(tracked.gains[variant], rel=0.02)
     assert "Conditions: 24 runs, 4 sizes" in head
     assert "2 seeds" in head
+    assert "at most 1.6 passes over the 250,000 training tokens" in head
 
 
 def test_the_gain_in_time_stands_beside_the_gain_in_compute(text) -> None:
