@@ -23,7 +23,11 @@ UNFINISHED = (
     "failed",
     "stopped",
     "pruned",
-    "killed",
+    "killed",  # from here on also Weights & Biases' words
+    "crashed",
+    "preempting",
+    "preempted",
+    "pending",
 )
 FINISHED = ("", "finished", "diverged")
 ONE_VALUE = {  # columns that may hold only one value among runs that are compared
