@@ -157,6 +157,24 @@ def test_a_grid_that_cannot_yield_a_gain_is_warned_of(
     assert warned({"optim.lr": [1e-3]}) == []  # no comparison of residual connections
 
 
+def test_a_sweep_that_calls_itself_too_short_has_no_verdict(tmp_path: Path) -> None:
+    """The same table, whose gain is plain, with and without ``verdict: false``."""
+    rows = [
+        {"variant": v, "size": s, "seed": 0, "flops": c, "tokens": c / 1e6, "val/loss": loss}
+        for s, c in (("xs", 1e12), ("s", 1e13), ("m", 1e14), ("l", 1e15))
+        for v, loss in (("baseline", (c / 1e12) ** -0.1), ("full", (1.5 * c / 1e12) ** -0.1))
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / "runs.csv", index=False)
+    said = {}
+    for judged in (True, False):
+        spec = tmp_path / f"{judged}.yaml"
+        spec.write_text(f"name: t\nverdict: {str(judged).lower()}\n")
+        said[judged] = verdict(gather(tmp_path / "runs.csv", spec, None, None))
+    assert "full is better" in said[True]
+    assert "full is better" not in said[False]
+    assert "No verdict: the sweep's own file says that it trains too little" in said[False]
+
+
 def test_the_time_left_counts_as_many_workers_as_a_coordinator_would(
     lab: Lab, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -190,7 +190,17 @@ class Evidence:
     @property
     def question(self) -> str:
         """``question`` of the sweep's YAML."""
-        return str(yaml.safe_load(self.spec.read_text()).get("question", "")) if self.spec else ""
+        return str(self._yaml.get("question", ""))
+
+    @property
+    def judged(self) -> bool:
+        """Whether the sweep's YAML holds it long enough for a verdict."""
+        return self._yaml.get("verdict", True) is not False
+
+    @cached_property
+    def _yaml(self) -> dict[str, Any]:
+        found: dict[str, Any] = yaml.safe_load(self.spec.read_text()) if self.spec else {}
+        return found
 
     @cached_property
     def environments(self) -> list[dict[str, Any]]:

@@ -45,6 +45,9 @@ def verdict(evidence: Evidence) -> str:
     it.
     """
     lines = [evidence.owed] if evidence.owed else []
+    if not evidence.judged:
+        lines += ["No verdict: the sweep's own file says that it trains too little for one."]
+        return "\n>\n".join(f"> {line}" for line in [*lines, _conditions(evidence)])
     lines += [gain.summary().split("\n", 1)[0] for gain in evidence.gains_per("flops").values()]
     if timed := evidence.gains_per("seconds"):
         found = [
