@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from analysis.plots.style import BLACK, label, log_axes, looks
+from analysis.plots.style import label, log_axes, looks
+from attnres_lab.runs.looks import BLACK
 
 
 def training_curves(

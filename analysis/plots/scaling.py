@@ -8,7 +8,8 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 
-from analysis.plots.style import BLACK, label, log_axes, looks
+from analysis.plots.style import label, log_axes, looks
+from attnres_lab.runs.looks import BLACK
 
 Interval = tuple[float, float, float]  # value, low, high
 

@@ -16,6 +16,8 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from attnres_lab.runs.looks import looks as by_name
+
 PRINT: Any = {
     "font.size": 9,
     "axes.titlesize": 9.5,
@@ -30,10 +32,8 @@ PRINT: Any = {
     "lines.markersize": 5,
     "savefig.dpi": 160,
 }
-BLACK = "#000000"
-# Okabe & Ito's palette without its yellow, which vanishes on white
-_PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_MARKERS = ("s", "^", "D", "v", "P", "X")
+# of the baseline, then of the others (attnres_lab/runs/looks.py)
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _LINES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)))
 AXIS = {
     "flops": "training compute C (FLOP)",
@@ -58,15 +58,14 @@ class Look:
 
 
 def looks(variants: Iterable[object], baseline: str = "baseline") -> dict[Any, Look]:
-    """A look for each variant: the baseline is black with round markers, the others by their
-    alphabetical order.
-    """
-    names = sorted({v for v in variants if v != baseline}, key=str)
-    found = {
-        name: Look(_PALETTE[i % 6], _MARKERS[i % 6], _LINES[i // 6 % 4])
-        for i, name in enumerate(names)
+    """A look for each variant, by its name: the same in every figure."""
+    names = list(variants)
+    found = by_name(names, baseline)
+    return {
+        name: Look(look.color, _MARKERS[look.marker], _LINES[look.line])
+        for name in (baseline, *names)
+        if (look := found[str(name)])
     }
-    return {baseline: Look(BLACK, "o", "-"), **found}
 
 
 def label(key: str) -> str:

@@ -13,18 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from attnres_lab.runs.folder import RunFolder, read_json
+from attnres_lab.runs.looks import looks
 
 AXES = ("tokens", "flops", "seconds")
-# of variants: Okabe & Ito's palette without its yellow
-COLOURS = (
-    "#000000",
-    "#D55E00",
-    "#0072B2",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-)
+# of the baseline, then of the others (runs/looks.py)
+MARKERS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x")
 CELL = 16  # pixels of an image per weight
 POINTS, RUNS = 200, 300  # more would make the page slow; it says what it leaves out
 
@@ -72,13 +65,7 @@ def _curves(runs: Sequence[tuple[Mapping[str, Any], RunFolder]], title: str) -> 
             "height": 620,
         }
     )
-    palette = dict(
-        zip(
-            dict.fromkeys(record["variant"] for record, _ in runs),
-            COLOURS * len(runs),
-            strict=False,
-        )
-    )
+    style = looks(record["variant"] for record, _ in runs)
     places: dict[str, list[list[Any]]] = {axis: [] for axis in AXES}
     for record, files in runs:
         for key, dash in (("train/loss", "solid"), ("val/loss", "dot")):
@@ -87,13 +74,15 @@ def _curves(runs: Sequence[tuple[Mapping[str, Any], RunFolder]], title: str) -> 
             for axis in AXES:
                 places[axis].append([row.get(axis) for row in rows])
             name = escape(f"{record['variant']} {record['size']} s{record['seed']}, {key}")
-            line = {"color": palette[record["variant"]], "dash": dash}
+            look = style[str(record["variant"])]
+            line = {"color": look.color, "dash": dash}
             loss = [row[key] for row in rows]
             figure.add_scatter(
                 x=places[AXES[0]][-1],
                 y=loss,
                 name=name,
                 line=line,
+                marker={"symbol": MARKERS[look.marker]},
                 mode="lines+markers",
                 legendgroup=escape(str(record["variant"])),
             )

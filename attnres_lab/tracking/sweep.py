@@ -15,6 +15,7 @@ from typing import Any
 
 from attnres_lab.errors import UserError
 from attnres_lab.runs.folder import DONE, read_json, write_json
+from attnres_lab.runs.looks import looks
 from attnres_lab.runs.secrets import redact, redact_settings
 from attnres_lab.runs.sweep import Entry, SweepFolder
 from attnres_lab.runs.table import flatten, table
@@ -45,7 +46,6 @@ class SweepSync:
         self._parent: str | None = None
         self._trials: dict[str, RunSync] = {}
         self._entries: dict[str, Entry] = {}
-        self._variants: dict[str, int] = {}  # in the order of the plan
         self._plan_stamp = 0
         self._unreadable: set[str] = set()
         self._whole: str | None = None  # the mark of a folder of which the store holds everything
@@ -259,9 +259,7 @@ class SweepSync:
         }
         tags |= {key: str(getattr(entry, key)) for key in ("variant", "size", "seed")}
         tags |= {"tuning": "true"} if entry.tuning else {}
-        tags["mlflow.runColor"] = figures.COLOURS[
-            self._variants.setdefault(entry.variant, len(self._variants)) % len(figures.COLOURS)
-        ]
+        tags["mlflow.runColor"] = looks([entry.variant])[entry.variant].color
         tags["protocol"] = (
             "tuned" if any(key.startswith("optim.") for key in entry.params) else "shared"
         )

@@ -8,9 +8,13 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from analysis import compute_equivalent_gain, paper, plots
 from analysis.plots.style import log_ticks, looks, number
+from attnres_lab.runs.looks import FIRST
+from attnres_lab.runs.looks import looks as by_name
 
 
 @pytest.fixture
@@ -38,8 +42,8 @@ def luminance(color: str) -> float:
     return float(linear @ [0.2126, 0.7152, 0.0722])
 
 
-def test_variants_differ_by_colour_and_marker_and_the_baseline_is_black() -> None:
-    style = looks(["baseline", "full", "block8", "mhc", "denseformer", "hc", "delta"])
+def test_the_first_variants_differ_by_colour_and_marker_and_the_baseline_is_black() -> None:
+    style = looks(["baseline", "full", "block8", "mhc", "denseformer", "hyper", "full-h4"])
     assert style["baseline"].color == "#000000"
     for a, b in itertools.combinations(style.values(), 2):
         assert a.color != b.color
@@ -47,8 +51,8 @@ def test_variants_differ_by_colour_and_marker_and_the_baseline_is_black() -> Non
 
 
 def test_more_variants_than_colours_still_differ() -> None:
-    style = looks([f"v{i:02d}" for i in range(24)])
-    assert len({(look.color, str(look.line)) for look in style.values()}) == 25
+    style = looks([f"v{i:02d}" for i in range(100)])
+    assert len({(look.color, look.marker, str(look.line)) for look in style.values()}) == 101
 
 
 def test_every_colour_is_told_from_white_paper() -> None:
@@ -59,8 +63,12 @@ def test_every_colour_is_told_from_white_paper() -> None:
         assert 1.05 / (luminance(look.color) + 0.05) > 2.2
 
 
-def test_a_variant_keeps_its_look_in_the_company_of_the_baseline() -> None:
-    assert looks(["full", "block"])["full"] == looks(["block", "baseline", "full"])["full"]
+@given(st.sets(st.sampled_from([*FIRST, "full-sum", "block3", "mine"])))
+def test_a_variant_keeps_its_look_in_any_company(others: set[str]) -> None:
+    """Whatever stands beside it, in figures and in the page to explore alike."""
+    for name in ("full", "block8", "full-sum", "block3", "mine"):
+        assert looks({name, *others})[name] == looks([name])[name]
+        assert by_name({name, *others})[name].color == looks([name])[name].color
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,57 @@
+"""One colour and one marker for each variant, by its name, in every figure of the project."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from zlib import crc32
+
+BLACK = "#000000"
+#: Okabe & Ito's palette without its yellow, which vanishes on white.
+PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+#: Variants that stand in many figures; the first six have a colour and a marker each.
+FIRST: tuple[str, ...] = (
+    "full",
+    "block8",
+    "mhc",
+    "full-h4",
+    "denseformer",
+    "hyper",
+    "delta",
+    "rmsblock",
+    "mudd",
+)
+FIRST += ("value", "block4", "frac", "gated", "ddl", "x0", "rescaled", "block2", "block16")
+KINDS = 4 * len(PALETTE) ** 2
+
+
+@dataclass(frozen=True)
+class Look:
+    """``color``, and the numbers of a marker (0 is the baseline's, then 1 to 6) and of a line (0 to
+    3).
+    """
+
+    color: str
+    marker: int
+    line: int
+
+
+def looks(variants: Iterable[object], baseline: str = "baseline") -> dict[str, Look]:
+    """A look for each variant: the baseline is black, the others have theirs by their names,
+    whatever stands beside them. Two names with one look (of 144) in a figure: the second by the
+    alphabet takes the next.
+    """
+    taken: dict[int, str] = {}
+    for name in sorted({str(v) for v in variants} - {baseline}):
+        place = len(FIRST) + crc32(name.encode()) % (KINDS - len(FIRST))
+        if name in FIRST:
+            place = FIRST.index(name)
+        while place in taken:
+            place = (place + 1) % KINDS
+        taken[place] = name
+    many = len(PALETTE)
+    found = {
+        name: Look(PALETTE[p % many], 1 + (p + p // many) % many, p // many**2)
+        for p, name in taken.items()
+    }
+    return {baseline: Look(BLACK, 0, 0), **found}
