@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import zipfile
 from contextlib import suppress
@@ -34,11 +35,22 @@ class AtomicCheckpoint(TorchCheckpointIO):
         except (OSError, RuntimeError) as error:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
+            reason = _reason(error)
             raise OSError(
-                getattr(error, "errno", 0) or 0,
-                f"the checkpoint could not be written ({str(error).splitlines()[0]})",
+                reason.errno,
+                f"the checkpoint could not be written ({reason.strerror})",
                 str(path),
             ) from error
+
+
+def _reason(error: BaseException) -> OSError:
+    """The error of the disk behind an error of torch's writer, which may hide it."""
+    found: BaseException | None = error
+    while found:
+        if isinstance(found, OSError) and found.errno:
+            return found
+        found = found.__cause__ or found.__context__
+    return OSError(errno.EIO, str(error).splitlines()[0])
 
 
 def load_checkpoint(path: Path, config_hash: str | None = None) -> dict[str, Any]:
