@@ -13,6 +13,8 @@ from attnres_lab.runs.folder import DONE, Failure, State, Status
 REMEDY = "set train.micro_batch_size lower, or model.activation_checkpointing: true"
 #: Exit code of a trial whose folder another process still holds.
 LOCKED = 75
+#: Exit code of a trial that could not write into its folder, not even how it ended.
+UNWRITABLE = 74
 #: What a cluster says of a trial that left no status: it was told to make room, or needed more
 #: memory than it has.
 Fate = Literal["", "stopped", "out_of_memory"]
@@ -64,6 +66,8 @@ def of_exit(
         return "stopped", None, "ended on request" if asked else "ended by the cluster"
     if code == LOCKED:
         return "failed", "infrastructure", "another process still holds the trial's folder"
+    if code == UNWRITABLE:
+        return "failed", "infrastructure", "the disk failed; the trial's log may say how"
     if fate == "out_of_memory":
         return "failed", fate, f"the node's memory was not enough; {REMEDY}"
     if code is None:

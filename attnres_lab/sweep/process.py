@@ -37,14 +37,17 @@ def execute(path: Path, function: str) -> int:
     lock = FileLock(path / "lock", timeout=PATIENCE)
     try:
         lock.acquire()
+        tidy(folder)
+        if folder.status().state in DONE:  # by the process that held the folder
+            return 0
+        os.environ["ATTNRES_LOCKED"] = str(path)  # the function need not lock it again
+        with heartbeat(folder):
+            return _run(folder, function)
     except Timeout:
         return failures.LOCKED
-    tidy(folder)
-    if folder.status().state in DONE:  # by the process that held the folder
-        return 0
-    os.environ["ATTNRES_LOCKED"] = str(path)  # the function need not lock it again
-    with heartbeat(folder):
-        return _run(folder, function)
+    except OSError:  # of a status too: what else is raised, ``_run`` writes into one
+        traceback.print_exc()
+        return failures.UNWRITABLE
 
 
 def resolve(function: str) -> Any:

@@ -12,7 +12,14 @@ from pathlib import Path
 import pytest
 
 from attnres_lab.errors import UserError
-from attnres_lab.runs.failures import LOCKED, REMEDY, describe, of_exception, of_exit
+from attnres_lab.runs.failures import (
+    LOCKED,
+    REMEDY,
+    UNWRITABLE,
+    describe,
+    of_exception,
+    of_exit,
+)
 from attnres_lab.runs.folder import DONE, Status
 from attnres_lab.sweep.launchers.local import LocalLauncher
 from attnres_lab.sweep.optuna_study import OptunaStudy
@@ -29,6 +36,7 @@ from tests.sweep.test_crash import CHAIN, check_exact, trial_pids, wait_for
         (None, "", False, ("failed", "killed", "the process is gone")),
         (None, "stopped", False, ("stopped", None, "ended by the cluster")),
         (LOCKED, "", False, ("failed", "infrastructure", "another process still holds")),
+        (UNWRITABLE, "", False, ("failed", "infrastructure", "the disk failed")),
         (3, "", False, ("failed", "bug", "exit code 3")),
         (0, "", False, ("failed", "bug", "exit code 0")),  # without a word of how it ended
     ],
