@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from analysis.report import write_report
 from analysis.report.evidence import gather
 from analysis.report.sections import verdict
 from attnres_lab.cli.report import report
@@ -169,9 +170,13 @@ def test_a_sweep_that_calls_itself_too_short_has_no_verdict(tmp_path: Path) -> N
     for judged in (True, False):
         spec = tmp_path / f"{judged}.yaml"
         spec.write_text(f"name: t\nverdict: {str(judged).lower()}\n")
-        said[judged] = verdict(gather(tmp_path / "runs.csv", spec, None, None))
-    assert "full is better" in said[True]
-    assert "full is better" not in said[False]
+        said[judged] = write_report(
+            tmp_path / "runs.csv", tmp_path / "out", spec=spec
+        ).markdown.read_text()
+    for words in ("full is better", "## Compute-equivalent gain"):
+        assert words in said[True]
+        assert words not in said[False]
+    assert "better" not in said[False]
     assert "No verdict: the sweep's own file says that it trains too little" in said[False]
 
 

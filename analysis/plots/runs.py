@@ -28,7 +28,15 @@ def training_curves(
         ax.fill_between(
             band["x"], band["low"], band["high"], color=look.color, alpha=0.18, linewidth=0
         )
-        ax.plot(band["x"], band["mean"], color=look.color, linestyle=look.line, label=str(variant))
+        ax.plot(
+            band["x"],
+            band["mean"],
+            color=look.color,
+            linestyle=look.line,
+            marker=look.marker,
+            markevery=max(1, len(band) // 6),
+            label=str(variant),
+        )
     ax.set(xlabel=label(x), ylabel=label(y))
     ax.legend()
     return log_axes(ax, "x")

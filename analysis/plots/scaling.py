@@ -80,13 +80,20 @@ def gain_by_compute(ax: Axes, curves: Mapping[str, pd.DataFrame], *, x: str = "f
     """
     style = looks(curves)
     for variant, curve in curves.items():
-        color = style[variant].color
+        look, color = style[variant], style[variant].color
         inside = curve[~curve["extrapolates"]]
         ax.fill_between(
             curve["x"], curve["low"], curve["high"], color=color, alpha=0.13, linewidth=0
         )
         ax.plot(curve["x"], curve["gain"], color=color, linestyle=":")
-        ax.plot(inside["x"], inside["gain"], color=color, label=variant)
+        ax.plot(
+            inside["x"],
+            inside["gain"],
+            color=color,
+            marker=look.marker,
+            markevery=max(1, len(inside) // 6),
+            label=variant,
+        )
     ax.axhline(1.0, color=BLACK, linewidth=0.8)
     ax.set(xlabel=label(x), ylabel="compute-equivalent gain (×)")
     dotted = (

@@ -35,7 +35,7 @@ def _gains(evidence: Evidence, page: Page) -> None:
     """Gains by variant and x axis; loss against compute, ours beside the paper's Table 2; gain at
     each size, and by compute.
     """
-    if not (gains := evidence.gains_per("flops")):
+    if not (gains := evidence.gains_per("flops")) or not evidence.judged:
         return
     rows = []
     for gain in (
@@ -213,7 +213,7 @@ def _accuracy(runs: pd.DataFrame, variants: list[str], page: Page) -> None:
 
 def _ablation(evidence: Evidence, page: Page) -> None:
     """Every variant against the baseline, beside the paper's Table 4."""
-    if (found := evidence.ablation) is None:
+    if (found := evidence.ablation) is None or not evidence.judged:
         return
     measured = found.rows[(found.rows["variant"] != BASELINE) & found.rows["difference"].notna()]
     drawn, (ours, theirs) = plots.new_axes(10, 1.4 + 0.28 * max(len(found.rows), 12), columns=2)

@@ -38,20 +38,18 @@ class Look:
 
 def looks(variants: Iterable[object], baseline: str = "baseline") -> dict[str, Look]:
     """A look for each variant: the baseline is black, the others have theirs by their names,
-    whatever stands beside them. Two names with one look (of 144) in a figure: the second by the
-    alphabet takes the next.
+    whatever stands beside them. Of two unlisted names with one look (of 126) the second by the
+    alphabet takes the next that is free in the figure, as long as there is one.
     """
-    taken: dict[int, str] = {}
+    places: dict[str, int] = {}
+    rest, many = KINDS - len(FIRST), len(PALETTE)
     for name in sorted({str(v) for v in variants} - {baseline}):
-        place = len(FIRST) + crc32(name.encode()) % (KINDS - len(FIRST))
-        if name in FIRST:
-            place = FIRST.index(name)
-        while place in taken:
-            place = (place + 1) % KINDS
-        taken[place] = name
-    many = len(PALETTE)
+        own = crc32(name.encode())
+        ring = [len(FIRST) + (own + k) % rest for k in range(rest)]
+        free = next((place for place in ring if place not in places.values()), ring[0])
+        places[name] = FIRST.index(name) if name in FIRST else free
     found = {
         name: Look(PALETTE[p % many], 1 + (p + p // many) % many, p // many**2)
-        for p, name in taken.items()
+        for name, p in places.items()
     }
     return {baseline: Look(BLACK, 0, 0), **found}

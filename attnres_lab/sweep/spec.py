@@ -121,7 +121,7 @@ class SweepSpec(Strict):
     question: str = ""
     """What the sweep is to answer; opens the plan and the report."""
     verdict: bool = True
-    """Whether it trains enough for one; false: its report has numbers and says no more."""
+    """Whether it trains enough for one; false: its report compares no variants."""
     overrides: dict[str, Any] = field(default_factory=dict)
     """Dotted keys laid over the base."""
     objective: Objective | Annotated[list[Objective], Field(min_length=1)] = Objective()

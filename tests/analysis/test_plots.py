@@ -55,6 +55,22 @@ def test_more_variants_than_colours_still_differ() -> None:
     assert len({(look.color, look.marker, str(look.line)) for look in style.values()}) == 101
 
 
+def test_more_variants_than_looks_are_drawn_and_leave_the_listed_ones_theirs() -> None:
+    style = looks(["full", *(f"v{i:03d}" for i in range(300))])
+    assert len(style) == 302
+    assert style["full"] == looks(["full"])["full"]
+
+
+def test_curves_of_one_colour_differ_by_marker(ax) -> None:
+    """full and delta share a colour and a line."""
+    curve = pd.DataFrame({"x": [1e12, 1e13, 1e14], "gain": 1.1, "low": 1.0, "high": 1.2})
+    curves = {name: curve.assign(extrapolates=False) for name in ("full", "delta")}
+    plots.gain_by_compute(ax, curves)
+    named = {line.get_label(): line for line in ax.get_lines()}
+    assert named["full"].get_color() == named["delta"].get_color()
+    assert named["full"].get_marker() != named["delta"].get_marker()
+
+
 def test_every_colour_is_told_from_white_paper() -> None:
     """WCAG asks for a contrast of 3 for graphical objects; Okabe-Ito's light blue and orange are
     its known exceptions, at 2.2 and more.
