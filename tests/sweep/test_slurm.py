@@ -154,10 +154,10 @@ def test_preempted_trials_go_on_from_their_checkpoints(
 def test_a_trial_out_of_time_writes_a_checkpoint_and_goes_on_in_a_new_job(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Slurm counts in minutes and looks every half: a limit of one, a notice that comes 10 to 40
-    seconds into it; the second job is a quick one.
+    """Slurm counts in minutes and looks every half, and warns up to half a minute early: of a limit
+    of one, a notice of 15 seconds comes 15 to 45 seconds into it; the second job is a quick one.
     """
-    monkeypatch.setattr(slurm, "NOTICE", 50)
+    monkeypatch.setattr(slurm, "NOTICE", 15)
     monkeypatch.setenv("SYNTHETIC_SECONDS", "5")
 
     def hurry() -> None:
