@@ -13,10 +13,22 @@ from matplotlib import rc_context
 from analysis.plots import PRINT
 from analysis.report import sections
 from analysis.report.comparisons import COMPARISONS
-from analysis.report.evidence import gather
+from analysis.report.evidence import Evidence, gather
 from analysis.report.page import Page
 from analysis.report.shapes import SHAPES
 from analysis.report.tuning import TUNING
+from attnres_lab.runs.folder import write_json
+
+
+def _numbers(evidence: Evidence) -> dict[str, dict[str, float]]:
+    """The gains per FLOP with their 95 % limits, by variant; none where the sweep has no
+    verdict.
+    """
+    found = evidence.gains_per("flops") if evidence.judged else {}
+    return {
+        variant: {"gain": gain.gain, "low": gain.interval[0], "high": gain.interval[1]}
+        for variant, gain in found.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -38,8 +50,8 @@ def write_report(
     words: str = "",
     tracking_uri: str | None = None,
 ) -> Report:
-    """Write ``report.md``, ``report.html`` and the figures (PNG) into the folder ``out``, made if
-    need be.
+    """Write ``report.md``, ``report.html``, the gains (``gains.json``) and the figures into the
+    folder ``out``, made if need be.
 
     ``source``: what ``load_runs`` takes: a sweep, an experiment, a CSV or Parquet file. ``spec``:
     the sweep's YAML, for the question and the plan. ``folder``: the sweep's folder, for
@@ -65,5 +77,6 @@ def write_report(
         for part in (*COMPARISONS, *TUNING, *SHAPES, *sections.SECTIONS):
             part(evidence, page)
     markdown.write_text(page.markdown())
+    write_json(page.out / "gains.json", _numbers(evidence))
     html.write_text(page.html(f"{evidence.name}: report"))
     return Report(verdict, markdown, html, tuple(page.figures))

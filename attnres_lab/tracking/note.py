@@ -39,6 +39,16 @@ def plain(text: str) -> str:
     return re.sub(r"([\[\]<>`|\\])", r"\\\1", " ".join(text.split()))
 
 
+def paragraph(page: str) -> str:
+    """The first paragraph of text of a report, without the marks of a quotation."""
+    for part in page.split("\n\n"):
+        lines = (re.sub(r"^>\s?", "", line) for line in part.strip().splitlines())
+        text = " ".join(line for line in lines if line)
+        if text and not text.startswith(("#", "!", "|")):
+            return text
+    return ""
+
+
 def ablation(trials: Sequence[Mapping[str, Any]]) -> list[str]:
     """Mean validation loss over seeds per size and variant, with the difference to the baseline of
     that size, as table lines.

@@ -14,6 +14,7 @@ from typing import Any
 from attnres_lab.runs.folder import RunFolder, Status, read_json
 from attnres_lab.runs.rows import RowReader
 from attnres_lab.tracking.artifacts import Memory, Target, send_files, stamp
+from attnres_lab.tracking.dataset import dataset_input, user
 from attnres_lab.tracking.names import encode, factors, to_params
 from attnres_lab.tracking.store import Store
 
@@ -136,6 +137,7 @@ class RunSync:
         self._params: dict[str, str] = dict(run.data.params)
         self._tags: dict[str, str] = dict(run.data.tags)
         self._state, self._name = run.info.status, run.info.run_name
+        self._has_data = bool(run.inputs and run.inputs.dataset_inputs)
         self._step = max(
             (metric.step for metric in latest if not metric.key.startswith("factor/")), default=-1
         )
@@ -151,7 +153,8 @@ class RunSync:
         self._memory.values["run_id"] = self.run_id
 
     def _create(self) -> Any:
-        tags = {"attnres.id": self.identity.uid, **self.identity.tags}
+        source = {"mlflow.user": user(), "mlflow.source.name": "attnres"}
+        tags = {"attnres.id": self.identity.uid, **source, **self.identity.tags}
         # a run that is mirrored late began when it wrote its config
         begun = stamp(self.files.config)
         start = begun[0] // 1_000_000 if begun else None
@@ -185,13 +188,17 @@ class RunSync:
         }
         if revision := environment.get("revision"):
             tags["mlflow.source.git.commit"] = revision
+        if environment.get("data_fingerprint") and not self._has_data:
+            self.store.client.log_inputs(self.run_id, [dataset_input(environment)])
+            self._has_data = True
         if (name := environment.get("run_name", self._name)) != self._name:
             self.store.client.update_run(self.run_id, name=name)
             self._name = name
         self._set(params, {"kind": "run"} | tags | dict(self.identity.tags))
         if mark[1]:
-            new = {key: value for key, value in factors(config).items() if key not in self._known}
-            self._log(_metrics(new, mark[1][0] / 1e9, 0))
+            varied = {key: config[key] for key in self.identity.params if key in config}
+            new = {key: value for key, value in factors(varied).items() if key not in self._known}
+            self._log(metrics(new, mark[1][0] / 1e9, 0))
             self._known |= set(new)
         self._described = mark
 
@@ -240,7 +247,7 @@ class RunSync:
                 if finite(value) and key not in self._at_step
             }
             self._at_step |= set(numbers)
-            self._log(_metrics(numbers, when, step))
+            self._log(metrics(numbers, when, step))
 
     def _send_result(self, result: Mapping[str, Any], step: int) -> None:
         """The final numbers; of a result that was written again since, those that are others now:
@@ -256,7 +263,7 @@ class RunSync:
                 for key, value in names.items()
                 if not SKIPPED.fullmatch(key) and finite(value) and shown.get(key) != value
             }
-            self._log(_metrics(changed, time.time(), result.get("step", step)))
+            self._log(metrics(changed, time.time(), result.get("step", step)))
         else:
             self._send_rows([{"time": self._last_time, **result, "step": result.get("step", step)}])
         self._memory.values["result"] = mark
@@ -299,7 +306,8 @@ def finite(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _metrics(values: Mapping[str, float], when: float, step: int) -> list[Any]:
+def metrics(values: Mapping[str, float], when: float, step: int) -> list[Any]:
+    """``values`` as MLflow's points at a time in seconds."""
     from mlflow.entities import Metric
 
     return [Metric(key, float(value), int(when * 1000), step) for key, value in values.items()]

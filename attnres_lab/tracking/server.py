@@ -30,6 +30,7 @@ from attnres_lab.tracking.store import (
     provide,
     tracking_uri,
 )
+from attnres_lab.tracking.view import KEY
 
 READY_SECONDS = 60.0
 GUIDE = """  Runs table    a sweep is one row; open it for trials, note and report (Artifacts)
@@ -149,7 +150,8 @@ def _address(port: int) -> str:
         ) as answer,
     ):
         found = json.load(answer)["experiment"]["experiment_id"]
-        return f"http://127.0.0.1:{port}/#/experiments/{found}/runs?workflowType=machine_learning"
+        query = f"workflowType=machine_learning&viewStateShareKey={KEY}"
+        return f"http://127.0.0.1:{port}/#/experiments/{found}/runs?{query}"
     return f"http://127.0.0.1:{port}/#/experiments"
 
 

@@ -22,6 +22,7 @@ from attnres_lab.errors import UserError
 from attnres_lab.runs.paths import runs_folder
 from attnres_lab.runs.secrets import check_address, redact
 from attnres_lab.tracking import sqlite
+from attnres_lab.tracking.view import TAG, view
 
 _LOCK_KEY = 7_142_853  # of the advisory lock in PostgreSQL: any fixed number
 
@@ -132,6 +133,8 @@ def connect(*, thorough: bool = False) -> Store:
                 raise
         if found.lifecycle_stage == "deleted":
             client.restore_experiment(found.experiment_id)
+        if found.tags.get(TAG) != view():
+            client.set_experiment_tag(found.experiment_id, TAG, view())
     return Store(client, found.experiment_id, redact(uri))
 
 

@@ -21,8 +21,10 @@ from attnres_lab.runs.sweep import Entry, SweepFolder
 from attnres_lab.runs.table import flatten, table
 from attnres_lab.tracking import figures
 from attnres_lab.tracking.artifacts import is_ours, stamp
+from attnres_lab.tracking.dataset import user
 from attnres_lab.tracking.export import write_records
-from attnres_lab.tracking.note import markdown
+from attnres_lab.tracking.note import markdown, paragraph
+from attnres_lab.tracking.outcome import best, gains
 from attnres_lab.tracking.run import Identity, RunSync
 from attnres_lab.tracking.store import Store
 
@@ -92,6 +94,7 @@ class SweepSync:
         self._write_note(at_once=True)
         self._find_runs()
         self._send_tables()
+        self._send_metrics(best([trial.files for trial in self._trials.values()]))
         complete = all(trial.files.status().state in DONE for trial in self._trials.values())
         self._set_state(
             "finished" if complete else "incomplete", "FINISHED" if complete else "KILLED"
@@ -128,12 +131,16 @@ class SweepSync:
                 below = Path("report") / path.parent.relative_to(folder)
                 self.store.client.log_artifact(self._parent, str(path), below.as_posix())
         for page in sorted(folder.glob("*.md"))[:1]:
-            paragraphs = [part.strip() for part in page.read_text().split("\n\n")]
-            self.summary["Verdict"] = next(
-                (part for part in paragraphs if part and not part.startswith(("#", "!", "|"))), ""
-            )
+            self.summary["Verdict"] = paragraph(page.read_text())
+        self._send_metrics(gains(folder / "gains.json"))
         self._read_plan()
         self._write_note(at_once=True)
+
+    def _send_metrics(self, found: list[Any]) -> None:
+        """Those of the parent that are new or have changed."""
+        shown = self.store.client.get_run(self._parent).data.metrics
+        if changed := [metric for metric in found if shown.get(metric.key) != metric.value]:
+            self.store.client.log_batch(self._parent, changed)
 
     def _set_state(self, tag: str, status: str) -> None:
         self.store.client.set_tag(self._parent, "status", tag)
@@ -161,6 +168,8 @@ class SweepSync:
         tags = {
             "attnres.id": self.id,
             "kind": "sweep",
+            "mlflow.user": user(),
+            "mlflow.source.name": f"attnres sweep run {self.name}",
             "sweep": self.name,
             "sweep_id": self.id,
             "status": "running",

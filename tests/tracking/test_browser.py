@@ -136,6 +136,13 @@ def test_trials_are_grouped_under_their_sweep(page, address, shot) -> None:
     assert links(page) == {"baseline-d16-L8-s0", "full-d16-L8-s0", "block8-d16-L8-s0"}
 
 
+def test_the_table_opens_with_the_columns_of_the_science(page, address, shot) -> None:
+    """Variant, size, seed and loss are in sight, by the view in the address."""
+    open_runs(page, address)
+    for name in ("variant", "size", "seed", "val/loss"):
+        page.locator(".ag-header-cell").get_by_text(name, exact=True).wait_for()
+
+
 def test_a_filter_by_variant_leaves_its_trials(page, address, shot) -> None:
     """The tags of the sweep are on its trials."""
     open_runs(page, address)

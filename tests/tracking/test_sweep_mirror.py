@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 from tracking_helpers import OLD_LOADER, dump, wait_for, write_run, write_sweep
 
-from attnres_lab.runs.folder import write_json
-from attnres_lab.tracking import SweepMirror, connect, rebuild, tracking_uri
+from attnres_lab.runs.folder import read_json, write_json
+from attnres_lab.tracking import SweepMirror, connect, log_report, rebuild, tracking_uri
 from attnres_lab.tracking.sweep import SweepSync
 
+NOTE = "mlflow.note.content"
 pytestmark = pytest.mark.filterwarnings(OLD_LOADER)
 
 
@@ -62,6 +63,33 @@ def test_a_sweep_is_a_parent_with_children_on_one_level(runs) -> None:
                 "trial",
             } <= set(child.data.tags)
             assert child.data.params["model.residual.name"] == child.data.tags["variant"]
+
+
+def test_a_sweep_sorts_by_its_result(runs, tmp_path) -> None:
+    """The parent has the lowest loss, and after a report its gains with limits; the note holds the
+    verdict without the marks of a quotation.
+    """
+    home = runs / "sweeps" / "quick"
+    for entry in write_sweep(home):
+        result = home / "trials" / entry["hash"] / "result.json"
+        loss = {"baseline": 3.5, "full": 3.25}[entry["variant"]]
+        write_json(result, (read_json(result) or {}) | {"val/loss": loss})
+    mirror_sweep(home, {})
+    (tmp_path / "report.md").write_text("# quick\n\n> full is better.\n>\n> Conditions: 4 runs.\n")
+    write_json(tmp_path / "gains.json", {"full": {"gain": 1.2, "low": 1.1, "high": 1.3}})
+    log_report("quick", tmp_path)
+    log_report("quick", tmp_path)  # what is there already is not written again
+    (parent,) = connect().client.search_runs([connect().experiment_id], "tags.kind = 'sweep'")
+    assert parent.data.metrics == {
+        "val/loss": 3.25,
+        "gain/best": 1.2,
+        "gain/full": 1.2,
+        "gain/full_low": 1.1,
+        "gain/full_high": 1.3,
+    }
+    history = connect().client.get_metric_history(parent.info.run_id, "gain/full")
+    assert len(history) == 1
+    assert "**Verdict:** full is better. Conditions: 4 runs." in parent.data.tags[NOTE]
 
 
 def test_rebuild_gives_the_same_store(runs, tmp_path, monkeypatch, empty_store) -> None:

@@ -43,8 +43,8 @@ def test_the_pages_come_and_go(runs, monkeypatch) -> None:
         (signal.SIGINT, signal.SIGTERM), started, addresses, ports, strict=True
     ):
         assert (
-            address
-            == f"http://127.0.0.1:{port}/#/experiments/{connect().experiment_id}/runs?workflowType=machine_learning"
+            address == f"http://127.0.0.1:{port}/#/experiments/{connect().experiment_id}/runs"
+            "?workflowType=machine_learning&viewStateShareKey=attnres"
         )
         with urllib.request.urlopen(address.split("#")[0]) as answer:
             assert answer.status == 200
