@@ -5,6 +5,7 @@ baseline.
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,20 +49,18 @@ def convert(
     if files.path.exists() and any(files.path.iterdir()):
         raise UserError(f"{files.path}: is not empty; give another folder or delete it")
     found = find(source, cache or cache_folder())
-    settings = to_model(found.config(), found.where)
-    overrides = _as_sums(dict(overrides or {}))
-    with tempfile.TemporaryDirectory() as scratch:
-        found.keep(Path(scratch))  # whether there is a tokenizer, before the folder is made
-    theirs, weights = found.weights()
-    config = _config(files, settings, overrides, theirs)
+    settings = to_model(found.config, found.where)
+    config = _config(files, settings, _as_sums(dict(overrides or {})), found.config)
     model = Transformer(config.model)
     if not model.residual.starts_as_baseline:
         raise UserError(
             f"model.residual: {config.variant} does not start as the baseline, so the function "
             "would not be kept; take another, for example full or block"
         )
-    model.load_state_dict(model.state_dict() | names.to_ours(model, weights))
-    found.keep(files.path / FILES)
+    with tempfile.TemporaryDirectory() as scratch:  # so that bad input leaves nothing behind
+        found.keep(Path(scratch))
+        model.load_state_dict(model.state_dict() | names.to_ours(model, found.weights()))
+        shutil.copytree(scratch, files.path / FILES)
     write_atomic(files.config, to_yaml(config).encode())
     save(files, config, model)
     return config

@@ -48,7 +48,12 @@ def export(run: Path | str, folder: Path | str, dtype: str = "fp32") -> str:
     stock.to(kind).tie_weights()
     residual = {f"residual.{key}": v.to(kind) for key, v in model.residual.state_dict().items()}
     stock.config.dtype = kind
-    stock.save_pretrained(folder, state_dict=dict(stock.state_dict()) | residual)
+    # under another model type transformers would not rename the hub's weights when it loads them
+    stock.save_pretrained(
+        folder,
+        state_dict=dict(stock.state_dict()) | residual,
+        save_original_format=options is None,
+    )
     name = type(stock).__name__
     if config.data.tokenizer != "bytes":
         _copy_tokenizer(hf, folder)

@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,8 @@ class Source:
         """Its place, for messages."""
         return str(self.folder / self.gguf if self.gguf else self.folder / "config.json")
 
-    def weights(self) -> tuple[Any, dict[str, Tensor]]:
-        """The transformers config, and the weights in fp32 under the names of its model.
+    def weights(self) -> dict[str, Tensor]:
+        """The weights in fp32 under the names of its model.
 
         Raises UserError for weights that are missing, corrupt or pickled.
         """
@@ -48,12 +49,11 @@ class Source:
 
         if not self.gguf:
             _check_files(self.folder)
-        config = self.config()
         with _quiet():
             try:
                 model, info = transformers.AutoModelForCausalLM.from_pretrained(
                     self.folder,
-                    config=config,
+                    config=self.config,
                     dtype=torch.float32,
                     use_safetensors=True,
                     local_files_only=True,
@@ -71,8 +71,10 @@ class Source:
                     f"{self.where}: the weights do not fit the config: {kind.partition('_')[0]} "
                     f"{names[0]}{f' and {len(names) - 1} more' if names[1:] else ''}"
                 )
-        return config, model.state_dict()
+        state: dict[str, Tensor] = model.state_dict()
+        return state
 
+    @cached_property
     def config(self) -> Any:
         """The transformers config. Raises UserError for one that cannot be read."""
         import transformers
@@ -103,7 +105,7 @@ class Source:
                     tokenizer.save_pretrained(target)
                 except Exception as error:  # as above
                     raise UserError(f"{self.where}: no tokenizer ({_first_line(error)})") from None
-                self.config().save_pretrained(target)
+                self.config.save_pretrained(target)
         else:
             for name in KEPT:
                 if (self.folder / name).is_file():
