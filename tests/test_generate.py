@@ -7,13 +7,13 @@ import torch
 from typer.testing import CliRunner
 
 from attnres_lab.cli import app
-from attnres_lab.cli.generate import load_model
 from attnres_lab.config import RunConfig, to_yaml
 from attnres_lab.errors import UserError
 from attnres_lab.model import ModelConfig, Transformer
 from attnres_lab.model.generate import generate, prefill
 from attnres_lab.residual.attnres import BlockConfig, FullConfig
 from attnres_lab.residual.baseline import BaselineConfig
+from attnres_lab.training.checkpoint import load_model
 
 VARIANTS = [BaselineConfig(), FullConfig(), BlockConfig(block_size=3), BlockConfig(num_blocks=1)]
 

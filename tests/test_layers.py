@@ -15,6 +15,7 @@ LAYERS = [
     {"data"},
     {"config"},
     {"training"},
+    {"pretrained"},
     {"tracking"},
     {"sweep", "benchmarks", "analysis"},
     {"cli"},
