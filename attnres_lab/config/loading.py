@@ -108,6 +108,7 @@ INCIDENTAL = (
 #: theirs.
 LATER = (
     *("model.mixers.", "model.mlp.", "optim.query_", "optim.residual_clip", "task."),
+    "train.pipeline.",
     "train.threads",  # other orders of sums give other last digits
 )
 
