@@ -14,10 +14,11 @@ from torch import Tensor, distributed, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.pipelining.schedules import PipelineScheduleSingle, get_schedule_class
 
-from attnres_lab.model import Network, Transformer
+from attnres_lab.model import ModelConfig, Network, Transformer
 from attnres_lab.pipeline.config import PipelineConfig
 from attnres_lab.pipeline.layout import Layout, traffic
 from attnres_lab.pipeline.stage import Ledger, Named, Part, Stage
+from attnres_lab.residual import Residual
 
 #: Logits and targets of a microbatch to its mean loss.
 Criterion = Callable[[Any, Any], Tensor]
@@ -68,13 +69,11 @@ class Elsewhere(nn.Module):
         return {}
 
 
-def shapes(network: Network, batch: tuple[int, ...], cuts: Sequence[int]) -> list[Named]:
-    """Of a batch [B, T], what crosses each cut, on the meta device: as the network's own residual
+def crossing(residual: Residual, c: ModelConfig, x_BTD: Tensor, cuts: Sequence[int]) -> list[Named]:
+    """What crosses each cut, without its memory, of a batch like ``x_BTD``: as the residual
     connection makes it around sublayers that return their input.
     """
-    residual, c = network.residual, network.config
-    values = (batch[0], c.kv_heads, batch[1], c.dim // c.num_heads)
-    like = next(network.parameters())
+    values = (len(x_BTD), c.kv_heads, x_BTD.shape[1], c.dim // c.num_heads)
 
     def sublayer(x: Tensor, **options: Any) -> Tensor:
         if "values" in options:
@@ -82,15 +81,23 @@ def shapes(network: Network, batch: tuple[int, ...], cuts: Sequence[int]) -> lis
         return x.clone()
 
     observer, residual.observer = residual.observer, None
-    crossing: list[Named] = []
+    found: list[Named] = []
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        state = residual.start(torch.empty(*batch, c.dim, dtype=like.dtype, device=like.device))
+        state = residual.start(torch.empty(x_BTD.shape, dtype=x_BTD.dtype, device=x_BTD.device))
         for index in range(max(cuts)):
             state = residual.step(state, sublayer, index)
             if index + 1 in cuts:
-                crossing.append(residual.carry(state, index + 1))
+                found.append(residual.carry(state, index + 1))
     residual.observer = observer
-    return [{n: _meta(x.shape, x.dtype) for n, x in named.items()} for named in crossing]
+    return found
+
+
+def shapes(network: Network, batch: tuple[int, ...], cuts: Sequence[int]) -> list[Named]:
+    """Of a batch of tokens [B, T], what crosses each cut of a network, on the meta device."""
+    like, c = next(network.parameters()), network.config
+    x_BTD = like.new_empty(1).expand(*batch, c.dim)
+    named = crossing(network.residual, c, x_BTD, cuts)
+    return [{n: _meta(x.shape, x.dtype) for n, x in tensors.items()} for tensors in named]
 
 
 def _meta(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
@@ -174,16 +181,16 @@ class Pipeline:
         return self._schedule
 
     def _stages(self, batch: tuple[int, ...]) -> list[Stage]:
-        crossing, c = shapes(self.network, batch, self.layout.cuts), self.network.config
+        named, c = shapes(self.network, batch, self.layout.cuts), self.network.config
         dtype = next(self.network.parameters()).dtype
         stages = []
         for part in self.parts:
             inputs = [_meta(batch, torch.long)]
             outputs = [_meta((*batch, c.vocab_size), dtype)]
             if not part.first:
-                inputs = [crossing[part.stage - 1][name] for name in part.received]
+                inputs = [named[part.stage - 1][name] for name in part.received]
             if not part.last:
-                outputs = [crossing[part.stage][name] for name in part.sends]
+                outputs = [named[part.stage][name] for name in part.sends]
             hops = (tuple(inputs), tuple(outputs), self.groups.pipeline)
             stages.append(Stage(part, self.layout, self.ledger, hops))
         return stages
@@ -193,13 +200,15 @@ class Pipeline:
         """Logits [B, T, V] of tokens [B, T] at the last process, None elsewhere. A batch of any
         size; stages work one after another.
         """
-        crossing, values = shapes(self.network, inputs.shape, self.layout.cuts), Named()
+        templates, values = shapes(self.network, inputs.shape, self.layout.cuts), Named()
         ranks, place = self.groups.ranks, self.place
         for part in self.parts:
             received = [inputs]
             if not part.first:
-                templates = (crossing[part.stage - 1][name] for name in part.received)
-                received = [torch.empty_like(t, device=inputs.device) for t in templates]
+                named = templates[part.stage - 1]
+                received = [
+                    torch.empty_like(named[name], device=inputs.device) for name in part.received
+                ]
                 for x in received:
                     distributed.recv(x, ranks[place - 1], self.groups.pipeline)
             part.held = {name: values[name] for name in part.reads}
