@@ -57,13 +57,15 @@ class Case:
 @dataclass(frozen=True)
 class Row:
     """Of an arm: seconds of a step, median and quartiles; the median of the ratios to the first
-    arm's step of the same round; bytes sent in a step, both directions.
+    arm's step of the same round, of seconds and of CPU seconds, all ranks together, which other
+    work on the machine hardly changes; bytes sent in a step, both directions.
     """
 
     arm: str
     median: float
     quartiles: tuple[float, float]
     ratio: float
+    cpu_ratio: float
     bytes: int
 
 
@@ -72,13 +74,12 @@ def measure(case: Case) -> list[Row]:
     case.pipeline(True)
     with tempfile.TemporaryDirectory() as folder:
         multiprocessing.spawn(_worker, (case, folder), nprocs=case.ranks)
-        seconds, sent = torch.load(Path(folder) / "times.pt", weights_only=True)
-    first = seconds[next(iter(ARMS))]
+        wall, cpu, sent = torch.load(Path(folder) / "times.pt", weights_only=True)
     rows = []
-    for arm, times in seconds.items():
-        low, median, high = statistics.quantiles(times, n=4)
-        ratio = statistics.median(a / b for a, b in zip(times, first, strict=True))
-        rows.append(Row(arm, median, (low, high), ratio, sent[arm]))
+    for index, arm in enumerate(ARMS):
+        low, median, high = statistics.quantiles(wall[index].tolist(), n=4)
+        ratios = [float((of[index] / of[0]).quantile(0.5)) for of in (wall, cpu)]
+        rows.append(Row(arm, median, (low, high), ratios[0], ratios[1], int(sent[index])))
     return rows
 
 
@@ -97,18 +98,17 @@ def _worker(rank: int, case: Case, folder: str) -> None:
     arms = {name: _arm(case, device, groups, name) for name in ARMS}
     tokens = torch.randint(256, (case.batch, case.seq_len + 1), device=device)
     distributed.broadcast(tokens, 0)
-    seconds: dict[str, list[float]] = {name: [] for name in ARMS}
-    for lap in range(case.repeats + 2):
-        for name, pipeline in arms.items():
-            elapsed = _step(pipeline, tokens)
-            if lap >= 2:  # the first ones warm up
-                seconds[name].append(elapsed)
-    mine = torch.tensor([sum(sum(s.sent_bytes.values()) for s in p.stages) for p in arms.values()])
-    total = mine.to(device)
-    distributed.all_reduce(total)
+    wall, cpu = (torch.zeros(len(ARMS), case.repeats, dtype=torch.float64) for _ in range(2))
+    for lap in range(-2, case.repeats):  # the first ones warm up
+        for index, pipeline in enumerate(arms.values()):
+            wall[index, lap], cpu[index, lap] = _step(pipeline, tokens)
+    sent = torch.tensor([sum(sum(s.sent_bytes.values()) for s in p.stages) for p in arms.values()])
+    cpu, sent = cpu.to(device), sent.to(device)
+    distributed.all_reduce(cpu)
+    distributed.all_reduce(sent)
     if rank == 0:
-        per_step = (total // (case.repeats + 2)).tolist()
-        torch.save((seconds, dict(zip(ARMS, per_step, strict=True))), f"{folder}/times.pt")
+        per_step = sent.cpu() // (case.repeats + 2)
+        torch.save((wall, cpu.cpu(), per_step), f"{folder}/times.pt")
     distributed.barrier()
     distributed.destroy_process_group()
 
@@ -123,10 +123,11 @@ def _criterion(logits: Any, targets: Any) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
 
-def _step(pipeline: Pipeline, tokens: Tensor) -> float:
+def _step(pipeline: Pipeline, tokens: Tensor) -> tuple[float, float]:
+    """Seconds, and CPU seconds of this process."""
     pipeline.network.zero_grad()
     distributed.barrier()
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     loss = pipeline.step(tokens[:, :-1], tokens[:, 1:], _criterion)
     loss.item()  # every rank has it at the end
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - cpu

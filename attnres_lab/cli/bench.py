@@ -116,10 +116,10 @@ def pipeline(  # noqa: PLR0913
     except ValueError as error:
         raise UserError(str(error)) from None
     print(case)
-    print(f"{'arm':16} {'median':>9} {'quartiles':>17} {'ratio':>6} {'MB/step':>8}")
+    print(f"{'arm':16} {'median':>9} {'quartiles':>17} {'ratio':>6} {'of CPU':>6} {'MB/step':>8}")
     for r in rows:
         low, high = r.quartiles
         print(
             f"{r.arm:16} {r.median * 1e3:7.1f}ms {low * 1e3:8.1f}-{high * 1e3:8.1f} "
-            f"{r.ratio:6.3f} {r.bytes / 1e6:8.2f}"
+            f"{r.ratio:6.3f} {r.cpu_ratio:6.3f} {r.bytes / 1e6:8.2f}"
         )
