@@ -16,6 +16,7 @@ LAYERS = [
     {"config"},
     {"training"},
     {"tracking"},
+    {"evaluation"},
     {"sweep", "benchmarks", "analysis"},
     {"cli"},
 ]

@@ -44,6 +44,9 @@ class Sampling:
         return above.int().argmax(-1).tolist()
 
 
+GREEDY = Sampling()
+
+
 def prefill(model: Transformer, tokens_BT: Tensor, cache: Cache, chunk: int) -> Tensor:
     """Logits [B, V] after the prompt, fed in chunks: the rows of depth attention are then never
     longer than ``chunk`` tokens.
@@ -58,7 +61,7 @@ def generate(
     model: Transformer,
     prompts: Sequence[Sequence[int]],
     count: int,
-    sampling: Sampling = Sampling(),
+    sampling: Sampling = GREEDY,
     chunk: int = 512,
     finished: Callable[[int, int], bool] = lambda row, token: False,
 ) -> Iterator[list[int | None]]:
