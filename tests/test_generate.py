@@ -14,7 +14,7 @@ from attnres_lab.model import ModelConfig, Transformer
 from attnres_lab.model.generate import Sampling, generate, prefill
 from attnres_lab.residual.attnres import BlockConfig, FullConfig
 from attnres_lab.residual.baseline import BaselineConfig
-from attnres_lab.training.trained import load_model
+from attnres_lab.training.checkpoint import load_model
 
 VARIANTS = [BaselineConfig(), FullConfig(), BlockConfig(block_size=3), BlockConfig(num_blocks=1)]
 

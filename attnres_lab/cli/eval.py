@@ -69,6 +69,7 @@ def evaluate(  # noqa: PLR0913
 def _folders(name: str) -> Iterable[Path]:
     """Folders of the finished runs of a sweep, or of one run."""
     from attnres_lab.errors import UserError
+    from attnres_lab.runs.folder import RunFolder
     from attnres_lab.runs.sweep import SweepFolder
     from attnres_lab.runs.table import locate
 
@@ -79,6 +80,8 @@ def _folders(name: str) -> Iterable[Path]:
             if not done:
                 raise UserError(f"{name}: none of its {len(found)} trials has finished yet")
             return done
+    if RunFolder(name).checkpoint.exists():  # a converted model is no run of the table
+        return [Path(name)]
     return [locate(name)]
 
 
@@ -88,7 +91,8 @@ def _mirror(folder: Path) -> None:
     from attnres_lab.runs.sweep import SweepFolder
     from attnres_lab.tracking.store import reason
 
-    if SweepFolder(folder.absolute().parents[1]).holder():
+    held = SweepFolder(folder.absolute().parents[1]).holder()
+    if held or not (folder / "status.json").exists():
         return
     try:
         for _ in tracking.rebuild(folder):

@@ -39,7 +39,7 @@ def generate(  # noqa: PLR0913
     from attnres_lab.data.codec import load_codec
     from attnres_lab.model.generate import Sampling
     from attnres_lab.model.generate import generate as decoding
-    from attnres_lab.training.trained import load_model
+    from attnres_lab.training.checkpoint import load_model
 
     if not temperature and (top_k or top_p < 1):
         raise UserError(
@@ -98,6 +98,8 @@ def _encode(text: str, codec: Codec, vocab_size: int, chat: bool) -> list[int]:
             raise UserError("--chat: the run's tokenizer has no chat template; leave --chat out")
         text = codec.chat([{"role": "user", "content": text}])
     tokens = codec.encode(text)
+    if tokens[: len(codec.start)] != list(codec.start):
+        tokens = [*codec.start, *tokens]
     if max(tokens) >= vocab_size:
         raise UserError(
             f"--prompt: token {max(tokens)} is outside the model's vocabulary of {vocab_size}"

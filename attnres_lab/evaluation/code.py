@@ -18,6 +18,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
+REFUSED = (
+    "--allow-code: the task runs programs that the model wrote; give it to have them run, in a "
+    "process of their own with limits"
+)
 SECONDS = 10.0
 MEMORY = 1 << 30  # bytes of address space
 
@@ -69,6 +73,9 @@ def passes(program: str, seconds: float = SECONDS, memory: int = MEMORY) -> bool
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+            for pipe in (process.stdin, process.stdout):
+                with suppress(OSError):
+                    pipe.close()  # type: ignore[union-attr]
     return process.returncode == 0 and out.endswith(word)
 
 

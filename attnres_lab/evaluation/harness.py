@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from attnres_lab.errors import UserError, nearest
+from attnres_lab.evaluation.code import REFUSED
 from attnres_lab.evaluation.paper import PAPER
 from attnres_lab.evaluation.record import Answers, fingerprint
 from attnres_lab.evaluation.scorer import Scorer
@@ -45,6 +46,8 @@ def answers(scorer: Scorer, name: str, settings: Settings) -> list[Answers]:
     with local(root, allow_code=settings.allow_code):
         loaded = _load(name)
         for task in loaded["tasks"].values():
+            if task.get_config("unsafe_code") and not settings.allow_code:
+                raise UserError(REFUSED)
             own = task.get_config("num_fewshot")
             task.set_config("num_fewshot", (own or 0) if settings.shots is None else settings.shots)
             task.set_fewshot_seed(seed=SEED)

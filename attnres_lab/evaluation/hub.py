@@ -38,10 +38,7 @@ def local(root: Path | None, *, allow_code: bool) -> Iterator[None]:
                 f"{path}: lm_eval loads this metric from the hub; it is not served here"
             )
         if not allow_code:
-            raise UserError(
-                "--allow-code: the task runs programs that the model wrote; give it to have them "
-                "run, in a process of their own with limits"
-            )
+            raise UserError(code.REFUSED)
         return code.CodeEval()
 
     with mock.patch.object(evaluate, "load", metric):

@@ -37,7 +37,10 @@ class AttnResLM(TemplateLM):  # type: ignore[misc]
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
     ) -> list[int]:
-        return self.scorer.codec.encode(string)
+        codec = self.scorer.codec
+        tokens = codec.encode(string)
+        begun = tokens[: len(codec.start)] == list(codec.start)  # as a chat template writes it
+        return tokens if begun or add_special_tokens is False else [*codec.start, *tokens]
 
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True

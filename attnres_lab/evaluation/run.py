@@ -18,7 +18,7 @@ from attnres_lab.evaluation.record import Answers
 from attnres_lab.evaluation.scorer import Scorer
 from attnres_lab.runs.folder import RunFolder
 from attnres_lab.runs.lock import only_one
-from attnres_lab.training.trained import load_model
+from attnres_lab.training.checkpoint import load_model
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ def evaluate(folder: Path, settings: Settings, *, again: bool = False) -> dict[s
     and data that are not.
     """
     files = RunFolder(folder)
-    if (state := files.status().state) != "finished":
+    converted = files.checkpoint.exists() and not (files.path / "status.json").exists()
+    if not converted and (state := files.status().state) != "finished":
         raise UserError(f"{folder}: the run is {state}; only finished runs are evaluated")
     with only_one(files):
         wanted = {
