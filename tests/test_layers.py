@@ -15,6 +15,7 @@ LAYERS = [
     {"data"},
     {"config"},
     {"training"},
+    {"pretrained"},
     {"tracking"},
     {"evaluation"},
     {"sweep", "benchmarks", "analysis"},

@@ -15,8 +15,9 @@ import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from attnres_lab.config import RunConfig, load
+from attnres_lab.config.weights import checkpoint_in, weights_digest
 from attnres_lab.errors import UserError
-from attnres_lab.model import Transformer
+from attnres_lab.model import Network, Transformer
 
 
 class AtomicCheckpoint(TorchCheckpointIO):
@@ -116,3 +117,38 @@ def load_model(path: Path) -> tuple[Transformer, RunConfig]:
             f"({str(error).splitlines()[0]})"
         ) from None
     return model.eval(), config
+
+
+def start_from(config: RunConfig, model: Network) -> None:
+    """Give a new model the weights of ``init_from``, if there is one: the trunk's, and those of the
+    residual connection where it is the same; another starts as it always does, over a baseline.
+
+    Raises UserError for a checkpoint that is gone, has changed or does not fit.
+    """
+    if config.init_from is None:
+        return
+    path = checkpoint_in(config.init_from)
+    if not path.is_file():
+        raise UserError(
+            f"init_from: {config.init_from}: there is no checkpoint here; attnres convert or "
+            "attnres train makes one"
+        )
+    if (found := weights_digest(path)) != config.init_digest:
+        raise UserError(
+            f"init_from: {path}: holds other weights than when this run was set up ({found}, not "
+            f"{config.init_digest}); leave out init_digest to start from these"
+        )
+    other, _ = load_model(path)
+    weights, own = other.state_dict(), model.state_dict()
+    names = {key for key in {*weights, *own} if not key.startswith("residual.")} | set(weights)
+    for name in sorted(names):
+        if name not in own and name.startswith("residual."):
+            raise UserError(
+                f"init_from: {path}: is a {other.config.residual.label} and has {name}, which "
+                f"{config.variant} has not; start from a baseline or from the same variant"
+            )
+        if name not in own or name not in weights or own[name].shape != weights[name].shape:
+            raise UserError(
+                f"init_from: {path}: {name} does not fit this model; take the sizes of its config"
+            )
+    model.load_state_dict(own | weights)

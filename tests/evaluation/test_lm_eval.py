@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from attnres_lab.data.codec import load_codec
+from attnres_lab.evaluation.run import Settings, load_scorer
 from attnres_lab.evaluation.scorer import Scorer
-from attnres_lab.model import ModelConfig, Transformer
-from attnres_lab.residual.baseline import BaselineConfig
+from attnres_lab.pretrained import convert
 
 pytest.importorskip("lm_eval")
 transformers = pytest.importorskip("transformers")
@@ -39,41 +39,6 @@ def llama():
     return model
 
 
-def ours(theirs):
-    """The same weights in our network."""
-    c, state = theirs.config, theirs.state_dict()
-    model = Transformer(
-        ModelConfig(
-            vocab_size=c.vocab_size,
-            dim=32,
-            num_layers=2,
-            num_heads=4,
-            num_kv_heads=2,
-            mlp_dim=48,
-            norm_eps=c.rms_norm_eps,
-            residual=BaselineConfig(),
-        )
-    ).eval()
-    new = {"embed.weight": "model.embed_tokens", "norm.weight": "model.norm"}
-    own = {key: state[f"{name}.weight"] for key, name in new.items()}
-    own["head.weight"] = state["lm_head.weight"]
-    for n in range(2):
-        at = f"model.layers.{n}"
-        parts = {
-            f"{2 * n}.norm": [f"{at}.input_layernorm"],
-            f"{2 * n}.q": [f"{at}.self_attn.q_proj"],
-            f"{2 * n}.kv": [f"{at}.self_attn.k_proj", f"{at}.self_attn.v_proj"],
-            f"{2 * n}.out": [f"{at}.self_attn.o_proj"],
-            f"{2 * n + 1}.norm": [f"{at}.post_attention_layernorm"],
-            f"{2 * n + 1}.gate_up": [f"{at}.mlp.gate_proj", f"{at}.mlp.up_proj"],
-            f"{2 * n + 1}.out": [f"{at}.mlp.down_proj"],
-        }
-        for key, names in parts.items():
-            own[f"sublayers.{key}.weight"] = torch.cat([state[f"{name}.weight"] for name in names])
-    model.load_state_dict(own)
-    return model
-
-
 def tokenizer(folder, *, begins: bool):
     """Bytes and special tokens; ``begins``: every text begins with <s>, as Llama's do."""
     import tokenizers
@@ -94,17 +59,21 @@ def tokenizer(folder, *, begins: bool):
     return found
 
 
-@pytest.fixture(params=[False, True], ids=["plain", "begins"])
+@pytest.fixture(params=[("baseline", False), ("full", True)], ids=["plain", "begins"])
 def pair(request, tmp_path):
-    """lm_eval's own model and ours."""
+    """lm_eval's own model, and ours with its weights by way of the converter."""
     from lm_eval.models.huggingface import HFLM
 
     from attnres_lab.evaluation.lm import AttnResLM
 
-    model, words = llama(), tokenizer(tmp_path, begins=request.param)
+    residual, begins = request.param
+    model, words = llama(), tokenizer(tmp_path / "theirs", begins=begins)
+    model.save_pretrained(tmp_path / "theirs")
     theirs = HFLM(model, tokenizer=words, batch_size=3, device="cpu", max_length=64)
-    codec = load_codec(str(tmp_path / "tokenizer.json"))
-    return theirs, AttnResLM(Scorer(ours(model), codec, 64, batch=3))
+    convert(str(tmp_path / "theirs"), tmp_path / "ours", {"model.residual.name": residual})
+    scorer, _ = load_scorer(tmp_path / "ours", Settings(("gsm8k",), batch_size=3))
+    assert scorer.max_length == 64
+    return theirs, AttnResLM(scorer)
 
 
 class Request:
@@ -150,10 +119,11 @@ def test_a_chat_template_is_that_of_transformers(pair, tmp_path):
     _, own = pair
     messages = [{"role": "user", "content": "hello"}]
     assert own.apply_chat_template(messages) == "[user] hello "
-    bare = load_codec(str(tmp_path / "tokenizer.json"))
+    home = tmp_path / "theirs"
+    bare = load_codec(str(home / "tokenizer.json"))
     for name in ("tokenizer_config.json", "chat_template.jinja"):
-        (tmp_path / name).unlink(missing_ok=True)
-    plain = load_codec(str(tmp_path / "tokenizer.json"))
+        (home / name).unlink(missing_ok=True)
+    plain = load_codec(str(home / "tokenizer.json"))
     assert plain.chat is None
     assert plain.encode("a b") == bare.encode("a b")
 
