@@ -27,6 +27,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:invalid escape sequence"),
 ]
 SOLUTION = "    return a + b\n"
+MATH = ("algebra", "counting_and_probability", "geometry", "intermediate_algebra")
+MATH += ("number_theory", "prealgebra", "precalculus")
 
 
 def write(path: Path, rows: list[dict]) -> None:
@@ -65,8 +67,9 @@ def root(tmp_path_factory):
         }
         for n in range(5)
     ]
-    for split in ("train", "test"):
-        write(home / "EleutherAI" / "hendrycks_math" / "algebra" / f"{split}-{one}", problems)
+    for subject in MATH:
+        for split in ("train", "test"):
+            write(home / "EleutherAI" / "hendrycks_math" / subject / f"{split}-{one}", problems)
     programs = [
         {
             "task_id": f"HumanEval/{n}",
@@ -108,6 +111,31 @@ def test_a_shipped_task_runs_on_a_local_copy(task, root, folder):
     assert len(answers["scores"]) == questions
     assert sum(answers["scores"]) / questions == pytest.approx(values[key])
     assert (read_json(RunFolder(folder).result) or {})[key] == values[key]
+
+
+def test_a_group_is_summed_up_over_all_its_questions(root, folder, monkeypatch):
+    asked = []
+
+    def known(self, contexts, *_):
+        asked.append(len(contexts))
+        return ["$2$" if n < 30 else "$9$" for n in range(len(contexts))]
+
+    monkeypatch.setattr(Scorer, "continuations", known)
+    values = evaluate(folder, Settings(("hendrycks_math",), data=str(root), shots=1), again=True)
+    assert asked == [35]
+    key = "eval/hendrycks_math/exact_match"
+    assert set(values) == {key, f"{key}_stderr"}
+    assert values[key] == pytest.approx(6 / 35)
+    record = json.loads((folder / "artifacts" / "eval" / "hendrycks_math.json").read_text())
+    assert sum(record["answers"][key]["scores"]) == 6
+    assert record["settings"]["shots"] == 1
+
+
+def test_the_docs_table_is_the_one_of_the_code():
+    text = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
+    for s in PAPER:
+        row = f"| {s.name} | {s.task} | {s.shots} | {s.metric} | {s.data} | "
+        assert f"{row}{s.baseline}, {s.attnres} |" in text
 
 
 def test_a_right_answer_counts(root, folder, monkeypatch):
