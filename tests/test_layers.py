@@ -18,6 +18,7 @@ LAYERS = [
     {"training"},
     {"pretrained"},
     {"tracking"},
+    {"evaluation"},
     {"sweep", "benchmarks", "analysis"},
     {"cli"},
 ]
