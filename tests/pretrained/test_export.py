@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import torch
 from hub import kimi, relative, save, tiny, tokens
+from typer.testing import CliRunner
 
+from attnres_lab.cli import app
 from attnres_lab.config import load
 from attnres_lab.errors import UserError
 from attnres_lab.model import Transformer
@@ -38,7 +40,7 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
 CLEAN = """
 import sys
 sys.modules["attnres_lab"] = None
-import pathlib, torch, transformers
+import copy, pathlib, torch, transformers
 for folder in sorted(pathlib.Path("exported").iterdir()):
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()
     tokens = torch.load("tokens.pt")
@@ -54,6 +56,9 @@ for folder in sorted(pathlib.Path("exported").iterdir()):
                 tokens, max_new_tokens=6, do_sample=False, eos_token_id=None, use_cache=False
             ),
         }
+        again = copy.deepcopy(model)
+        model.residual.pseudo_query.zero_()
+        found["copied"] = again(tokens).logits
     torch.save(found, f"{folder.name}.pt")
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     assert tokenizer.decode(tokenizer("ab c").input_ids) == "ab c"
@@ -111,6 +116,7 @@ def test_without_this_package_transformers_has_our_logits_and_text(tmp_path: Pat
         assert relative(found["logits"], expected) < bound, name
         if name != "kimi":
             assert relative(found["padded"], expected) < 1e-5, name  # other angles
+        assert torch.equal(found["copied"], found["logits"]), name
         greedy = torch.stack(list(generate(model, tokens(12), 6)), 1)
         assert torch.equal(found["greedy"][:, 12:], greedy), name
         assert torch.equal(found["alone"], found["greedy"]), name
@@ -136,7 +142,10 @@ def test_any_run_of_ours_that_a_stock_class_computes_goes_out(tmp_path: Path) ->
     inputs = tokens() % 256
     with torch.no_grad():
         assert relative(theirs(inputs).logits, model(inputs)) < 1e-6
-    export(tmp_path / "run", tmp_path / "half", "bf16")
+    words = ["export-hf", str(tmp_path / "run"), str(tmp_path / "half"), "--dtype", "bf16"]
+    assert CliRunner().invoke(app, words).stdout.startswith("LlamaForCausalLM in ")
+    with pytest.raises(UserError, match="half: is not empty"):
+        export(tmp_path / "run", tmp_path / "half")
     half = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "half")
     assert half.dtype == torch.bfloat16
 
