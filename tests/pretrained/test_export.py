@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hub import kimi, relative, save, tiny, tokens
+from hub import clean, kimi, relative, save, tiny, tokens
 from typer.testing import CliRunner
 
 from attnres_lab.cli import app
@@ -76,21 +73,6 @@ def randomised(run: Path) -> Transformer:
     return model
 
 
-def clean(folder: Path, code: str = CLEAN) -> None:
-    """Run code in a process of its own that does not see this package."""
-    (folder / "code.py").write_text(code)
-    caches = {"HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    known = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
-    done = subprocess.run(
-        [sys.executable, "-I", "code.py"],
-        cwd=folder,
-        env=known | caches,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-
-
 def test_without_this_package_transformers_has_our_logits_and_text(tmp_path: Path) -> None:
     """fp32 logits to 2e-6 (relative; of Kimi Linear to 5e-5), padded on the left too where all is
     softmax attention, and greedy tokens, with and without a cache.
@@ -107,7 +89,7 @@ def test_without_this_package_transformers_has_our_logits_and_text(tmp_path: Pat
         assert export(tmp_path / "run" / name, tmp_path / "exported" / name) == (
             "AttnResForCausalLM"
         )
-    clean(tmp_path)
+    clean(tmp_path, CLEAN)
     for name, model in models.items():
         found = torch.load(tmp_path / f"{name}.pt")
         with torch.no_grad():
