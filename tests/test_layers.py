@@ -12,6 +12,7 @@ LAYERS = [
     {"ops"},
     {"residual", "mixers"},
     {"model"},
+    {"pipeline"},
     {"data"},
     {"config"},
     {"training"},

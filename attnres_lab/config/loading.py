@@ -110,6 +110,7 @@ INCIDENTAL = (
 LATER = (
     *("model.mixers.", "model.mlp.", "optim.query_", "optim.residual_clip", "task."),
     *("model.scale_embeddings", "optim.freeze_trunk", "init_"),
+    "train.pipeline.",
     "train.threads",  # other orders of sums give other last digits
 )
 

@@ -172,10 +172,19 @@ class Transformer(Network):
         nn.init.normal_(self.embed.weight, std=std, generator=generator)
 
     def forward(self, tokens_BT: Tensor, cache: Cache | None = None) -> Tensor:
-        x_BTD = self.embed(tokens_BT)
+        logits: Tensor = self.head(self.through(self.enter(tokens_BT), cache))
+        return logits
+
+    def enter(self, tokens_BT: Tensor) -> Tensor:
+        """What enters the first sublayer, [B, T, D]."""
+        x_BTD: Tensor = self.embed(tokens_BT)
         if self.config.tie_embeddings and self.config.scale_embeddings:
             x_BTD = x_BTD * self.config.dim**0.5  # the shared matrix has the head's scale
-        logits: Tensor = self.head(self.through(x_BTD, cache))
+        return x_BTD
+
+    def leave(self, h_BTD: Tensor) -> Tensor:
+        """Logits [B, T, V] of the final hidden state."""
+        logits: Tensor = self.head(self.norm(h_BTD))
         return logits
 
     def cache(self) -> Cache:

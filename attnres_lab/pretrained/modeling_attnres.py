@@ -44,6 +44,10 @@ class DepthReads(nn.Module):
         """Before the first norm."""
         self.done, self.partial = [args[0]], None
 
+    def clear(self, *_: Any) -> None:
+        """After the last norm: keep no tensor of this pass."""
+        self.done, self.partial = [], None
+
     def push(self, index: int, _: nn.Module, args: Any, out: Any) -> None:
         """After sublayer ``index``: its output joins the open block."""
         out_BTD = out[0] if isinstance(out, tuple) else out
@@ -96,3 +100,4 @@ class AttnResForCausalLM(Stock):  # type: ignore[misc]
                 index += 1
         if config.attnres["output_read"]:
             self.model.norm.register_forward_pre_hook(partial(reads.read, index))
+        self.model.norm.register_forward_hook(reads.clear)

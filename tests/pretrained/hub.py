@@ -1,7 +1,10 @@
-"""Small random models of transformers, saved as the hub has them."""
+"""Small random models of transformers, saved as the hub has them; and a process without us."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +103,18 @@ def tokens(length: int = 40) -> torch.Tensor:
 def relative(a: torch.Tensor, b: torch.Tensor) -> float:
     """Root mean square of the difference over that of ``b``."""
     return float((a.double() - b.double()).norm() / b.double().norm())
+
+
+def clean(folder: Path, code: str) -> None:
+    """Run code in a process of its own that does not see this package."""
+    (folder / "code.py").write_text(code)
+    caches = {"HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    known = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
+    done = subprocess.run(
+        [sys.executable, "-I", "code.py"],
+        cwd=folder,
+        env=known | caches,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr

@@ -9,8 +9,7 @@ import pytest
 import torch
 from helpers import tiny as tiny_run
 from helpers import write_run
-from hub import relative, save, tiny, tokens
-from test_export import clean
+from hub import clean, relative, save, tiny, tokens
 
 from attnres_lab.config import RunConfig, content_hash, load
 from attnres_lab.errors import UserError

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hub import kimi, relative, save, tiny, tokens
+from hub import clean, kimi, relative, save, tiny, tokens
+from typer.testing import CliRunner
 
+from attnres_lab.cli import app
 from attnres_lab.config import load
 from attnres_lab.errors import UserError
 from attnres_lab.model import Transformer
@@ -38,7 +37,7 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
 CLEAN = """
 import sys
 sys.modules["attnres_lab"] = None
-import pathlib, torch, transformers
+import copy, pathlib, torch, transformers
 for folder in sorted(pathlib.Path("exported").iterdir()):
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()
     tokens = torch.load("tokens.pt")
@@ -54,6 +53,9 @@ for folder in sorted(pathlib.Path("exported").iterdir()):
                 tokens, max_new_tokens=6, do_sample=False, eos_token_id=None, use_cache=False
             ),
         }
+        again = copy.deepcopy(model)
+        model.residual.pseudo_query.zero_()
+        found["copied"] = again(tokens).logits
     torch.save(found, f"{folder.name}.pt")
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     assert tokenizer.decode(tokenizer("ab c").input_ids) == "ab c"
@@ -69,21 +71,6 @@ def randomised(run: Path) -> Transformer:
             parameter += 0.5 * torch.randn(parameter.shape, generator=generator)
     save_weights(RunFolder(run), config, model)
     return model
-
-
-def clean(folder: Path, code: str = CLEAN) -> None:
-    """Run code in a process of its own that does not see this package."""
-    (folder / "code.py").write_text(code)
-    caches = {"HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    known = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
-    done = subprocess.run(
-        [sys.executable, "-I", "code.py"],
-        cwd=folder,
-        env=known | caches,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
 
 
 def test_without_this_package_transformers_has_our_logits_and_text(tmp_path: Path) -> None:
@@ -102,7 +89,7 @@ def test_without_this_package_transformers_has_our_logits_and_text(tmp_path: Pat
         assert export(tmp_path / "run" / name, tmp_path / "exported" / name) == (
             "AttnResForCausalLM"
         )
-    clean(tmp_path)
+    clean(tmp_path, CLEAN)
     for name, model in models.items():
         found = torch.load(tmp_path / f"{name}.pt")
         with torch.no_grad():
@@ -111,6 +98,7 @@ def test_without_this_package_transformers_has_our_logits_and_text(tmp_path: Pat
         assert relative(found["logits"], expected) < bound, name
         if name != "kimi":
             assert relative(found["padded"], expected) < 1e-5, name  # other angles
+        assert torch.equal(found["copied"], found["logits"]), name
         greedy = torch.tensor(list(generate(model, tokens(12).tolist(), 6))).T
         assert torch.equal(found["greedy"][:, 12:], greedy), name
         assert torch.equal(found["alone"], found["greedy"]), name
@@ -136,7 +124,10 @@ def test_any_run_of_ours_that_a_stock_class_computes_goes_out(tmp_path: Path) ->
     inputs = tokens() % 256
     with torch.no_grad():
         assert relative(theirs(inputs).logits, model(inputs)) < 1e-6
-    export(tmp_path / "run", tmp_path / "half", "bf16")
+    words = ["export-hf", str(tmp_path / "run"), str(tmp_path / "half"), "--dtype", "bf16"]
+    assert CliRunner().invoke(app, words).stdout.startswith("LlamaForCausalLM in ")
+    with pytest.raises(UserError, match="half: is not empty"):
+        export(tmp_path / "run", tmp_path / "half")
     half = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "half")
     assert half.dtype == torch.bfloat16
 
