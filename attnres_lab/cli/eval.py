@@ -91,7 +91,7 @@ def _mirror(folder: Path) -> None:
     from attnres_lab.runs.sweep import SweepFolder
     from attnres_lab.tracking.store import reason
 
-    held = SweepFolder(folder.absolute().parents[1]).holder()
+    held = SweepFolder(folder.absolute().parent.parent).holder()
     if held or not (folder / "status.json").exists():
         return
     try:
