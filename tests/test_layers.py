@@ -16,7 +16,9 @@ LAYERS = [
     {"data"},
     {"config"},
     {"training"},
+    {"pretrained"},
     {"tracking"},
+    {"evaluation"},
     {"sweep", "benchmarks", "analysis"},
     {"cli"},
 ]

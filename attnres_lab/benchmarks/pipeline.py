@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, distributed, multiprocessing
+from torch import Tensor, distributed
+from torch.multiprocessing.spawn import spawn
 
 from attnres_lab.model import ModelConfig, Transformer
 from attnres_lab.pipeline import PipelineConfig
@@ -73,7 +74,7 @@ def measure(case: Case) -> list[Row]:
     """A row per arm. Raises ValueError for what cannot be laid out."""
     case.pipeline(True)
     with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.spawn(_worker, (case, folder), nprocs=case.ranks)
+        spawn(_worker, (case, folder), nprocs=case.ranks)  # type: ignore[no-untyped-call]
         wall, cpu, sent = torch.load(Path(folder) / "times.pt", weights_only=True)
     rows = []
     for index, arm in enumerate(ARMS):

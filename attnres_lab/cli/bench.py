@@ -16,8 +16,8 @@ def register(app: typer.Typer) -> None:
         help="Benchmarks; run them on a quiet machine.", no_args_is_help=True, rich_markup_mode=None
     )
     bench.command()(residual)
+    bench.command()(mixers)
     bench.command()(pipeline)
-    bench.callback()(lambda: None)
     app.add_typer(bench, name="bench")
 
 
@@ -92,6 +92,38 @@ def residual(  # noqa: PLR0913
             f"{rate:>17} {r['error']:8.1e}"
         )
     print(f"wrote {saving.save(case, rows, out)} and its plot")
+
+
+def mixers(
+    names: str = typer.Option(
+        "attention kda mla swiglu moe",
+        "--mixers",
+        help="Sublayers; the first is what ratios refer to.",
+    ),
+    dim: int = typer.Option(256, min=2),
+    batch: int = typer.Option(8, min=1),
+    seq_len: int = typer.Option(256, min=1),
+    threads: int = typer.Option(1, min=1),
+    repeats: int = typer.Option(20, min=2, help="Timed steps of each, interleaved."),
+) -> None:
+    """Time a training step of single sublayers, and a decoded token after two contexts."""
+    from attnres_lab.benchmarks.mixers import CONTEXTS, measure
+
+    rows = measure(names.replace(",", " ").split(), dim, batch, seq_len, threads, repeats)
+    short, long = CONTEXTS
+    print(
+        f"{'mixer':12} {'step':>9} {'quartiles':>17} {'ratio':>6} {f'token at {short}':>13} "
+        f"{f'at {long}':>10} {'ratio':>6}"
+    )
+    for row in rows:
+        print(
+            f"{row['mixer']:12} {row['train_ms']:7.1f}ms {row['train_ms_quartiles']:>17} "
+            f"{row['train_ratio']:6.2f}",
+            f"{row[f'decode_{short}_ms']:11.3f}ms {row[f'decode_{long}_ms']:8.3f}ms "
+            f"{row['decode_ratio']:6.2f}"
+            if "decode_ratio" in row
+            else "",
+        )
 
 
 def pipeline(  # noqa: PLR0913

@@ -9,9 +9,10 @@ from typing import Literal
 from attnres_lab.config.budget import Budget
 from attnres_lab.config.optim import OptimConfig, check_numbers
 from attnres_lab.config.task import LanguageConfig, TaskConfig
+from attnres_lab.config.weights import checkpoint_in, weights_digest
 from attnres_lab.data.config import DataConfig
 from attnres_lab.model import ModelConfig
-from attnres_lab.model.flops import Params, steps_for
+from attnres_lab.model.flops import Params, residual_params, steps_for
 from attnres_lab.pipeline import PipelineConfig
 
 
@@ -105,6 +106,8 @@ class RunConfig:
     budget: Budget = field(default_factory=lambda: Budget(100, "steps"))  # a file must say
     train: TrainConfig = field(default_factory=TrainConfig)
     task: TaskConfig = field(default_factory=LanguageConfig)
+    init_from: str | None = None  # the weights to start from: a checkpoint, or the folder of a run
+    init_digest: str | None = None  # of those weights; taken from the file where it is left out
 
     def __post_init__(self) -> None:
         """Raises ValueError for a name that is not a plain file name, and for a seed that numpy
@@ -116,7 +119,14 @@ class RunConfig:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", self.name):
             raise ValueError(f"name: {self.name!r} may hold letters, digits, '.', '_' and '-' only")
         self.optim.check(self.model.residual.has_queries, self.variant)
+        if self.optim.freeze_trunk and not residual_params(self.model):
+            raise ValueError(
+                f"optim.freeze_trunk: {self.variant} has no parameters beside the trunk; leave it "
+                "out, or take another residual connection"
+            )
         self.task.check(self.model)
+        if self.init_from and not self.init_digest:
+            object.__setattr__(self, "init_digest", weights_digest(checkpoint_in(self.init_from)))
         if self.train.strategy == "pipeline":
             self.train.pipeline.check_depth(self.train.world, self.model.num_sublayers)
             if not isinstance(self.task, LanguageConfig):

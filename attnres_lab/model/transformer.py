@@ -31,6 +31,7 @@ class ModelConfig:
     rope_theta: float = 10_000.0
     qk_norm: bool = False
     tie_embeddings: bool = False
+    scale_embeddings: bool = True  # where they are tied: the input is multiplied by sqrt(D)
     norm_eps: float = 1e-6
     activation_checkpointing: bool = False
     residual: ResidualConfig = field(default_factory=BaselineConfig)
@@ -177,7 +178,7 @@ class Transformer(Network):
     def enter(self, tokens_BT: Tensor) -> Tensor:
         """What enters the first sublayer, [B, T, D]."""
         x_BTD: Tensor = self.embed(tokens_BT)
-        if self.config.tie_embeddings:
+        if self.config.tie_embeddings and self.config.scale_embeddings:
             x_BTD = x_BTD * self.config.dim**0.5  # the shared matrix has the head's scale
         return x_BTD
 

@@ -42,7 +42,7 @@ from attnres_lab.training.callbacks import (
     Validation,
     final_numbers,
 )
-from attnres_lab.training.checkpoint import AtomicCheckpoint, load_checkpoint
+from attnres_lab.training.checkpoint import AtomicCheckpoint, load_checkpoint, start_from
 from attnres_lab.training.environment import write_environment
 from attnres_lab.training.module import LitTransformer
 from attnres_lab.training.pipeline import LitPipeline, PipelineStrategy
@@ -138,6 +138,8 @@ def _train(config: RunConfig, files: RunFolder, extra: Extra) -> RunResult:
     trainer = _trainer(config, files, [*ours, *bar, *extra.callbacks], extra.logger)
     module = (LitPipeline if config.train.strategy == "pipeline" else LitTransformer)(config)
     resume = _resume_point(config, log)
+    if resume is None:
+        start_from(config, module.model)
     if trainer.is_global_zero:
         write_environment(files, config, dataset, trainer.strategy.root_device)
         files.set_status("running", step=module.step)
