@@ -12,6 +12,7 @@ from matplotlib import rc_context
 
 from analysis.plots import PRINT
 from analysis.report import sections
+from analysis.report.benchmarks import BENCHMARKS
 from analysis.report.comparisons import COMPARISONS
 from analysis.report.evidence import Evidence, gather
 from analysis.report.page import Page
@@ -74,7 +75,7 @@ def write_report(
         page.add(f"# {evidence.name}", verdict)
         if evidence.question:
             page.add("## Question", evidence.question)
-        for part in (*COMPARISONS, *TUNING, *SHAPES, *sections.SECTIONS):
+        for part in (*COMPARISONS, *BENCHMARKS, *TUNING, *SHAPES, *sections.SECTIONS):
             part(evidence, page)
     markdown.write_text(page.markdown())
     write_json(page.out / "gains.json", _numbers(evidence))

@@ -17,6 +17,7 @@ def register(app: typer.Typer) -> None:
     )
     bench.command()(residual)
     bench.command()(mixers)
+    bench.command()(pipeline)
     app.add_typer(bench, name="bench")
 
 
@@ -122,4 +123,35 @@ def mixers(
             f"{row['decode_ratio']:6.2f}"
             if "decode_ratio" in row
             else "",
+        )
+
+
+def pipeline(  # noqa: PLR0913
+    dim: int = typer.Option(256, min=2),
+    layers: int = typer.Option(8, min=1, help="Transformer layers, two sublayers each."),
+    batch: int = typer.Option(8, min=1),
+    seq_len: int = typer.Option(128, min=1),
+    ranks: int = typer.Option(2, min=2),
+    virtual: int = typer.Option(2, min=1, help="Stages of each rank."),
+    microbatches: int = typer.Option(4, min=1),
+    repeats: int = typer.Option(20, min=2, help="Timed steps of each arm, interleaved."),
+    device: Literal["cpu", "cuda"] = typer.Option("cpu", help="cuda: a GPU for each rank."),
+) -> None:
+    """Time training steps of Block and Full over pipeline ranks against the baseline's, with and
+    without cross-stage caching.
+    """
+    from attnres_lab.benchmarks import pipeline as harness
+
+    case = harness.Case(dim, layers, batch, seq_len, ranks, virtual, microbatches, repeats, device)
+    try:
+        rows = harness.measure(case)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    print(case)
+    print(f"{'arm':16} {'median':>9} {'quartiles':>17} {'ratio':>6} {'of CPU':>6} {'MB/step':>8}")
+    for r in rows:
+        low, high = r.quartiles
+        print(
+            f"{r.arm:16} {r.median * 1e3:7.1f}ms {low * 1e3:8.1f}-{high * 1e3:8.1f} "
+            f"{r.ratio:6.3f} {r.cpu_ratio:6.3f} {r.bytes / 1e6:8.2f}"
         )
