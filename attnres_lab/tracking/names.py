@@ -70,3 +70,15 @@ def factors(values: Mapping[str, Any]) -> dict[str, float]:
 
 def _escape(match: re.Match[str]) -> str:
     return f"_x{ord(match[0]):x}_"
+
+
+def finite(value: Any) -> bool:
+    """Whether MLflow can store it as a number."""
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def metrics(values: Mapping[str, float], when: float, step: int) -> list[Any]:
+    """``values`` as MLflow's points at a time in seconds."""
+    from mlflow.entities import Metric
+
+    return [Metric(key, float(value), int(when * 1000), step) for key, value in values.items()]

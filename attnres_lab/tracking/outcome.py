@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from attnres_lab.runs.folder import RunFolder, read_json
-from attnres_lab.tracking.names import encode
-from attnres_lab.tracking.run import finite, metrics
+from attnres_lab.tracking.names import encode, finite, metrics
 
 
 def best(trials: Sequence[RunFolder]) -> list[Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import time
 from collections.abc import Iterable, Mapping
@@ -15,7 +14,7 @@ from attnres_lab.runs.folder import RunFolder, Status, read_json
 from attnres_lab.runs.rows import RowReader
 from attnres_lab.tracking.artifacts import Memory, Target, send_files, stamp
 from attnres_lab.tracking.dataset import dataset_input, user
-from attnres_lab.tracking.names import encode, factors, to_params
+from attnres_lab.tracking.names import encode, factors, finite, metrics, to_params
 from attnres_lab.tracking.store import Store
 
 # others: KILLED
@@ -63,12 +62,8 @@ class RunSync:
     def __init__(
         self, store: Store, folder: Path, identity: Identity, run_id: str | None = None
     ) -> None:
-        self.store, self.files, self.identity, self.run_id = (
-            store,
-            RunFolder(folder),
-            identity,
-            run_id,
-        )
+        self.store, self.identity, self.run_id = store, identity, run_id
+        self.files = RunFolder(folder)
         self._memory = Memory(folder, store, run_id)
         self.status: Status | None = None  # as last written to the store
         self._attached = False
@@ -299,15 +294,3 @@ class RunSync:
                 self.store.client.set_terminated(self.run_id, state, int(status.updated * 1000))
             self._state = state
         self.status = status
-
-
-def finite(value: Any) -> bool:
-    """Whether MLflow can store it as a number."""
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
-def metrics(values: Mapping[str, float], when: float, step: int) -> list[Any]:
-    """``values`` as MLflow's points at a time in seconds."""
-    from mlflow.entities import Metric
-
-    return [Metric(key, float(value), int(when * 1000), step) for key, value in values.items()]

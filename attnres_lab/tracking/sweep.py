@@ -28,9 +28,8 @@ from attnres_lab.tracking.outcome import best, gains
 from attnres_lab.tracking.run import Identity, RunSync
 from attnres_lab.tracking.store import Store
 
-SCHEDULED_PER_TURN = (
-    20  # planned trials written per turn, so that the running ones do not wait for them
-)
+#: Planned trials written per turn, so that the running ones do not wait for them.
+SCHEDULED_PER_TURN = 20
 NOTE_SECONDS = 5.0
 #: Tag of a parent run: what was in the folder when the store had taken everything of it.
 WHOLE = "attnres.whole"

@@ -12,7 +12,7 @@ KEY = "attnres"
 TAG = f"mlflow.sharedViewState.{KEY}"
 COLUMNS = (
     *("tags.`variant`", "tags.`size`", "tags.`seed`"),
-    *("metrics.`val/loss`", "metrics.`gain/best`", "metrics.`params`", "metrics.`flops`"),
+    *("metrics.`val/loss`", "metrics.`gain/best`", "metrics.`params`"),
     "attributes.`Models`",
 )
 #: Sections of charts in their order; the losses are open, the rest is closed. The name that MLflow

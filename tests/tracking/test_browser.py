@@ -140,7 +140,10 @@ def test_the_table_opens_with_the_columns_of_the_science(page, address, shot) ->
     """Variant, size, seed and loss are in sight, by the view in the address."""
     open_runs(page, address)
     for name in ("variant", "size", "seed", "val/loss"):
-        page.locator(".ag-header-cell").get_by_text(name, exact=True).wait_for()
+        head = page.locator(".ag-header-cell").get_by_text(name, exact=True)
+        head.wait_for()
+        box = head.bounding_box()
+        assert box["x"] + box["width"] <= 1400, name
 
 
 def test_a_filter_by_variant_leaves_its_trials(page, address, shot) -> None:
