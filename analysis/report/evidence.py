@@ -209,6 +209,19 @@ class Evidence:
         return [found for run in runs if (found := read_json(run.environment))]
 
     @cached_property
+    def passes(self) -> list[tuple[float, int]]:
+        """Passes of each finished planned trial over its own corpus, and the tokens of that, where
+        both are known.
+        """
+        found = []
+        for run in self._planned:
+            corpus = (read_json(run.environment) or {}).get("train_tokens")
+            seen = (read_json(run.result) or {}).get("tokens")
+            if corpus and seen and run.status().state == "finished":
+                found.append((float(seen) / corpus, int(corpus)))
+        return found
+
+    @cached_property
     def depth(self) -> dict[str, DepthRecord]:
         """The last depth record of each variant at the largest size that has one, of its lowest
         seed.

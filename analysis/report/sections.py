@@ -97,9 +97,9 @@ def _conditions(evidence: Evidence) -> str:
     parts = [f"{len(done)} runs, {_count(len(sizes), 'size')} ({names}), {_count(seeds, 'seed')}"]
     if "flops" in done:
         parts += [f"{done['flops'].min():.2g} to {done['flops'].max():.2g} FLOP per run"]
-    if known := [e["train_tokens"] for e in evidence.environments if e.get("train_tokens")]:
-        passes = done["tokens"].max() / min(known)
-        parts += [f"at most {passes:.2g} passes over the {min(known):,} training tokens"]
+    if evidence.passes:
+        passes, corpus = max(evidence.passes)
+        parts += [f"at most {passes:.2g} passes over the {corpus:,} training tokens"]
     own = f"each variant at its own best {', '.join(evidence.tuned)} of those tried"
     parts += [own if evidence.tuned else "all settings but the residual connection shared"]
     return f"Conditions: {'; '.join(parts)}. Nothing is claimed beyond them."

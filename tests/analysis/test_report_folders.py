@@ -5,11 +5,13 @@ import shutil
 import sqlite3
 
 import pytest
+from report_helpers import published
 from typer.testing import CliRunner
 
+from analysis.report import write_report
 from attnres_lab.cli import app
 from attnres_lab.runs import RunFolder, SweepFolder
-from attnres_lab.runs.files import write_json
+from attnres_lab.runs.files import read_json, write_json
 
 # MLflow with SQLAlchemy 2.1
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
@@ -58,3 +60,23 @@ def test_a_stale_run_folder_changes_nothing_and_a_planned_one_does(tracked, demo
         if entry.variant == "full":
             write_json(demo.trial(entry.hash).result, {"val/loss": 9.0, "flops": entry.flops})
     assert report(tracked, demo) != before
+
+
+def test_passes_are_each_run_s_own_over_its_own_corpus(tracked, demo) -> None:
+    """A large run on a large corpus beside small ones on a small corpus: the most is a small run's
+    100,000 over 50,000.
+    """
+    for entry in demo.plan():
+        run, large = demo.trial(entry.hash), entry.variant == "full"
+        environment = read_json(run.environment)
+        write_json(run.environment, environment | {"train_tokens": 4_000_000 if large else 50_000})
+        result = read_json(run.result)
+        write_json(run.result, result | {"tokens": 4e5 if large else 1e5})
+    assert b"at most 2 passes over the 50,000 training tokens" in report(tracked, demo)
+
+
+def test_a_table_without_tokens_beside_folders_has_a_report(tracked, demo, tmp_path) -> None:
+    """The passes are counted from the folders, whatever columns the table has."""
+    published(tmp_path).drop(columns="tokens").to_csv(tmp_path / "runs.csv", index=False)
+    written = write_report(tmp_path / "runs.csv", tmp_path / "out", folder=demo.path)
+    assert "at most 1.6 passes over the 250,000 training tokens" in written.verdict
