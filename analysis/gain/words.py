@@ -30,26 +30,27 @@ def sentence(gain: Estimate, *others: Estimate) -> str:
     sizes = f"{len(gain.per_size)} sizes"
     if others:
         said = [
-            f"{_direction(g)} per {PER.get(g.x, g.x)} ({_times(g)}, {_range(g)})"
+            f"{direction(g)} per {PER.get(g.x, g.x)} ({_times(g)}, {_range(g)})"
             for g in (gain, *others)
         ]
         listed = ", ".join(said[:-1]) + f" and {said[-1]}"
         text = f"{gain.variant}, against {gain.baseline}, is {listed}; {sizes}."
-    elif _direction(gain) == "not shown to differ":
+    elif direction(gain) == "not shown to differ":
         text = (
             f"No difference is shown: {gain.variant} behaves like {gain.baseline} given "
             f"{_times(gain)} ({_range(gain)}, {sizes}), which includes 1."
         )
     else:
         text = (
-            f"{gain.variant} is {_direction(gain)}: it behaves like {gain.baseline} given "
+            f"{gain.variant} is {direction(gain)}: it behaves like {gain.baseline} given "
             f"{_times(gain)} ({_range(gain)}, {sizes})."
         )
     thin = _thin(gain)
     return f"{text} The evidence is thin: {' and '.join(thin)}." if thin else text
 
 
-def _direction(gain: Estimate) -> str:
+def direction(gain: Estimate) -> str:
+    """``better`` or ``worse``, or ``not shown to differ`` where the interval includes 1."""
     low, high = gain.interval
     return "not shown to differ" if low <= 1 <= high else "better" if gain.gain > 1 else "worse"
 

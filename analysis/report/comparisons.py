@@ -14,16 +14,9 @@ from analysis.ablation import ablation_table
 from analysis.fits.fit import fit
 from analysis.fits.laws import POWER_LAW
 from analysis.gain.gain import Gain, compute_equivalent_gain
-from analysis.report.evidence import (
-    ACCURACY,
-    BASELINE,
-    LOSS,
-    Evidence,
-    interval_text,
-    signed,
-    spread,
-)
+from analysis.report.evidence import ACCURACY, BASELINE, LOSS, Evidence
 from analysis.report.page import Page
+from analysis.report.summaries import interval_text, signed, spread
 from analysis.runs import load_curves
 from analysis.tables import markdown
 
@@ -61,7 +54,11 @@ def _gains(evidence: Evidence, page: Page) -> None:
             else "not identified"
         )
         rows.append(row | {"unpaired (for comparison)": interval_text(gain.unpaired.interval)})
-    page.add("## Compute-equivalent gain", markdown(pd.DataFrame(rows)))
+    asked = (
+        "How much compute is a variant worth? A gain of 1.2 per FLOP says that the baseline "
+        "reaches its loss with 1.2 times the FLOP."
+    )
+    page.add("## Compute-equivalent gain", asked, markdown(pd.DataFrame(rows)))
     drawn, (ours, theirs) = plots.new_axes(10, 3.9, columns=2)
     _loss_against_compute(
         ours, evidence.comparable if evidence.isoflop else evidence.chosen, gains, "this sweep"
@@ -226,7 +223,8 @@ def _ablation(evidence: Evidence, page: Page) -> None:
         theirs, published.assign(low=published["difference"], high=published["difference"])
     )
     theirs.set_title("the paper's Table 4 (436M, no intervals given)")
-    page.add("## Ablation", found.to_markdown())
+    asked = f"Is the loss lower at {evidence.held_equal}?"
+    page.add("## Ablation", asked, found.to_markdown())
     page.figure(
         "ablation.png", drawn, "Difference of each variant to the baseline, ours and the paper's."
     )

@@ -139,14 +139,30 @@ class Evidence:
             else None
         )
 
+    @property
+    def held_equal(self) -> str:
+        """At what the ablation compares losses, and whether that charges a variant's extra FLOP."""
+        if self.isoflop:
+            return "an equal budget of FLOP"
+        cells = self.chosen.groupby(["size", *(["budget"] if "budget" in self.factors else [])])
+        if "tokens" in self.chosen and (cells["tokens"].nunique() > 1).any():
+            return "equal size and budget, where variants saw different numbers of tokens"
+        return "equal size and steps, without charging a variant's extra FLOP"
+
     @cached_property
     def gains(self) -> dict[str, dict[str, Gain | str]]:
         """By variant and x axis: the gain, or why there is none to be quoted."""
         found: dict[str, dict[str, Gain | str]] = {variant: {} for variant in self.variants}
+        table = self.comparable
+        axes = [x for x in AXES if x in table]
+        if {"seconds", "device_seconds"} <= set(axes) and bool(
+            np.allclose(table["seconds"], table["device_seconds"], equal_nan=True)
+        ):
+            axes.remove("device_seconds")  # one device a run: the same gain again
         for variant, by_x in found.items():
-            for x in (x for x in AXES if x in self.comparable):
+            for x in axes:
                 try:
-                    gain = compute_equivalent_gain(self.comparable, variant, BASELINE, x=x)
+                    gain = compute_equivalent_gain(table, variant, BASELINE, x=x)
                     span = gain.per_size["x_baseline"].max() / gain.per_size["x_baseline"].min()
                     by_x[x] = _unfit(gain, span) or gain
                 except ValueError as error:
@@ -270,24 +286,6 @@ def gather(
             "report yet"
         )
     return evidence
-
-
-def spread(runs: pd.DataFrame, by: list[str], value: str) -> pd.DataFrame:
-    """Columns ``by``, ``mean``, ``low``, ``high``: over the seeds."""
-    return (
-        runs.groupby(by, dropna=False)[value].agg(mean="mean", low="min", high="max").reset_index()
-    )
-
-
-def interval_text(limits: tuple[float, float]) -> str:
-    return f"{limits[0]:.3f} to {limits[1]:.3f}"
-
-
-def signed(row: Any) -> str:
-    """A difference with its interval, where it has one."""
-    return f"{row['difference']:+.4f}" + (
-        "" if np.isnan(row["low"]) else f" ({row['low']:+.4f} to {row['high']:+.4f})"
-    )
 
 
 def _unfit(gain: Gain, span: float) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.gain.gain import Gain
+from analysis.gain.words import direction
 from analysis.report.evidence import BASELINE, Evidence
 from analysis.report.page import Page
 from analysis.tables import markdown
@@ -49,6 +50,7 @@ def verdict(evidence: Evidence) -> str:
         lines += ["No verdict: the sweep's own file says that it trains too little for one."]
         return "\n>\n".join(f"> {line}" for line in [*lines, _conditions(evidence)])
     lines += [gain.summary().split("\n", 1)[0] for gain in evidence.gains_per("flops").values()]
+    lines += _two_questions(evidence)
     if timed := evidence.gains_per("seconds"):
         found = [
             f"{variant} {gain.gain:.2f} ({gain.interval[0]:.2f} to {gain.interval[1]:.2f})"
@@ -73,6 +75,25 @@ def verdict(evidence: Evidence) -> str:
             if row["variant"] != BASELINE
         ]
     return "\n>\n".join(f"> {line}" for line in [*lines, _conditions(evidence)])
+
+
+def _two_questions(evidence: Evidence) -> list[str]:
+    """Why gain and ablation may differ, with the ablation's answers that do."""
+    rows = evidence.ablation.rows.to_dict("records") if evidence.ablation else []
+    gains, found = evidence.gains_per("flops"), list[str]()
+    for row in rows:
+        variant, verdict = row["variant"], row["verdict"]
+        word = next((w for w in ("better", "worse") if w in verdict), "not shown to differ")
+        if variant in gains and not pd.isna(row["p_holm"]) and word != direction(gains[variant]):
+            p = f"Holm p = {row['p_holm']:.2g}"
+            found.append(f"{variant} is {word} ({row['difference']:+.4f} nats, {p})")
+    if not found:
+        return []
+    return [
+        "Two questions have two answers. The gain says how much compute a variant is worth; the "
+        f"ablation says whether its loss is lower at {evidence.held_equal}: there "
+        f"{'; '.join(found)}."
+    ]
 
 
 def _difference(row: dict[Any, Any]) -> str:

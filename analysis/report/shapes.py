@@ -10,8 +10,9 @@ import pandas as pd
 from analysis import paper, plots
 from analysis.ablation import ablation_table
 from analysis.grid import grid_optimum
-from analysis.report.evidence import BASELINE, LOSS, NARROW, Evidence, interval_text, signed, spread
+from analysis.report.evidence import BASELINE, LOSS, NARROW, Evidence
 from analysis.report.page import Page
+from analysis.report.summaries import interval_text, signed, spread
 from analysis.tables import markdown
 
 PROFILES = {

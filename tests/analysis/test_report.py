@@ -19,13 +19,14 @@ class Page(HTMLParser):
 
     def __init__(self, html: str) -> None:
         super().__init__()
-        self.references, self.images, self.tags, self.text = [], [], [], ""
+        self.references, self.images, self.tags, self.text, self.ids = [], [], [], "", []
         self.feed(html)
 
     def handle_starttag(self, tag, attrs) -> None:
         values = dict(attrs)
         self.tags.append(tag)
         self.references += [values[key] for key in ("src", "href") if key in values]
+        self.ids += [values["id"]] if "id" in values else []
         self.images += [values] if tag == "img" else []
 
     def handle_data(self, data) -> None:
@@ -131,10 +132,64 @@ def test_every_figure_is_written_shown_and_described(demo, text) -> None:
 def test_the_page_needs_nothing_but_itself(demo) -> None:
     page = Page(demo.html.read_text())
     assert len(page.images) == 7
-    assert all(reference.startswith("data:image/png;base64,") for reference in page.references)
+    outside = [reference for reference in page.references if reference[1:] not in page.ids]
+    assert all(reference.startswith("data:image/png;base64,") for reference in outside)
     assert all(image["alt"] for image in page.images)
     assert not {"script", "link", "iframe"} & set(page.tags)
     assert "full is better" in page.text
+
+
+def test_the_page_opens_with_its_verdict_and_a_table_of_contents(demo, text) -> None:
+    html = demo.html.read_text()
+    contents = html.split("<nav")[1].split("</nav>")[0]
+    assert html.index("<blockquote>") < html.index("<nav") < html.index("<h2")
+    links = re.findall(r'<a href="#([\w-]+)">(.*?)</a>', contents)
+    assert [title for _, title in links] == re.findall(r"^## (.*)$", text, re.M)
+    assert links == re.findall(r'<h2 id="([\w-]+)">(.*?)</h2>', html)
+
+
+def test_the_page_has_a_dark_dress_and_one_for_phones(demo) -> None:
+    """Colours are named once and set anew in the dark; nothing wide widens a small page."""
+    style = demo.html.read_text().split("<style>")[1].split("</style>")[0]
+    light, dark = re.split(r"@media \(prefers-color-scheme: dark\)", style)
+    dark = dark.split("} }")[0]
+    named = set(re.findall(r"(--\w+):", light))
+    assert named == set(re.findall(r"var\((--\w+)\)", style)) == set(re.findall(r"(--\w+):", dark))
+    assert "@media (max-width: 40rem)" in style
+    for wide in ("table", "pre", r"p:has\(> img\)"):
+        assert re.search(rf"{wide} {{[^}}]*overflow-x: auto", style), wide
+
+
+def test_device_seconds_that_are_the_seconds_are_no_second_row(text) -> None:
+    table = section(text, "Compute-equivalent gain")
+    assert "| full | seconds |" in table
+    assert "device_seconds" not in table
+
+
+def test_gain_and_ablation_say_which_question_each_answers(tmp_path, quick) -> None:
+    """Every loss is lower at equal steps, by just what the variant's extra FLOP buy."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for size, flops in (("s", 1e13), ("m", 4e13), ("l", 1.6e14), ("xl", 6.4e14)):
+        for seed in (0, 1, 2):
+            for variant, more in (("baseline", 1.0), ("full", 1.3)):
+                loss = 20 * (flops * more) ** -0.05 * (1 + 3e-4 * rng.standard_normal())
+                rows.append((variant, size, seed, flops * more, 1e6, loss))
+    columns = ["variant", "size", "seed", "flops", "tokens", "val/loss"]
+    pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "runs.csv", index=False)
+    report = write_report(tmp_path / "runs.csv", tmp_path / "out")
+    text = report.markdown.read_text()
+    assert "No difference is shown: full" in report.verdict
+    asked = "lower at equal size and steps, without charging a variant's extra FLOP"
+    assert f"{asked}: there full is better (" in report.verdict
+    assert section(text, "Ablation").strip().startswith(f"Is the loss {asked}?")
+    gain = section(text, "Compute-equivalent gain").strip()
+    assert gain.startswith("How much compute is a variant worth?")
+
+
+def test_answers_of_one_kind_need_no_second_sentence(demo) -> None:
+    assert "is better" in demo.verdict
+    assert "Two questions" not in demo.verdict
 
 
 def test_depth_records_come_from_the_store_where_the_folder_is_gone(tracked, tmp_path) -> None:
@@ -215,7 +270,7 @@ def test_text_from_outside_cannot_become_markup(tmp_path, quick) -> None:
         ).html.read_text()
     )
     assert not {"script", "iframe"} & set(page.tags)
-    assert all(reference.startswith("data:") for reference in page.references)
+    assert all(reference.startswith(("data:", "#part-")) for reference in page.references)
     assert "<script>alert(1)</script>|x" in page.text
 
 
