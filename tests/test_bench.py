@@ -6,9 +6,10 @@ import csv
 from unittest.mock import patch
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
-from attnres_lab.benchmarks import residual
+from attnres_lab.benchmarks import mixers, residual
 from attnres_lab.cli import app
 from attnres_lab.errors import UserError
 from attnres_lab.ops import naive
@@ -87,3 +88,29 @@ def test_an_arm_has_the_options_that_follow_it():
 def test_a_case_that_an_arm_does_not_fit_is_a_users_error():
     with pytest.raises(UserError, match="num_blocks: 8 is not within 1 and the 2 sublayers"):
         CliRunner().invoke(app, [*TINY, "--variants", "block8"], catch_exceptions=False)
+
+
+def test_the_mixers_benchmark_times_steps_and_decoding_of_those_that_decode():
+    rows = mixers.measure(
+        ["attention", "kda", "swiglu"], dim=16, batch=1, seq_len=8, threads=1, repeats=2
+    )
+    assert [row["mixer"] for row in rows] == ["attention", "kda", "swiglu"]
+    assert rows[0]["train_ratio"] == 1.0
+    assert ["decode_ratio" in row for row in rows] == [True, True, False]
+
+
+def test_a_decoded_token_is_the_one_that_a_whole_pass_gives():
+    """What is timed is decoding: the state grows by what was fed, or does not grow."""
+    mixer = mixers.sublayer("kda", 16)
+    x_BTD = torch.randn(1, 12, 16)
+    state = {}
+    with torch.inference_mode():
+        whole = mixer(x_BTD)
+        mixer(x_BTD[:, :11], 0, state)
+        last = mixer(x_BTD[:, 11:], 11, state)
+    torch.testing.assert_close(last, whole[:, 11:], rtol=1e-4, atol=1e-5)
+
+
+def test_a_mixer_that_is_none_is_refused():
+    with pytest.raises(UserError, match="unknown mixer 'kdaa'"):
+        mixers.sublayer("kdaa", 16)

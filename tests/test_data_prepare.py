@@ -195,7 +195,7 @@ def test_damage_is_named_with_its_remedy_and_force_repairs_it(settings: DataConf
             f"00001.train.bin has {size - 1} bytes in place of {size}",
         ),
         (shard.unlink, "00001.train.bin is missing"),
-        (lambda: manifest.write_text(manifest.read_text()[:100]), "manifest.json is not JSON"),
+        (lambda: manifest.write_text(manifest.read_text()[:100]), "manifest.json is damaged"),
     ):
         damage()
         with pytest.raises(

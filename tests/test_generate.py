@@ -7,13 +7,14 @@ import torch
 from typer.testing import CliRunner
 
 from attnres_lab.cli import app
-from attnres_lab.cli.generate import load_model
 from attnres_lab.config import RunConfig, to_yaml
+from attnres_lab.data.tokenizer import END_BYTE
 from attnres_lab.errors import UserError
 from attnres_lab.model import ModelConfig, Transformer
-from attnres_lab.model.generate import generate, prefill
+from attnres_lab.model.generate import Sampling, generate, prefill
 from attnres_lab.residual.attnres import BlockConfig, FullConfig
 from attnres_lab.residual.baseline import BaselineConfig
+from attnres_lab.training.checkpoint import load_model
 
 VARIANTS = [BaselineConfig(), FullConfig(), BlockConfig(block_size=3), BlockConfig(num_blocks=1)]
 
@@ -58,22 +59,38 @@ def test_reading_in_chunks_equals_the_full_forward(residual, chunk):
 @pytest.mark.parametrize("residual", VARIANTS, ids=lambda r: r.label)
 def test_greedy_decoding_takes_the_argmax_of_the_full_forward(residual):
     model, tokens = model_of(residual), torch.tensor([[1, 2, 3], [200, 100, 50]])
-    new = torch.stack(list(generate(model, tokens, 6)), 1)
+    new = torch.tensor(list(generate(model, tokens.tolist(), 6))).T
     for _ in range(6):
         tokens = torch.cat([tokens, model(tokens)[:, -1:].argmax(-1)], 1)
     assert new.tolist() == tokens[:, 3:].tolist()
 
 
+@pytest.mark.parametrize("residual", VARIANTS, ids=lambda r: r.label)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_prompt_among_others_gets_what_it_gets_alone(residual, temperature):
+    """Prompts of different lengths, some that end early; a row's seed is its own."""
+    model = model_of(residual)
+    prompts = [[1, 2, 3, 4, 5, 6], [9], [7, 8, 9], [9]]
+
+    def texts(prompts, seed):
+        rows = [[] for _ in prompts]
+        ended = lambda row, token: token % 7 == 0  # noqa: E731
+        for step in generate(model, prompts, 9, Sampling(temperature, seed=seed), 2, ended):
+            for row, token in zip(rows, step, strict=True):
+                row += [] if token is None else [token]
+        return rows
+
+    together = texts(prompts, 5)
+    assert together == [texts([prompt], 5 + row)[0] for row, prompt in enumerate(prompts)]
+    assert any(len(row) < 9 for row in together)
+    assert (together[1] == together[3]) == (temperature == 0)
+
+
 def test_draws_follow_the_seed_and_a_low_temperature_is_greedy():
-    model, tokens = model_of(FullConfig()), torch.tensor([[5, 6]])
+    model = model_of(FullConfig())
 
     def draw(temperature, seed):
-        return [
-            int(t)
-            for t in generate(
-                model, tokens, 8, temperature, generator=torch.Generator().manual_seed(seed)
-            )
-        ]
+        return list(generate(model, [[5, 6]], 8, Sampling(temperature, seed=seed)))
 
     assert draw(1.0, 1) == draw(1.0, 1) != draw(1.0, 2)
     assert draw(1e-4, 1) == draw(0.0, 2)
@@ -85,10 +102,21 @@ def test_draws_have_the_probabilities_of_the_softmax():
     """
     torch.manual_seed(0)
     model = Transformer(ModelConfig(vocab_size=8, dim=8, num_layers=1, num_heads=1)).double()
-    tokens = torch.tensor([[3, 4]]).expand(4000, 2)
-    expected = (model(tokens[:1])[0, -1].detach() / 2.0).softmax(-1) * 4000
-    drawn = next(generate(model, tokens, 1, 2.0, generator=torch.Generator().manual_seed(4)))
+    tokens = torch.tensor([[3, 4]])
+    expected = (model(tokens)[0, -1].detach() / 2.0).softmax(-1) * 4000
+    drawn = torch.tensor(next(generate(model, [[3, 4]] * 4000, 1, Sampling(2.0, seed=4))))
     assert float(((drawn.bincount(minlength=8) - expected) ** 2 / expected).sum()) < 29.9
+
+
+@pytest.mark.parametrize(("top_k", "top_p"), [(0, 1.0), (3, 1.0), (0, 0.6), (5, 0.5), (1, 1.0)])
+def test_probabilities_are_those_of_transformers(top_k, top_p):
+    warpers = pytest.importorskip("transformers").generation.logits_process
+    logits = torch.randn(6, 11, generator=torch.Generator().manual_seed(1))
+    expected = warpers.TemperatureLogitsWarper(0.7)(None, logits)
+    expected = warpers.TopKLogitsWarper(top_k)(None, expected) if top_k else expected
+    expected = warpers.TopPLogitsWarper(top_p)(None, expected) if top_p < 1 else expected
+    ours = Sampling(0.7, top_k, top_p).probabilities(logits)
+    torch.testing.assert_close(ours, expected.softmax(-1))
 
 
 def save(path, layout):
@@ -111,14 +139,28 @@ def save(path, layout):
 def test_the_command_continues_the_prompt_from_either_layout_of_checkpoint(tmp_path, layout):
     model = save(tmp_path / "checkpoints" / "last.ckpt", layout)
     tokens = list("def é".encode())
-    expected = [int(t) for t in generate(model, torch.tensor([tokens]), 12)]
+    expected = bytes(token for (token,) in generate(model, [tokens], 12))
+    expected = expected.split(bytes([END_BYTE]))[0].decode(errors="replace")
     for place in (tmp_path, tmp_path / "checkpoints" / "last.ckpt"):
         result = CliRunner().invoke(
             app,
             ["generate", str(place), "--prompt", "def é", "--max-new-tokens", "12", "--chunk", "2"],
         )
         assert result.exit_code == 0
-        assert result.stdout == "def é" + bytes(expected).decode(errors="replace") + "\n"
+        assert result.stdout == "def é" + expected + "\n"
+
+
+def test_prompts_from_a_file_are_continued_beside_those_of_the_command_line(tmp_path):
+    save(tmp_path / "good.ckpt", "plain")
+    (tmp_path / "more.txt").write_text("two\n\nthree three\n")
+    common = ["generate", str(tmp_path / "good.ckpt"), "--max-new-tokens", "9"]
+
+    def text(*words):
+        return CliRunner().invoke(app, [*common, *words], catch_exceptions=False).stdout
+
+    alone = [text("--prompt", prompt) for prompt in ("one", "two", "three three")]
+    together = text("--prompt", "one", "--prompts", str(tmp_path / "more.txt"))
+    assert together == "".join(f"{part}{'-' * 40}\n" for part in alone)
 
 
 def test_bad_input_gets_one_line(tmp_path):
@@ -135,5 +177,14 @@ def test_bad_input_gets_one_line(tmp_path):
         load_model(tmp_path / "other.ckpt")
     result = CliRunner().invoke(app, ["generate", str(tmp_path / "good.ckpt"), "--prompt", ""])
     assert isinstance(result.exception, UserError)
+    for words, message in (
+        (["--prompt", "a", "--chat"], "--chat: the run's tokenizer has no chat template"),
+        (["--prompt", "a", "--top-k", "3"], "--temperature: it is 0, so nothing is drawn"),
+        (["--prompts", str(tmp_path / "none.txt")], "none.txt: No such file or directory"),
+        ([], "--prompt: none is given"),
+    ):
+        result = CliRunner().invoke(app, ["generate", str(tmp_path / "good.ckpt"), *words])
+        assert isinstance(result.exception, UserError)
+        assert message in str(result.exception)
     with pytest.raises(ValueError, match="the prompt is empty"):
-        next(generate(model_of(FullConfig()), torch.zeros(1, 0, dtype=torch.long), 1))
+        next(generate(model_of(FullConfig()), [[]], 1))

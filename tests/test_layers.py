@@ -12,10 +12,13 @@ LAYERS = [
     {"ops"},
     {"residual", "mixers"},
     {"model"},
+    {"pipeline"},
     {"data"},
     {"config"},
     {"training"},
+    {"pretrained"},
     {"tracking"},
+    {"evaluation"},
     {"sweep", "benchmarks", "analysis"},
     {"cli"},
 ]

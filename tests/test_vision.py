@@ -213,7 +213,7 @@ def test_other_mixers_serve_images_too(tmp_path: Path) -> None:
 
 
 def test_a_model_of_images_writes_no_text(tmp_path: Path) -> None:
-    from attnres_lab.cli.generate import load_model
+    from attnres_lab.training.checkpoint import load_model
 
     run(tiny_images(tmp_path, budget="1 steps"), tmp_path / "run")
     with pytest.raises(UserError, match=r"a model of task\.name: images writes no text"):

@@ -87,7 +87,7 @@ def test_studies_benchmarks_and_starters_are_part_of_it(python: Path, empty: Pat
     assert [str(f.relative_to(empty)) for f in sorted(empty.glob("mine/*/*"))] == sorted(
         said.splitlines()[:3]
     )
-    assert "24 trials" in attnres(python, empty / "mine", "sweep", "plan", "quickstart")
+    assert "42 trials" in attnres(python, empty / "mine", "sweep", "plan", "quickstart")
     sweep = empty / "mine" / "sweeps" / "quickstart.yaml"  # the command takes one's own first
     sweep.write_text(
         "name: quickstart\nquestion: Is it quick?\nbase: ../experiments/quickstart.yaml\n"

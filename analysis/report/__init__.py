@@ -12,6 +12,7 @@ from matplotlib import rc_context
 
 from analysis.plots import PRINT
 from analysis.report import sections
+from analysis.report.benchmarks import BENCHMARKS
 from analysis.report.comparisons import COMPARISONS
 from analysis.report.evidence import gather
 from analysis.report.page import Page
@@ -62,7 +63,7 @@ def write_report(
         page.add(f"# {evidence.name}", verdict)
         if evidence.question:
             page.add("## Question", evidence.question)
-        for part in (*COMPARISONS, *TUNING, *SHAPES, *sections.SECTIONS):
+        for part in (*COMPARISONS, *BENCHMARKS, *TUNING, *SHAPES, *sections.SECTIONS):
             part(evidence, page)
     markdown.write_text(page.markdown())
     html.write_text(page.html(f"{evidence.name}: report"))

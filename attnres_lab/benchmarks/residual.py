@@ -151,8 +151,10 @@ def work_of(model: Transformer, case: Case) -> Callable[[], None]:
         optimizer.step()
         optimizer.zero_grad()
 
+    prompts = tokens[:, :-1].tolist()
+
     def decode() -> None:
-        for _ in generate(model, tokens[:, :-1], 64):
+        for _ in generate(model, prompts, 64):
             pass
 
     return train if case.mode == "train" else decode

@@ -16,7 +16,8 @@ def register(app: typer.Typer) -> None:
         help="Benchmarks; run them on a quiet machine.", no_args_is_help=True, rich_markup_mode=None
     )
     bench.command()(residual)
-    bench.callback()(lambda: None)
+    bench.command()(mixers)
+    bench.command()(pipeline)
     app.add_typer(bench, name="bench")
 
 
@@ -91,3 +92,66 @@ def residual(  # noqa: PLR0913
             f"{rate:>17} {r['error']:8.1e}"
         )
     print(f"wrote {saving.save(case, rows, out)} and its plot")
+
+
+def mixers(
+    names: str = typer.Option(
+        "attention kda mla swiglu moe",
+        "--mixers",
+        help="Sublayers; the first is what ratios refer to.",
+    ),
+    dim: int = typer.Option(256, min=2),
+    batch: int = typer.Option(8, min=1),
+    seq_len: int = typer.Option(256, min=1),
+    threads: int = typer.Option(1, min=1),
+    repeats: int = typer.Option(20, min=2, help="Timed steps of each, interleaved."),
+) -> None:
+    """Time a training step of single sublayers, and a decoded token after two contexts."""
+    from attnres_lab.benchmarks.mixers import CONTEXTS, measure
+
+    rows = measure(names.replace(",", " ").split(), dim, batch, seq_len, threads, repeats)
+    short, long = CONTEXTS
+    print(
+        f"{'mixer':12} {'step':>9} {'quartiles':>17} {'ratio':>6} {f'token at {short}':>13} "
+        f"{f'at {long}':>10} {'ratio':>6}"
+    )
+    for row in rows:
+        print(
+            f"{row['mixer']:12} {row['train_ms']:7.1f}ms {row['train_ms_quartiles']:>17} "
+            f"{row['train_ratio']:6.2f}",
+            f"{row[f'decode_{short}_ms']:11.3f}ms {row[f'decode_{long}_ms']:8.3f}ms "
+            f"{row['decode_ratio']:6.2f}"
+            if "decode_ratio" in row
+            else "",
+        )
+
+
+def pipeline(  # noqa: PLR0913
+    dim: int = typer.Option(256, min=2),
+    layers: int = typer.Option(8, min=1, help="Transformer layers, two sublayers each."),
+    batch: int = typer.Option(8, min=1),
+    seq_len: int = typer.Option(128, min=1),
+    ranks: int = typer.Option(2, min=2),
+    virtual: int = typer.Option(2, min=1, help="Stages of each rank."),
+    microbatches: int = typer.Option(4, min=1),
+    repeats: int = typer.Option(20, min=2, help="Timed steps of each arm, interleaved."),
+    device: Literal["cpu", "cuda"] = typer.Option("cpu", help="cuda: a GPU for each rank."),
+) -> None:
+    """Time training steps of Block and Full over pipeline ranks against the baseline's, with and
+    without cross-stage caching.
+    """
+    from attnres_lab.benchmarks import pipeline as harness
+
+    case = harness.Case(dim, layers, batch, seq_len, ranks, virtual, microbatches, repeats, device)
+    try:
+        rows = harness.measure(case)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    print(case)
+    print(f"{'arm':16} {'median':>9} {'quartiles':>17} {'ratio':>6} {'of CPU':>6} {'MB/step':>8}")
+    for r in rows:
+        low, high = r.quartiles
+        print(
+            f"{r.arm:16} {r.median * 1e3:7.1f}ms {low * 1e3:8.1f}-{high * 1e3:8.1f} "
+            f"{r.ratio:6.3f} {r.cpu_ratio:6.3f} {r.bytes / 1e6:8.2f}"
+        )

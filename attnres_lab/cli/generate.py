@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
 from attnres_lab.errors import UserError
 
 if TYPE_CHECKING:
-    from attnres_lab.config import RunConfig
-    from attnres_lab.model import Transformer
+    from attnres_lab.data.codec import Codec
 
 
 def register(app: typer.Typer) -> None:
@@ -21,96 +19,89 @@ def register(app: typer.Typer) -> None:
     app.command()(generate)
 
 
-def generate(
+def generate(  # noqa: PLR0913
     checkpoint: Path = typer.Argument(help="A checkpoint, or the folder of a run."),
-    prompt: str = typer.Option(..., help="Text to continue."),
+    prompt: list[str] = typer.Option([], help="Text to continue; several are continued together."),
+    prompts: Path | None = typer.Option(None, help="A file with a prompt on each line."),
     max_new_tokens: int = typer.Option(200, min=1),
     temperature: float = typer.Option(0.0, min=0.0, help="0: always the most likely token."),
-    seed: int = typer.Option(0, help="Of the draws, with a temperature."),
+    top_k: int = typer.Option(0, min=0, help="Draw from so many likeliest tokens; 0: all."),
+    top_p: float = typer.Option(1.0, min=0.0, max=1.0, help="Draw from those that sum to it."),
+    seed: int = typer.Option(0, min=0, help="Of the draws, with a temperature."),
     chunk: int = typer.Option(512, min=1, help="Tokens of the prompt that are read at once."),
+    chat: bool = typer.Option(False, "--chat", help="Prompts are messages to a chat model."),
 ) -> None:
-    """Continue a prompt with a trained model, on the GPU where there is one."""
-    import torch
-
-    from attnres_lab.model import generate as decoding
-
-    model, config = load_model(checkpoint)
-    encode, decode = codec(config.data.tokenizer)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    tokens = encode(prompt)
-    if not tokens:
-        raise UserError("--prompt: it is empty; give at least one character")
-    if max(tokens) >= model.config.vocab_size:
-        raise UserError(
-            f"--prompt: token {max(tokens)} is outside the model's vocabulary of "
-            f"{model.config.vocab_size}"
-        )
-    draws = torch.Generator(device).manual_seed(seed)
-    start = torch.tensor([tokens], device=device)
-    new = [
-        int(token)
-        for token in decoding.generate(
-            model.to(device), start, max_new_tokens, temperature, chunk, draws
-        )
-    ]
-    print(prompt + decode(new))
-
-
-def load_model(path: Path) -> tuple[Transformer, RunConfig]:
-    """The model and config of a checkpoint: tensors and plain values only, no code is run. Raises
-    UserError.
+    """Continue prompts with a trained model, on the GPU where there is one. A single one is
+    written as it grows.
     """
-    import tempfile
-
     import torch
 
-    from attnres_lab.config import load
-    from attnres_lab.model import Transformer
+    from attnres_lab.data.codec import load_codec
+    from attnres_lab.model.generate import Sampling
+    from attnres_lab.model.generate import generate as decoding
+    from attnres_lab.training.checkpoint import load_model
 
-    path = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
-    try:
-        content: dict[str, Any] = torch.load(
-            io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True
+    if not temperature and (top_k or top_p < 1):
+        raise UserError(
+            "--temperature: it is 0, so nothing is drawn; give one with --top-k, --top-p"
         )
-        text, weights = content["config"], content.get("model") or content["state_dict"]
-    except OSError as error:
-        raise UserError(
-            f"{path}: {error.strerror}; give a checkpoint or the folder of a run"
-        ) from None
-    # torch.load raises half a dozen types on files that are no checkpoint
-    except Exception as error:
-        raise UserError(
-            f"{path}: not a checkpoint of a training run ({type(error).__name__})"
-        ) from None
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "config.yaml"
-        file.write_text(text)
-        config = load(file)
-    if config.task.name != "language":
-        raise UserError(f"{path}: a model of task.name: {config.task.name} writes no text")
-    model = Transformer(config.model)
+    if not (texts := [*prompt, *_lines(prompts)]):
+        raise UserError("--prompt: none is given; give one or several, or a file with --prompts")
+    model, config = load_model(checkpoint)
+    codec = load_codec(config.data.tokenizer)
+    tokens = [_encode(text, codec, model.config.vocab_size, chat) for text in texts]
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    rows: list[list[int]] = [[] for _ in texts]
+    shown = len(texts) == 1
+    if shown:
+        print(texts[0], end="\n" if chat else "", flush=True)
+    written = ""
+    steps = decoding(
+        model,
+        tokens,
+        max_new_tokens,
+        Sampling(temperature, top_k, top_p, seed),
+        chunk,
+        lambda row, token: token == codec.end,
+    )
+    for step in steps:
+        for row, token in zip(rows, step, strict=True):
+            row += [] if token is None or token == codec.end else [token]
+        if shown:
+            text = codec.decode(rows[0])
+            if not text.endswith("\ufffd"):  # the next token may complete the character
+                print(text[len(written) :], end="", flush=True)
+                written = text
+    if shown:
+        print(codec.decode(rows[0])[len(written) :])
+        return
+    for text, row in zip(texts, rows, strict=True):
+        print(f"{text}{chr(10) if chat else ''}{codec.decode(row)}\n{'-' * 40}")
+
+
+def _lines(path: Path | None) -> Iterable[str]:
+    """The prompts of a file. Raises UserError."""
+    if path is None:
+        return []
     try:
-        model.load_state_dict({key.removeprefix("model."): value for key, value in weights.items()})
-    except RuntimeError as error:
+        return [line for line in path.read_text().splitlines() if line]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--prompts: {path}: {getattr(error, 'strerror', error)}") from None
+
+
+def _encode(text: str, codec: Codec, vocab_size: int, chat: bool) -> list[int]:
+    """Raises UserError for a prompt that the model cannot read."""
+    if not text:
+        raise UserError("--prompt: it is empty; give at least one character")
+    if chat:
+        if codec.chat is None:
+            raise UserError("--chat: the run's tokenizer has no chat template; leave --chat out")
+        text = codec.chat([{"role": "user", "content": text}])
+    tokens = codec.encode(text)
+    if tokens[: len(codec.start)] != list(codec.start):
+        tokens = [*codec.start, *tokens]
+    if max(tokens) >= vocab_size:
         raise UserError(
-            f"{path}: the weights do not fit the config in the checkpoint "
-            f"({str(error).splitlines()[0]})"
-        ) from None
-    return model.eval(), config
-
-
-def codec(tokenizer: str) -> tuple[Callable[[str], list[int]], Callable[[list[int]], str]]:
-    """Text to tokens and back: UTF-8 bytes, or a tokenizers JSON file. Raises UserError."""
-    if tokenizer == "bytes":
-        return lambda text: list(text.encode()), lambda tokens: bytes(tokens).decode(
-            errors="replace"
+            f"--prompt: token {max(tokens)} is outside the model's vocabulary of {vocab_size}"
         )
-    import tokenizers
-
-    try:
-        model = tokenizers.Tokenizer.from_file(str(Path(tokenizer).expanduser()))
-    except Exception as error:  # the library raises nothing narrower
-        raise UserError(
-            f"data.tokenizer: {tokenizer}: not a tokenizers JSON file ({error})"
-        ) from None
-    return lambda text: model.encode(text, add_special_tokens=False).ids, model.decode
+    return tokens

@@ -96,6 +96,7 @@ def to_yaml(config: RunConfig) -> str:
 #: Settings that do not change what is learned on one machine: not part of a run's identity.
 INCIDENTAL = (
     "name",
+    "init_from",  # what lies there counts: init_digest
     "data.cache_dir",
     "train.log_every",
     "train.checkpoint_every",
@@ -108,6 +109,8 @@ INCIDENTAL = (
 #: theirs.
 LATER = (
     *("model.mixers.", "model.mlp.", "optim.query_", "optim.residual_clip", "task."),
+    *("model.scale_embeddings", "optim.freeze_trunk", "init_"),
+    "train.pipeline.",
     "train.threads",  # other orders of sums give other last digits
 )
 

@@ -25,6 +25,7 @@ class OptimConfig:
     query_master: bool = True  # false: rounded to bf16 after every step, as without an fp32 master
     clip: float = 1.0  # global gradient norm; 0: off
     residual_clip: float | None = None  # of the residual's gradients by themselves; 0: off
+    freeze_trunk: bool = False  # only the residual's parameters are trained
     schedule: Literal["cosine", "wsd"] = "cosine"
     warmup: float = 0.05  # fraction of the steps
     decay: float = 0.2  # fraction of the steps; wsd only

@@ -9,9 +9,11 @@ from typing import Literal
 from attnres_lab.config.budget import Budget
 from attnres_lab.config.optim import OptimConfig, check_numbers
 from attnres_lab.config.task import LanguageConfig, TaskConfig
+from attnres_lab.config.weights import checkpoint_in, weights_digest
 from attnres_lab.data.config import DataConfig
 from attnres_lab.model import ModelConfig
-from attnres_lab.model.flops import Params, steps_for
+from attnres_lab.model.flops import Params, residual_params, steps_for
+from attnres_lab.pipeline import PipelineConfig
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     devices: int = 1
     nodes: int = 1
-    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    strategy: Literal["auto", "ddp", "fsdp", "pipeline"] = "auto"
+    pipeline: PipelineConfig = field(default_factory=PipelineConfig)
     threads: int = 1  # CPU threads of each process
     probe_every: int = 0  # steps between depth probes; 0: one at the end only
 
@@ -38,12 +41,25 @@ class TrainConfig:
         for key in ("batch_size", "log_every", "devices", "nodes", "threads"):
             if getattr(self, key) < 1:
                 raise ValueError(f"train.{key}: {getattr(self, key)} is not positive")
+        if self.strategy == "pipeline":
+            return self._check_pipeline()
+        if self.pipeline != PipelineConfig():
+            raise ValueError("train.pipeline: is read by train.strategy: pipeline only; set that")
         micro = self.micro_batch_size or self.batch_size // self.world
         if micro < 1 or self.batch_size % (micro * self.world):
             raise ValueError(
                 f"train.batch_size: {self.batch_size} is not a multiple of micro_batch_size "
                 f"{micro} x {self.world} devices"
             )
+
+    def _check_pipeline(self) -> None:
+        self.pipeline.check(self.world, self.batch_size)
+        for key in ("micro_batch_size", "compile"):
+            if getattr(self, key):
+                raise ValueError(
+                    f"train.{key}: a pipeline does not take it; leave it out (its micro-batches "
+                    "are train.pipeline.microbatches)"
+                )
 
     @property
     def world(self) -> int:
@@ -53,11 +69,28 @@ class TrainConfig:
     @property
     def micro(self) -> int:
         """Sequences per device and forward pass."""
-        return self.micro_batch_size or self.batch_size // self.world
+        passes = self.pipeline.count(self.world) if self.strategy == "pipeline" else 1
+        return self.micro_batch_size or self.batch_size // (self.replicas * passes)
+
+    @property
+    def replicas(self) -> int:
+        """Groups of processes that have their own share of a batch each; process r is of group r x
+        ``replicas`` // ``world``.
+        """
+        if self.strategy == "pipeline" and self.pipeline.ranks:
+            return self.world // self.pipeline.ranks
+        return 1 if self.strategy == "pipeline" else self.world
+
+    @property
+    def loaded(self) -> int:
+        """Sequences of a batch that a device is given: for one forward pass, or for a pipeline."""
+        return self.batch_size // (self.replicas * self.accumulate)
 
     @property
     def accumulate(self) -> int:
-        """Forward passes per optimiser step on each device."""
+        """Batches per optimiser step on each device."""
+        if self.strategy == "pipeline":
+            return 1
         return self.batch_size // (self.micro * self.world)
 
 
@@ -73,6 +106,8 @@ class RunConfig:
     budget: Budget = field(default_factory=lambda: Budget(100, "steps"))  # a file must say
     train: TrainConfig = field(default_factory=TrainConfig)
     task: TaskConfig = field(default_factory=LanguageConfig)
+    init_from: str | None = None  # the weights to start from: a checkpoint, or the folder of a run
+    init_digest: str | None = None  # of those weights; taken from the file where it is left out
 
     def __post_init__(self) -> None:
         """Raises ValueError for a name that is not a plain file name, and for a seed that numpy
@@ -84,7 +119,20 @@ class RunConfig:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", self.name):
             raise ValueError(f"name: {self.name!r} may hold letters, digits, '.', '_' and '-' only")
         self.optim.check(self.model.residual.has_queries, self.variant)
+        if self.optim.freeze_trunk and not residual_params(self.model):
+            raise ValueError(
+                f"optim.freeze_trunk: {self.variant} has no parameters beside the trunk; leave it "
+                "out, or take another residual connection"
+            )
         self.task.check(self.model)
+        if self.init_from and not self.init_digest:
+            object.__setattr__(self, "init_digest", weights_digest(checkpoint_in(self.init_from)))
+        if self.train.strategy == "pipeline":
+            self.train.pipeline.check_depth(self.train.world, self.model.num_sublayers)
+            if not isinstance(self.task, LanguageConfig):
+                raise ValueError(
+                    "train.strategy: a pipeline is for language; take ddp or fsdp for images"
+                )
 
     @property
     def variant(self) -> str:

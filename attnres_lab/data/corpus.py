@@ -20,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from attnres_lab.errors import UserError
+from attnres_lab.runs.files import unchecked
 
 Split = Literal["train", "val"]
 Int64Array = np.ndarray[tuple[int, int], np.dtype[np.int64]]
@@ -146,11 +147,14 @@ def open_corpus(folder: Path) -> Corpus | None:
 def read_record(folder: Path, name: str) -> dict[str, Any] | None:
     """A JSON file of a corpus, None where there is none. Raises UserError if it is corrupt."""
     try:
-        return json.loads((folder / name).read_text())  # type: ignore[no-any-return]
+        record = unchecked(json.loads((folder / name).read_bytes()))
     except FileNotFoundError:
         return None
     except ValueError:
-        raise corrupt(folder, f"{name} is not JSON") from None
+        record = None
+    if record is None:
+        raise corrupt(folder, f"{name} is damaged")
+    return record
 
 
 def check_shard(folder: Path, index: int, shard: dict[str, Any], dtype: str) -> None:

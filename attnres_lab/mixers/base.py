@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +57,7 @@ class Mixer(nn.Module, ABC):
     """
 
     kind: Literal["attention", "mlp"]  # along the sequence or along the channels
+    group: Any = None  # the processes that train this sublayer too; None: all
 
     @abstractmethod
     def forward(self, x_BTD: Tensor, past: int = 0, state: State | None = None) -> Tensor:

@@ -129,7 +129,7 @@ class MoE(Mixer):
         if self.load is None:
             return
         if distributed.is_initialized():
-            distributed.all_reduce(self.load)
+            distributed.all_reduce(self.load, group=self.group)
         load_E = self.load.to(self.balance.dtype)
         self.balance += self.c.balance_rate * (load_E.mean() - load_E).sign()
         self.load, self.last_load = None, load_E

@@ -36,10 +36,19 @@ class Params:
 def num_params(c: ModelConfig) -> Params:
     """Parameters of a model, without its memory."""
     sublayers = _sublayers(c)
-    residual = sum(p.numel() for p in _residual(c).parameters())
-    n = c.dim + residual + sum(p.numel() * k for m, k in sublayers for p in m.parameters())
+    n = (
+        c.dim
+        + residual_params(c)
+        + sum(p.numel() * k for m, k in sublayers for p in m.parameters())
+    )
     idle = sum(m.idle_params() * k for m, k in sublayers)
     return Params(n, n + c.vocab_size * c.dim * (1 if c.tie_embeddings else 2), n - idle)
+
+
+@lru_cache(maxsize=1024)
+def residual_params(c: ModelConfig) -> int:
+    """Parameters of the residual connection."""
+    return sum(p.numel() for p in _residual(c).parameters())
 
 
 @lru_cache(maxsize=1024)

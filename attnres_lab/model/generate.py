@@ -4,12 +4,47 @@ Shapes: B batch, T time, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from attnres_lab.model.transformer import Cache, Transformer
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen: the likeliest, or with a temperature a draw from softmax(logits
+    / temperature), of the ``top_k`` likeliest tokens (0: all) those that are needed for a
+    probability of ``top_p`` (arXiv 1904.09751).
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def probabilities(self, logits_BV: Tensor) -> Tensor:
+        """Of each token, [B, V], in fp32."""
+        p_BV, order_BV = (logits_BV.float() / self.temperature).softmax(-1).sort(-1, True)
+        if self.top_k:
+            p_BV[:, self.top_k :] = 0
+            p_BV = p_BV / p_BV.sum(-1, keepdim=True)
+        p_BV = p_BV.masked_fill(p_BV.cumsum(-1) - p_BV >= self.top_p, 0)
+        return torch.zeros_like(p_BV).scatter(-1, order_BV, p_BV / p_BV.sum(-1, keepdim=True))
+
+    def choose(self, logits_BV: Tensor, draws: Sequence[torch.Generator]) -> list[int]:
+        """A token of each row; each row draws from a generator of its own."""
+        if self.temperature == 0:
+            return logits_BV.argmax(-1).tolist()
+        below_BV = self.probabilities(logits_BV).double().cumsum(-1)
+        u_B1 = torch.stack([torch.rand(1, generator=draw, dtype=torch.float64) for draw in draws])
+        above = below_BV > u_B1.to(below_BV.device) * below_BV[:, -1:]
+        return above.int().argmax(-1).tolist()
+
+
+GREEDY = Sampling()
 
 
 def prefill(model: Transformer, tokens_BT: Tensor, cache: Cache, chunk: int) -> Tensor:
@@ -24,28 +59,46 @@ def prefill(model: Transformer, tokens_BT: Tensor, cache: Cache, chunk: int) -> 
 @torch.inference_mode()
 def generate(
     model: Transformer,
-    prompt_BT: Tensor,
+    prompts: Sequence[Sequence[int]],
     count: int,
-    temperature: float = 0.0,
+    sampling: Sampling = GREEDY,
     chunk: int = 512,
-    generator: torch.Generator | None = None,
-) -> Iterator[Tensor]:
-    """Yield ``count`` times the next token of each sequence, [B]: the likeliest, or with a
-    temperature a draw from softmax(logits / temperature).
+    finished: Callable[[int, int], bool] = lambda row, token: False,
+) -> Iterator[list[int | None]]:
+    """Yield at each step the next token of each prompt, at most ``count`` of each; None where a
+    prompt has none: it is still being read, or ``finished(row, token)`` has ended it.
 
-    Raises ValueError for an empty prompt.
+    All rows stand at the same position, so nothing is padded and any kind of sublayer can keep its
+    state: the prompts are read together as far as the shortest reaches, and from there on a longer
+    one goes on reading while the others are continued. Row r draws with the seed ``seed + r``, so
+    what it gets does not depend on the other rows. Raises ValueError for an empty prompt.
     """
-    if not prompt_BT.shape[1]:
+    if not prompts or not min(map(len, prompts)):
         raise ValueError("generate: the prompt is empty; give at least one token")
+    device = model.embed.weight.device
+    draws = [torch.Generator().manual_seed(sampling.seed + row) for row in range(len(prompts))]
+    left = [count] * len(prompts)
+    place = min(map(len, prompts))
     cache = model.cache()
-    logits_BV = prefill(model, prompt_BT, cache, chunk)
-    for left in range(count, 0, -1):
-        if temperature > 0:
-            token_B = torch.multinomial(
-                (logits_BV.float() / temperature).softmax(-1), 1, generator=generator
-            )[:, 0]
-        else:
-            token_B = logits_BV.argmax(-1)
-        yield token_B
-        if left > 1:
-            logits_BV = model(token_B[:, None], cache)[:, -1]
+    start = torch.tensor([list(prompt[:place]) for prompt in prompts], device=device)
+    logits_BV = prefill(model, start, cache, chunk)
+    while True:
+        reading = [place < len(prompt) for prompt in prompts]
+        active = [row for row, reads in enumerate(reading) if not reads and left[row]]
+        chosen = dict(
+            zip(active, sampling.choose(logits_BV[active], [draws[r] for r in active]), strict=True)
+            if active
+            else ()
+        )
+        for row, token in chosen.items():
+            left[row] = 0 if finished(row, token) else left[row] - 1
+        if chosen:
+            yield [chosen.get(row) for row in range(len(prompts))]
+        if not any(left):
+            return
+        step = [
+            p[place] if reads else chosen.get(row, 0)
+            for row, (p, reads) in enumerate(zip(prompts, reading, strict=True))
+        ]
+        logits_BV = model(torch.tensor(step, device=device)[:, None], cache)[:, -1]
+        place += 1

@@ -31,6 +31,7 @@ class ModelConfig:
     rope_theta: float = 10_000.0
     qk_norm: bool = False
     tie_embeddings: bool = False
+    scale_embeddings: bool = True  # where they are tied: the input is multiplied by sqrt(D)
     norm_eps: float = 1e-6
     activation_checkpointing: bool = False
     residual: ResidualConfig = field(default_factory=BaselineConfig)
@@ -171,10 +172,19 @@ class Transformer(Network):
         nn.init.normal_(self.embed.weight, std=std, generator=generator)
 
     def forward(self, tokens_BT: Tensor, cache: Cache | None = None) -> Tensor:
-        x_BTD = self.embed(tokens_BT)
-        if self.config.tie_embeddings:
+        logits: Tensor = self.head(self.through(self.enter(tokens_BT), cache))
+        return logits
+
+    def enter(self, tokens_BT: Tensor) -> Tensor:
+        """What enters the first sublayer, [B, T, D]."""
+        x_BTD: Tensor = self.embed(tokens_BT)
+        if self.config.tie_embeddings and self.config.scale_embeddings:
             x_BTD = x_BTD * self.config.dim**0.5  # the shared matrix has the head's scale
-        logits: Tensor = self.head(self.through(x_BTD, cache))
+        return x_BTD
+
+    def leave(self, h_BTD: Tensor) -> Tensor:
+        """Logits [B, T, V] of the final hidden state."""
+        logits: Tensor = self.head(self.norm(h_BTD))
         return logits
 
     def cache(self) -> Cache:

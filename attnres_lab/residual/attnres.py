@@ -4,10 +4,10 @@ the options of a read are in reads.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -140,7 +140,7 @@ class AttnRes(Residual):
             self.register_parameter(name, parameter)
 
     def start(self, x_BTD: Tensor) -> State:
-        if self.config.query == "learned":
+        if self.config.query == "learned" and not self.apart:
             first = next(self.parameters())
             if decoding.serves(x_BTD):
                 return Decoding(x_BTD, self._queries(wide), self.reads)
@@ -175,6 +175,20 @@ class AttnRes(Residual):
         if index + 1 in self.ends:
             return state._replace(done=(*state.done, open_sum), partial=None)
         return state._replace(partial=open_sum)
+
+    def carry(self, state: Any, index: int) -> dict[str, Tensor]:
+        done = state.done
+        first = max(1, len(done) - self.window) if self.window else 1
+        named = {"embedding": done[0]}
+        named |= {f"block{n}": done[n] for n in range(first, len(done))}
+        return named if state.partial is None else named | {f"partial@{index}": state.partial}
+
+    def resume(self, tensors: Mapping[str, Tensor], index: int) -> Any:
+        closed = sum(end <= index for end in self.ends)
+        # no read looks at what has left the window: the embedding holds its place
+        first = tensors["embedding"]
+        done = (first, *(tensors.get(f"block{n}", first) for n in range(1, closed + 1)))
+        return Sources(done, tensors.get(f"partial@{index}"), self.per_read())
 
     def _run(self, state: State, sublayer: Sublayer, index: int) -> Tensor:
         """The output of a sublayer. With ``recompute`` its read is made again with it, so that

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -77,6 +77,7 @@ class Residual(nn.Module, ABC):
             norm_eps,
         )
         self.recompute = False  # set by the model: activation checkpointing is on
+        self.apart = False  # set by a pipeline: other processes go on with the state
         self.observer: Observer | None = (
             None  # set by probes; reads report their depth weights to it
         )
@@ -94,6 +95,25 @@ class Residual(nn.Module, ABC):
     @abstractmethod
     def finish(self, state: Any) -> Tensor:
         """Final hidden state [B, T, D], before the final norm."""
+
+    def carry(self, state: Any, index: int) -> dict[str, Tensor]:
+        """What another process needs to go on with sublayer ``index``, as named tensors (batch
+        first, in the dtype of the embedding); ``apart`` is set. A name stands for one tensor
+        through the whole depth, so that a process needs to be sent it once: what changes from
+        sublayer to sublayer has the index in its name.
+
+        Raises NotImplementedError for a variant that does not say how its state is carried.
+        """
+        if not isinstance(state, Tensor):
+            raise NotImplementedError(
+                f"{self.config.label} does not say how its state is carried between processes; "
+                "give it carry and resume (docs/pipeline.md)"
+            )
+        return {f"state@{index}": state}
+
+    def resume(self, tensors: Mapping[str, Tensor], index: int) -> Any:
+        """The state before sublayer ``index``, of the tensors that ``carry`` named."""
+        return tensors[f"state@{index}"]
 
     def draw(self, generator: torch.Generator) -> None:
         """Draw, in place, what the config wants to start at random: the pseudo-queries, normal with

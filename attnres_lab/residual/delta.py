@@ -4,6 +4,7 @@ selects from the sublayer outputs, or from sums of blocks of them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -91,9 +92,11 @@ class Delta(Residual):
         self.gate = nn.Parameter(torch.zeros(num_sublayers - 1)) if config.gate else None
 
     def start(self, x_BTD: Tensor) -> DeltaState:
+        return DeltaState(x_BTD, (x_BTD,), None, *self._per_read())
+
+    def _per_read(self) -> tuple[tuple[Tensor, ...], ...]:
         gate = () if self.gate is None else self.gate.unbind()
-        query, gain = self.pseudo_query.unbind(), self.key_gain.unbind()
-        return DeltaState(x_BTD, (x_BTD,), None, query, gain, gate)
+        return self.pseudo_query.unbind(), self.key_gain.unbind(), gate
 
     def step(self, state: DeltaState, sublayer: Sublayer, index: int) -> DeltaState:
         # sources of a read share their dtype
@@ -103,6 +106,18 @@ class Delta(Residual):
         if (index + 1) % self.config.block_size == 0:
             return state._replace(done=(*state.done, open_sum), partial=None)
         return state._replace(partial=open_sum)
+
+    def carry(self, state: DeltaState, index: int) -> dict[str, Tensor]:
+        named = {f"source{n}": source for n, source in enumerate(state.done)}
+        if state.partial is not None:
+            named[f"partial@{index}"] = state.partial
+        return named | {f"stream@{index}": state.stream}
+
+    def resume(self, tensors: Mapping[str, Tensor], index: int) -> DeltaState:
+        count = 1 + index // self.config.block_size
+        done = tuple(tensors[f"source{n}"] for n in range(count))
+        partial = tensors.get(f"partial@{index}")
+        return DeltaState(tensors[f"stream@{index}"], done, partial, *self._per_read())
 
     def finish(self, state: DeltaState) -> Tensor:
         return state.stream

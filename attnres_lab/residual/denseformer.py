@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -77,6 +78,14 @@ class DenseFormer(Residual):
                     torch.stack(outputs[:: -self.config.dilation]),
                 )
         return (stream, *outputs)
+
+    def carry(self, state: tuple[Tensor, ...], index: int) -> dict[str, Tensor]:
+        outputs = {f"layer{n}": output for n, output in enumerate(state[1:])}
+        return outputs | {f"stream@{index}": state[0]}
+
+    def resume(self, tensors: Mapping[str, Tensor], index: int) -> tuple[Tensor, ...]:
+        outputs = (tensors[f"layer{n}"] for n in range(1 + index // 2))
+        return (tensors[f"stream@{index}"], *outputs)
 
     def finish(self, state: tuple[Tensor, ...]) -> Tensor:
         return state[0]

@@ -6,6 +6,7 @@ Shapes: B batch, T time, D width, S sources (the embedding and the layers so far
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -122,6 +123,16 @@ class MUDD(Residual):
             return x_BTD
         with exact(x_BTD):
             return F.rms_norm(x_BTD, x_BTD.shape[-1:], self.pre_gain[layer], self.norm_eps)
+
+    def carry(self, state: MUDDState, index: int) -> dict[str, Tensor]:
+        sources = {f"source{n}": source for n, source in enumerate(state.sources)}
+        streams = {f"stream{n}@{index}": stream for n, stream in enumerate(state.streams)}
+        return sources | streams
+
+    def resume(self, tensors: Mapping[str, Tensor], index: int) -> MUDDState:
+        sources = tuple(tensors[f"source{n}"] for n in range(1 + index // 2))
+        count = len(tensors) - len(sources)
+        return MUDDState(tuple(tensors[f"stream{n}@{index}"] for n in range(count)), sources)
 
     def finish(self, state: MUDDState) -> Tensor:
         return state.streams[-1]

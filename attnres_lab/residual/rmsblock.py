@@ -4,6 +4,7 @@ normalised outputs.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -62,6 +63,14 @@ class RMSBlock(Block):
             return RMSState(sources._replace(done=(*sources.done, normed), partial=None), None)
         open_sum = out_BTD if sources.partial is None else sources.partial + out_BTD
         return RMSState(sources._replace(partial=open_sum), normed)
+
+    def carry(self, state: Any, index: int) -> dict[str, Tensor]:
+        sources, normed = RMSState(*state)
+        named = super().carry(sources, index)
+        return named if normed is None else named | {f"normed@{index}": normed}
+
+    def resume(self, tensors: Mapping[str, Tensor], index: int) -> Any:
+        return RMSState(super().resume(tensors, index), tensors.get(f"normed@{index}"))
 
     def finish(self, state: Any) -> Tensor:
         return super().finish(RMSState(*state).sources)

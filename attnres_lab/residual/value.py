@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -82,6 +83,14 @@ class ValueResidual(Residual):
         with exact(v_BKTE):
             mixed: Tensor = own * v_BKTE.to(own.dtype) + back * first_BKTE.to(own.dtype)
         return mixed.to(v_BKTE.dtype)
+
+    def carry(self, state: ValueState, index: int) -> dict[str, Tensor]:
+        assert state.first is not None  # known after the first sublayer
+        first = state.first.to(state.stream.dtype)
+        return {"values": first, f"stream@{index}": state.stream}
+
+    def resume(self, tensors: Mapping[str, Tensor], index: int) -> ValueState:
+        return ValueState(tensors[f"stream@{index}"], tensors["values"])
 
     def finish(self, state: ValueState) -> Tensor:
         return state.stream

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -48,6 +49,12 @@ class X0(Residual):
             keep, back = self.lambdas[index // 2]
             stream = keep * stream + back * x_BTD
         return X0State(stream + sublayer(stream), x_BTD)
+
+    def carry(self, state: X0State, index: int) -> dict[str, Tensor]:
+        return {"embedding": state.embedding, f"stream@{index}": state.stream}
+
+    def resume(self, tensors: Mapping[str, Tensor], index: int) -> X0State:
+        return X0State(tensors[f"stream@{index}"], tensors["embedding"])
 
     def finish(self, state: X0State) -> Tensor:
         return state.stream

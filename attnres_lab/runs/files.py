@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -34,10 +35,27 @@ def write_atomic(path: Path, data: bytes, *, private: bool = False) -> None:
 
 
 def write_json(path: Path, value: Mapping[str, Any], *, private: bool = False) -> None:
-    """``value`` as JSON, atomically. Non-finite floats become the strings "nan", "inf" and "-inf":
-    JSON has no such numbers.
+    """``value`` as JSON, atomically, with its checksum under ``sha256``. Non-finite floats become
+    the strings "nan", "inf" and "-inf": JSON has no such numbers.
     """
-    write_atomic(path, (json.dumps(finite(value), indent=1) + "\n").encode(), private=private)
+    text = json.dumps(checked(finite(value)), indent=1)
+    write_atomic(path, (text + "\n").encode(), private=private)
+
+
+def checked(value: Mapping[str, Any]) -> dict[str, Any]:
+    """``value``, plain JSON, with its checksum."""
+    text = json.dumps(value, sort_keys=True)
+    return {**value, "sha256": hashlib.sha256(text.encode()).hexdigest()[:16]}
+
+
+def unchecked(value: Any) -> dict[str, Any] | None:
+    """``value`` without its checksum; None for what is no mapping, or another one than was written.
+    One without a checksum is of another writer, and taken as it is.
+    """
+    if not isinstance(value, dict) or "sha256" not in value:
+        return value if isinstance(value, dict) else None
+    bare = {key: item for key, item in value.items() if key != "sha256"}
+    return bare if checked(bare)["sha256"] == value["sha256"] else None
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -49,13 +67,12 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
-        value = json.loads(data)
+        value = unchecked(json.loads(data))
     except (ValueError, RecursionError):
         value = None
-    if isinstance(value, dict):
-        return value
-    set_aside(path, data)
-    return None
+    if value is None:
+        set_aside(path, data)
+    return value
 
 
 def set_aside(path: Path, data: bytes) -> None:

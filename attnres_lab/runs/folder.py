@@ -7,6 +7,7 @@ place.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from attnres_lab.runs import rows
-from attnres_lab.runs.files import finite, read_json, set_aside, write_atomic, write_json
+from attnres_lab.runs.files import finite, read_json, say, set_aside, write_atomic, write_json
 
 __all__ = [
     "DONE",
@@ -37,13 +38,16 @@ DONE: frozenset[State] = frozenset({"finished", "diverged", "pruned"})
 
 @dataclass(frozen=True)
 class Status:
-    """What a run is doing: ``step`` in optimiser steps, ``updated`` in unix seconds."""
+    """What a run is doing: ``step`` in optimiser steps, ``updated`` in unix seconds, ``rows`` the
+    SHA-256 of ``metrics.jsonl`` as it was when the run came to a result.
+    """
 
     state: State
     failure: Failure | None = None
     message: str = ""
     step: int = 0
     updated: float = 0.0
+    rows: str = ""
 
 
 class RunFolder:
@@ -77,9 +81,9 @@ class RunFolder:
     ) -> None:
         """Write the status, atomically, and after the rows that it speaks of."""
         self.sync_metrics()
-        write_json(
-            self.path / "status.json", asdict(Status(state, failure, message, step, time.time()))
-        )
+        rows = self._rows_checksum() if state in DONE else ""
+        status = Status(state, failure, message, step, time.time(), rows)
+        write_json(self.path / "status.json", asdict(status))
 
     def beat(self) -> None:
         """Show that the run is alive."""
@@ -108,8 +112,18 @@ class RunFolder:
             return
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """The metric rows written so far; a line that is still being written is left out."""
+        """The metric rows written so far; a line that is still being written is left out. Says so
+        where they are not those that the run ended with.
+        """
+        if (ended_with := self.status().rows) and ended_with != self._rows_checksum():
+            say(f"{self.metrics}: damaged since the run ended; delete the folder to run it again")
         return rows.rows(self.metrics)
+
+    def _rows_checksum(self) -> str:
+        try:
+            return hashlib.sha256(self.metrics.read_bytes()).hexdigest()
+        except (FileNotFoundError, NotADirectoryError):
+            return ""
 
     def last_row(self) -> dict[str, Any]:
         """The newest metric row; empty where there is none."""
@@ -124,7 +138,7 @@ class RunFolder:
 
 
 def _is_status(value: Mapping[str, Any]) -> bool:
-    kinds = {"message": str, "step": int, "updated": int | float}
+    kinds = {"message": str, "step": int, "updated": int | float, "rows": str}
     return (
         value.get("state") in get_args(State)
         and value.get("failure") in (None, *get_args(Failure))

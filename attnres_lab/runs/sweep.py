@@ -19,7 +19,15 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from attnres_lab.errors import UserError
-from attnres_lab.runs.files import read_json, say, set_aside, write_atomic, write_json
+from attnres_lab.runs.files import (
+    checked,
+    read_json,
+    say,
+    set_aside,
+    unchecked,
+    write_atomic,
+    write_json,
+)
 from attnres_lab.runs.folder import RunFolder
 from attnres_lab.runs.lock import alive, beating, born, sweep_up
 from attnres_lab.runs.paths import runs_folder
@@ -97,8 +105,8 @@ class SweepFolder:
         return redact_settings(yaml) == yaml or not mode & 0o077
 
     def write_plan(self, entries: Iterable[Entry]) -> None:
-        """Replace ``plan.json``."""
-        text = ",\n".join(json.dumps(asdict(entry)) for entry in entries)
+        """Replace ``plan.json``; every line has its checksum."""
+        text = ",\n".join(json.dumps(checked(asdict(entry))) for entry in entries)
         data = f"[\n{text}\n]\n".encode()
         path = self.path / "plan.json"
         if not path.exists() or path.read_bytes() != data:
@@ -182,9 +190,11 @@ def _line(line: bytes) -> Any:
 
 
 def _entry(row: Any) -> Entry | None:
-    """An entry, unless ``row`` is none or its hash leads out of the folder of the trials."""
+    """An entry, unless ``row`` is none, is damaged or its hash leads out of the folder of the
+    trials.
+    """
     try:
-        entry = Entry(**row)
+        entry = Entry(**(unchecked(row) or {}))
     except TypeError:
         return None
     safe = isinstance(entry.hash, str) and re.fullmatch(r"\w[\w.-]*", entry.hash)

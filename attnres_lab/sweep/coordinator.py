@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from attnres_lab.config import to_yaml
 from attnres_lab.runs.folder import DONE, write_atomic
+from attnres_lab.sweep import scoring
 from attnres_lab.sweep.decide import Action, Situation, after, decide
 from attnres_lab.sweep.launchers import Ended, Launcher
 from attnres_lab.sweep.plan import Plan
@@ -64,7 +65,8 @@ class Coordinator:
     def _add(self, trials: Iterable[Trial]) -> None:
         """Take planned trials: those that have a result are done."""
         for trial in trials:
-            hash, status = trial.entry.hash, self.folder.trial(trial.entry.hash).status()
+            hash = trial.entry.hash
+            status = scoring.status(self.folder.trial(hash), self.spec)
             if status.state in DONE:
                 gone = status.state == "pruned" and self.pruning.on and self.chosen is None
                 trial = replace(trial, state="done", status=status, given_up=gone)
@@ -170,15 +172,17 @@ class Coordinator:
 
     def _start(self, trial: Trial) -> None:
         run, entry = self.folder.trial(trial.entry.hash), trial.entry
-        if run.status().state in DONE:  # by a process that nobody could end
+        if scoring.status(run, self.spec).state in DONE:  # by a process that nobody could end
             self._observe([Ended(entry.hash, 0)])
             return
         if not run.config.exists():
             config = replace(trial.config, name=entry.run_name[:100])
             write_atomic(run.config, to_yaml(config).encode())
         run.stop.unlink(missing_ok=True)
-        # an old end must not be read as the new one
-        run.set_status("scheduled", step=run.status().step)
+        scoring.ask(run, self.spec)
+        if run.status().state != "finished":  # then only its evaluation is owed
+            # an old end must not be read as the new one
+            run.set_status("scheduled", step=run.status().step)
         if self.pruning.on:
             self.study.begin(entry.point, entry.params)
         self.launcher.start(run.path)

@@ -12,6 +12,7 @@ from attnres_lab.errors import UserError
 from attnres_lab.runs.folder import DONE
 from attnres_lab.runs.sweep import SweepFolder
 from attnres_lab.runs.tuning import MOST
+from attnres_lab.sweep import scoring
 from attnres_lab.sweep.launchers import expected_slots
 from attnres_lab.sweep.plan import Planner, Tuned, make_plan
 from attnres_lab.sweep.pricing import (
@@ -27,7 +28,7 @@ from attnres_lab.sweep.pricing import (
 from attnres_lab.sweep.process import resolve
 from attnres_lab.sweep.report import SHOWN
 from attnres_lab.sweep.space import sets
-from attnres_lab.sweep.spec import TRAIN, SpecFile
+from attnres_lab.sweep.spec import TRAIN, SpecFile, SweepSpec
 from attnres_lab.sweep.summary import columns, duration, show
 from attnres_lab.sweep.trials import Trial
 from attnres_lab.sweep.tuning import EXPECTED, Tuning
@@ -50,7 +51,7 @@ def print_plan(
     check_memory(trials, device, spec)
     speeds = Speeds(device)
     speeds.learn((t, folder.trial(t.entry.hash)) for t in trials)
-    states = {t.entry.hash: _state(t, folder) for t in trials}
+    states = {t.entry.hash: _state(t, folder, spec) for t in trials}
     left = [t for t in trials if states[t.entry.hash] != "done"]
     if measure:
         speeds.measure(left, spec, folder)
@@ -149,6 +150,12 @@ def _no_gain(trials: list[Trial]) -> list[str]:
     return [warning for warning, holds in warnings.items() if holds]
 
 
-def _state(trial: Trial, folder: SweepFolder) -> str:
+def _state(trial: Trial, folder: SweepFolder, spec: SweepSpec) -> str:
     run = folder.trial(trial.entry.hash)
-    return "done" if run.status().state in DONE else "pending" if run.path.exists() else "new"
+    return (
+        "done"
+        if scoring.status(run, spec).state in DONE
+        else "pending"
+        if run.path.exists()
+        else "new"
+    )

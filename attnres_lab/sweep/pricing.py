@@ -190,7 +190,9 @@ def memory_needed(c: RunConfig) -> float:
     their gradient, and the sublayers' outputs.
     """
     tokens = c.train.micro * c.data.seq_len
-    share = 1 if c.train.strategy != "fsdp" else c.train.world
+    share = {"fsdp": c.train.world, "pipeline": c.train.world // c.train.replicas}.get(
+        c.train.strategy, 1
+    )
     logits = 2 * 4 * tokens * c.model.vocab_size
     kept = c.model.num_layers if c.model.activation_checkpointing else 8 * c.model.num_layers
     return 16 * num_params(c.model).total / share + logits + 2 * tokens * c.model.dim * kept

@@ -21,6 +21,7 @@ from attnres_lab.errors import UserError
 from attnres_lab.runs import failures
 from attnres_lab.runs.folder import DONE, RunFolder, write_json
 from attnres_lab.runs.lock import heartbeat, tidy
+from attnres_lab.sweep import scoring
 
 #: Seconds to wait for a process that is on its way out to let go of the folder.
 PATIENCE = 20.0
@@ -38,8 +39,6 @@ def execute(path: Path, function: str) -> int:
     try:
         lock.acquire()
         tidy(folder)
-        if folder.status().state in DONE:  # by the process that held the folder
-            return 0
         os.environ["ATTNRES_LOCKED"] = str(path)  # the function need not lock it again
         with heartbeat(folder):
             return _run(folder, function)
@@ -64,18 +63,9 @@ def resolve(function: str) -> Any:
 
 def _run(folder: RunFolder, function: str) -> int:
     try:
-        from attnres_lab.config import load
-
-        config = load(folder.config)
-        run = resolve(function)
-        if function != "attnres_lab.training.run:run":
-            folder.set_status("running", step=folder.status().step)
-        value = run(config, folder.path)
-        status = folder.status()
-        if status.state in ("scheduled", "running"):
-            if isinstance(value, Mapping):
-                write_json(folder.result, value)
-            folder.set_status("finished", step=status.step)
+        if folder.status().state not in DONE:  # by the process that held the folder
+            _call(folder, function)
+        scoring.make(folder)
         return 1 if folder.status().state == "failed" else 0
     except Exception as error:
         traceback.print_exc()
@@ -84,6 +74,22 @@ def _run(folder: RunFolder, function: str) -> int:
         failure, message = failures.describe(error)
         folder.set_status("failed", failure=failure, message=message, step=folder.status().step)
         return 1
+
+
+def _call(folder: RunFolder, function: str) -> None:
+    """Run the function; what it does not write of its end is written."""
+    from attnres_lab.config import load
+
+    config = load(folder.config)
+    run = resolve(function)
+    if function != "attnres_lab.training.run:run":
+        folder.set_status("running", step=folder.status().step)
+    value = run(config, folder.path)
+    status = folder.status()
+    if status.state in ("scheduled", "running"):
+        if isinstance(value, Mapping):
+            write_json(folder.result, value)
+        folder.set_status("finished", step=status.step)
 
 
 def main() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from attnres_lab.errors import nearest
 from attnres_lab.runs.failures import of_exit
 from attnres_lab.runs.folder import Status, read_json
 from attnres_lab.runs.sweep import SweepFolder
+from attnres_lab.sweep import scoring
 from attnres_lab.sweep.launchers import Ended
 from attnres_lab.sweep.optuna_study import OptunaStudy
 from attnres_lab.sweep.plan import misspent
@@ -34,8 +36,10 @@ class Results:
     def settle(self, trial: Trial, ended: Ended) -> Status:
         """The status a trial left, or, where it died without one, what its end says."""
         run = self.folder.trial(ended.hash)
-        status = run.status()
+        status = scoring.status(run, self.spec)
         state, failure, message = of_exit(status, ended.code, ended.fate, asked=bool(trial.asked))
+        if status.state != "finished" and run.status().state == "finished":  # training stands
+            return replace(status, state=state, failure=failure, message=message)
         if status.state == "finished":
             result = self.of(ended.hash)
             wrong = misspent(trial.config, result) or self._unmeasured(result)

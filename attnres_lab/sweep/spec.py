@@ -111,6 +111,21 @@ class Stop(Strict):
 
 
 @dataclass(frozen=True)
+class Evaluation(Strict):
+    """Benchmarks of each finished trial, as a part of it; their scores may be objectives."""
+
+    tasks: Annotated[list[str], Field(min_length=1)]
+    """nano, paper, or names of lm_eval's tasks."""
+    limit: Count | None = None
+    """The first so many questions of each task."""
+    shots: Annotated[int, Field(ge=0)] | None = None
+    """Examples before each question; by default what the task says."""
+    data: str | None = None
+    """A folder with copies of the hub's data sets."""
+    batch_size: Count = 16
+
+
+@dataclass(frozen=True)
 class SweepSpec(Strict):
     """A base run, a space, an objective."""
 
@@ -134,6 +149,7 @@ class SweepSpec(Strict):
     resources: Resources = Resources()
     retry: Retry = Retry()
     stop: Stop = Stop()
+    eval: Evaluation | None = None
     storage: str | None = None
     """An Optuna RDB URL; by default a journal file in the sweep's folder."""
     function: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] = TRAIN
@@ -196,11 +212,17 @@ def load_spec(path: Path | str, scale: str | None = None) -> SpecFile:
     if spec.storage:
         check_address(f"{file.where('storage')}: storage", spec.storage)
     for metric in (o.metric for o in spec.objectives if spec.function == TRAIN):
-        if metric not in RESULT and not metric.startswith(("depth/", "perf/")):
+        scored = ("depth/", "perf/", *(("eval/",) if spec.eval else ()))
+        if metric not in RESULT and not metric.startswith(scored):
             raise UserError(
                 f"{file.where('objective')}: objective.metric: no result of a run is called "
                 f"'{metric}'{nearest(metric, RESULT)}"
             )
+    if spec.eval and spec.function != TRAIN:
+        raise UserError(
+            f"{file.where('eval')}: eval: it needs a model that was trained; leave it out, or "
+            "function"
+        )
     refusal = spec.tune and spec.tune.refusal(
         adaptive=spec.adaptive, objectives=len(spec.objectives)
     )

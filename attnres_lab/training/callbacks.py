@@ -136,7 +136,7 @@ class Rows(StepCallback):
             "peak_memory_bytes": peak_memory(module.device),
             **{f"perf/{part}_seconds": value for part, value in module.watch.parts.items()},
             "perf/logging_seconds": self._logging,
-            **module.model.metrics(),
+            **module.network_metrics(),
             **self._system.sample(),
         }
         if module.finished:
@@ -188,7 +188,7 @@ class DepthRecords(StepCallback):
         due = step == module.total_steps or (every > 0 and step % every == 0)
         # a probe reads whole weights of plain modules
         if due and not self._probe and self.train.strategy != "fsdp" and not self.train.compile:
-            self._probe = Probe(module.model)
+            self._probe = module.probe()
             self._probe.__enter__()
 
     def on_step_end(self, trainer: pl.Trainer, module: LitTransformer) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
+import tempfile
 import zipfile
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +14,10 @@ from typing import Any
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from attnres_lab.config import RunConfig, load
+from attnres_lab.config.weights import checkpoint_in, weights_digest
 from attnres_lab.errors import UserError
+from attnres_lab.model import Network, Transformer
 
 
 class AtomicCheckpoint(TorchCheckpointIO):
@@ -76,3 +81,74 @@ def load_checkpoint(path: Path, config_hash: str | None = None) -> dict[str, Any
             "another folder or delete it"
         )
     return checkpoint
+
+
+def load_model(path: Path) -> tuple[Transformer, RunConfig]:
+    """The model and config of a checkpoint: tensors and plain values only, no code is run. Raises
+    UserError.
+    """
+    path = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
+    try:
+        content: dict[str, Any] = torch.load(
+            io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True
+        )
+        text, weights = content["config"], content.get("model") or content["state_dict"]
+    except OSError as error:
+        raise UserError(
+            f"{path}: {error.strerror}; give a checkpoint or the folder of a run"
+        ) from None
+    # torch.load raises half a dozen types on files that are no checkpoint
+    except Exception as error:
+        raise UserError(
+            f"{path}: not a checkpoint of a training run ({type(error).__name__})"
+        ) from None
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "config.yaml"
+        file.write_text(text)
+        config = load(file)
+    if config.task.name != "language":
+        raise UserError(f"{path}: a model of task.name: {config.task.name} writes no text")
+    model = Transformer(config.model)
+    try:
+        model.load_state_dict({key.removeprefix("model."): value for key, value in weights.items()})
+    except RuntimeError as error:
+        raise UserError(
+            f"{path}: the weights do not fit the config in the checkpoint "
+            f"({str(error).splitlines()[0]})"
+        ) from None
+    return model.eval(), config
+
+
+def start_from(config: RunConfig, model: Network) -> None:
+    """Give a new model the weights of ``init_from``, if there is one: the trunk's, and those of the
+    residual connection where it is the same; another starts as it always does, over a baseline.
+
+    Raises UserError for a checkpoint that is gone, has changed or does not fit.
+    """
+    if config.init_from is None:
+        return
+    path = checkpoint_in(config.init_from)
+    if not path.is_file():
+        raise UserError(
+            f"init_from: {config.init_from}: there is no checkpoint here; attnres convert or "
+            "attnres train makes one"
+        )
+    if (found := weights_digest(path)) != config.init_digest:
+        raise UserError(
+            f"init_from: {path}: holds other weights than when this run was set up ({found}, not "
+            f"{config.init_digest}); leave out init_digest to start from these"
+        )
+    other, _ = load_model(path)
+    weights, own = other.state_dict(), model.state_dict()
+    names = {key for key in {*weights, *own} if not key.startswith("residual.")} | set(weights)
+    for name in sorted(names):
+        if name not in own and name.startswith("residual."):
+            raise UserError(
+                f"init_from: {path}: is a {other.config.residual.label} and has {name}, which "
+                f"{config.variant} has not; start from a baseline or from the same variant"
+            )
+        if name not in own or name not in weights or own[name].shape != weights[name].shape:
+            raise UserError(
+                f"init_from: {path}: {name} does not fit this model; take the sizes of its config"
+            )
+    model.load_state_dict(own | weights)

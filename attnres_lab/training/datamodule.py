@@ -75,7 +75,7 @@ class CorpusDataModule(StepDataModule):
         c = self.config
         size = c.train.batch_size
         batch = self.dataset.train_batch(c.seed, step, size, c.data.seq_len, rows)
-        yield from torch.split(torch.from_numpy(batch), c.train.micro)
+        yield from torch.split(torch.from_numpy(batch), c.train.loaded)
 
     def val_batches(self) -> Iterator[Tensor]:
         d = self.config.data
@@ -110,6 +110,14 @@ class ImageDataModule(StepDataModule):
         yield from zip(*parts, strict=True)
 
 
+def _share(config: RunConfig, trainer: pl.Trainer | None) -> tuple[int, None, int]:
+    """Which share of the data is this process's, of how many."""
+    if trainer is None:
+        return 0, None, 1
+    shares = config.train.replicas if config.train.strategy == "pipeline" else trainer.world_size
+    return trainer.global_rank * shares // trainer.world_size, None, shares
+
+
 class TrainBatches(IterableDataset[Any]):
     """From the Trainer's step on: an interrupted run goes on with the very batch that is due."""
 
@@ -119,7 +127,7 @@ class TrainBatches(IterableDataset[Any]):
     def __iter__(self) -> Iterator[Any]:
         config, trainer = self.data.config, self.data.trainer
         assert trainer is not None
-        rows = slice(trainer.global_rank, None, trainer.world_size)
+        rows = slice(*_share(config, trainer))
         step = trainer.global_step
         while config.steps is None or step < config.steps:
             yield from self.data.train_batch(step, rows)
@@ -130,9 +138,8 @@ class ValidationBatches(Dataset[Any]):
     """The fixed validation set; each rank has every world-th batch."""
 
     def __init__(self, data: StepDataModule) -> None:
-        trainer = data.trainer
-        rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        self.batches = [b for i, b in enumerate(data.val_batches()) if i % world == rank]
+        share, _, shares = _share(data.config, data.trainer)
+        self.batches = [b for i, b in enumerate(data.val_batches()) if i % shares == share]
 
     def __len__(self) -> int:
         return len(self.batches)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from attnres_lab.config import RunConfig, content_hash, to_yaml
 from attnres_lab.training.optim import clip_gradients, lr_factor, make_optimizer
+from attnres_lab.training.probe import Probe
 from attnres_lab.training.task import make_task
 
 
@@ -76,12 +77,26 @@ class LitTransformer(pl.LightningModule):
             self.model.compile()
 
     def configure_optimizers(self) -> Any:
-        optimizer = make_optimizer(self.model, self.config.optim)
+        optimizer = self.make_optimizer()
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._lr_factor)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """Of all parameters that this process trains."""
+        return make_optimizer(self.model, self.config.optim)
+
+    def probe(self) -> Probe:
+        """A probe of the network, to be entered before a step."""
+        return Probe(self.model)
+
+    def network_metrics(self) -> dict[str, float]:
+        """What the sublayers measured in the last optimiser step; collective where there are
+        several processes.
+        """
+        return self.model.metrics()
 
     def _lr_factor(self, step: int) -> float:
         """Of the step after ``step`` steps; a budget of seconds goes by the time."""
@@ -145,7 +160,11 @@ class LitTransformer(pl.LightningModule):
             torch.nn.utils.clip_grad_value_(self.model.parameters(), gradient_clip_val)
             return
         clip = self.config.optim.clip if gradient_clip_val is None else gradient_clip_val
-        self.grad_norm = clip_gradients(self.model, clip, self.config.optim.residual_clip)
+        self.grad_norm = self.clip(clip)
+
+    def clip(self, clip: float) -> Tensor:
+        """Clip the gradients (0: not at all). Returns their global norm of before."""
+        return clip_gradients(self.model, clip, self.config.optim.residual_clip)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
@@ -180,7 +199,10 @@ class LitTransformer(pl.LightningModule):
         self._val_sum = torch.zeros(len(self.task.scores) + 1, dtype=torch.float64)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        rows, scores = self.task.score(self.model, batch)
+        self.add_scores(*self.task.score(self.model, batch))
+
+    def add_scores(self, rows: int, scores: tuple[float, ...]) -> None:
+        """Count the means ``scores`` over ``rows`` examples in the validation."""
         sums = [*(score * rows for score in scores), rows]
         self._val_sum += torch.tensor(sums, dtype=torch.float64)
 
@@ -209,6 +231,13 @@ class LitTransformer(pl.LightningModule):
         run = checkpoint["run"]
         self.step, self.seconds = run["step"], run["seconds"]
         self._begun = self._timed = self.step
-        self.loss_sum = torch.tensor(run["loss_sums"][self.global_rank], dtype=torch.float64)
+        self.loss_sum = self._of_rank(run["loss_sums"])
         self.row_start = (run["row_start"][0], run["row_start"][1])
-        self.recent = torch.tensor(run["recent"][self.global_rank], dtype=torch.float64)
+        self.recent = self._of_rank(run["recent"])
+
+    def _of_rank(self, values: list[Any]) -> Tensor:
+        """This rank's entry; of a checkpoint of another number of ranks the mean over them, which
+        is what rows report.
+        """
+        found = torch.tensor(values, dtype=torch.float64)
+        return found[self.global_rank] if len(found) == self.trainer.world_size else found.mean(0)

@@ -99,6 +99,8 @@ def make_optimizer(model: Network, c: OptimConfig) -> torch.optim.Optimizer:
     one.
     """
     groups = parameter_groups(model)
+    for parameter in (*groups["matrix"], *groups["vector"]) if c.freeze_trunk else ():
+        parameter.requires_grad_(False)
     matrix = {"params": groups["matrix"], "weight_decay": c.weight_decay, "lr": c.lr}
     plain = [{"params": groups["vector"], "weight_decay": 0.0, "lr": c.lr}]
     # apart from the rest only if they are treated so: older checkpoints have no such group

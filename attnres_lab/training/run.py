@@ -42,9 +42,10 @@ from attnres_lab.training.callbacks import (
     Validation,
     final_numbers,
 )
-from attnres_lab.training.checkpoint import AtomicCheckpoint, load_checkpoint
+from attnres_lab.training.checkpoint import AtomicCheckpoint, load_checkpoint, start_from
 from attnres_lab.training.environment import write_environment
 from attnres_lab.training.module import LitTransformer
+from attnres_lab.training.pipeline import LitPipeline, PipelineStrategy
 from attnres_lab.training.progress import Progress
 from attnres_lab.training.task import make_task
 
@@ -135,8 +136,10 @@ def _train(config: RunConfig, files: RunFolder, extra: Extra) -> RunResult:
     ours: list[pl.Callback] = [Rows(log), Validation(log), DepthRecords(log), End(log)]
     bar = [Progress(config)] if extra.progress else []
     trainer = _trainer(config, files, [*ours, *bar, *extra.callbacks], extra.logger)
-    module = LitTransformer(config)
+    module = (LitPipeline if config.train.strategy == "pipeline" else LitTransformer)(config)
     resume = _resume_point(config, log)
+    if resume is None:
+        start_from(config, module.model)
     if trainer.is_global_zero:
         write_environment(files, config, dataset, trainer.strategy.root_device)
         files.set_status("running", step=module.step)
@@ -209,6 +212,8 @@ def _trainer(
         strategy = ModelParallelStrategy(
             data_parallel_size=t.world, tensor_parallel_size=1, save_distributed_checkpoint=False
         )
+    elif t.strategy == "pipeline":
+        strategy = PipelineStrategy()
     elif t.world > 1:
         strategy = DDPStrategy()
     with _quiet():

@@ -120,3 +120,27 @@ def test_a_damaged_file_of_a_sweep_costs_no_trial(
 
 def numbers(lab: Lab) -> dict[str, object]:
     return {r["trial"]: r.get("val/loss") for r in planned(lab.folder)}
+
+
+@pytest.mark.parametrize(
+    "name", ["result.json", "status.json", "environment.json", "metrics.jsonl"]
+)
+def test_another_digit_is_never_taken_in_silence(
+    name: str,
+    whole: tuple[Path, Path, float],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """The file stays well-formed, so that its checksum alone can tell."""
+    monkeypatch.setenv("ATTNRES_RUNS", str(tmp_path))
+    folder = tmp_path / "train" / "run"
+    shutil.copytree(whole[1], folder)
+    text = (folder / name).read_text()
+    at = next(i for i in range(len(text) // 2, len(text)) if text[i] in "2345678")
+    (folder / name).write_text(text[:at] + str(int(text[at]) + 1) + text[at + 1 :])
+    (record,) = table([folder])
+    list(RunFolder(folder).rows())
+    assert f"{folder / name}: damaged" in capfd.readouterr().err
+    assert record.get("val/loss") in (None, whole[2])
+    assert run(load(whole[0]), folder).metrics["val/loss"] == whole[2]

@@ -10,45 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attnres_lab.mixers import KDAConfig, MixersConfig, MLAConfig, MoEConfig
-from attnres_lab.mixers.kda import KDA
-from attnres_lab.mixers.mla import MLA
-from attnres_lab.mixers.moe import MoE
 from attnres_lab.model import ModelConfig, Transformer
+from attnres_lab.pretrained.names import table, to_ours
 
 LAYERS, VOCAB = 8, 50
-#: Ours to theirs, within a sublayer; lists are stacked.
-KDA_NAMES = {
-    "qkv.weight": ["q_proj.weight", "k_proj.weight", "v_proj.weight"],
-    "conv": "conv1d.weight",
-    "decay_down.weight": "forget_gate.f_a_proj.weight",
-    "decay_up.weight": "forget_gate.f_b_proj.weight",
-    "log_rate": "forget_gate.A_log",
-    "decay_bias": "forget_gate.dt_bias",
-    "beta.weight": "b_proj.weight",
-    "gate_down.weight": "g_a_proj.weight",
-    "gate_up.weight": "g_b_proj.weight",
-    "gain": "o_norm.weight",
-    "out.weight": "o_proj.weight",
-}
-MLA_NAMES = {
-    "q.weight": "q_proj.weight",
-    "latent.weight": "kv_a_proj_with_mqa.weight",
-    "latent_norm.weight": "kv_a_layernorm.weight",
-    "kv.weight": "kv_b_proj.weight",
-    "out.weight": "o_proj.weight",
-}
-MOE_NAMES = {
-    "router.weight": "gate.weight",
-    "balance": "gate.e_score_correction_bias",
-    "gate_up": "experts.gate_up_proj",
-    "down": "experts.down_proj",
-    "shared_gate_up.weight": ["shared_experts.gate_proj.weight", "shared_experts.up_proj.weight"],
-    "shared_out.weight": "shared_experts.down_proj.weight",
-}
-MLP_NAMES = {
-    "gate_up.weight": ["gate_proj.weight", "up_proj.weight"],
-    "out.weight": "down_proj.weight",
-}
 
 
 def released() -> Any:
@@ -92,7 +57,7 @@ def released() -> Any:
     return model
 
 
-def ours(theirs: Any) -> tuple[Transformer, dict[str, list[str]]]:
+def ours(theirs: Any) -> tuple[Transformer, dict[str, tuple[str, ...]]]:
     """Our model with their weights; and the names of theirs under each of ours."""
     config = ModelConfig(
         vocab_size=VOCAB,
@@ -109,29 +74,14 @@ def ours(theirs: Any) -> tuple[Transformer, dict[str, list[str]]]:
         mlp=MoEConfig(experts=6, top_k=2, expert_dim=12),
     )
     model = Transformer(config).double()
-    names = {
-        "embed.weight": ["model.embed_tokens.weight"],
-        "norm.weight": ["model.norm.weight"],
-        "head.weight": ["lm_head.weight"],
-    }
-    for index, sublayer in enumerate(model.sublayers):
-        layer, channel = divmod(index, 2)
-        place = f"model.layers.{layer}."
-        norm = "post_attention_layernorm" if channel else "input_layernorm"
-        names[f"sublayers.{index}.norm.weight"] = [f"{place}{norm}.weight"]
-        table = {KDA: KDA_NAMES, MLA: MLA_NAMES, MoE: MOE_NAMES}.get(type(sublayer), MLP_NAMES)
-        for own, other in table.items():
-            others = [other] if isinstance(other, str) else other
-            part = "mlp" if channel else "self_attn"
-            names[f"sublayers.{index}.{own}"] = [f"{place}{part}.{name}" for name in others]
+    names = table(model)
     weights = theirs.state_dict()
     assert sorted(weights) == sorted(name for others in names.values() for name in others)
-    target = model.state_dict()
-    model.load_state_dict({own: joined(weights, names[own], target[own]) for own in target})
+    model.load_state_dict(to_ours(model, weights))
     return model, names
 
 
-def joined(values: dict[str, Tensor], names: list[str], like: Tensor) -> Tensor:
+def joined(values: dict[str, Tensor], names: tuple[str, ...], like: Tensor) -> Tensor:
     return torch.cat([values[name] for name in names]).reshape(like.shape)
 
 

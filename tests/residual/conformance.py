@@ -186,10 +186,46 @@ def check_mixing_is_exact_under_autocast(config: ResidualConfig) -> None:
     assert rounded.isfinite().all()
 
 
+def check_state_can_be_carried(config: ResidualConfig) -> None:
+    """Cut before every sublayer and before the output, each name crossing once, as its values:
+    logits and all gradients are those of one process.
+    """
+    whole, model = build(config, randomise=True), build(config, randomise=True)
+    loss(whole).backward()
+    residual, sent = model.residual, {}
+    residual.apart = True
+    state, hops = residual.start(model.embed(tokens())), []
+    for index in range(2 * LAYERS):
+        state = residual.step(state, model.sublayer(index), index)
+        carried = residual.carry(state, index + 1)
+        new = {name: x for name, x in carried.items() if name not in sent}
+        assert new, "nothing is new after a sublayer"
+        for name, x in carried.items():
+            assert x.shape[0] == B
+            assert torch.equal(sent.setdefault(name, x.detach()), x), name
+        leaves = {name: sent[name].detach().requires_grad_() for name in carried}
+        state = residual.resume(leaves, index + 1)
+        hops.append((new, leaves))
+    logits = model.head(model.norm(residual.finish(state)))
+    F.cross_entropy(logits.flatten(0, 1), tokens(8).flatten()).backward()
+    gradients = dict.fromkeys(sent, torch.zeros(()))
+    for new, leaves in reversed(hops):
+        for name, leaf in leaves.items():
+            if leaf.grad is not None:
+                gradients[name] = gradients[name] + leaf.grad
+        back = [(x, gradients[name]) for name, x in new.items() if gradients[name].ndim]
+        torch.autograd.backward(*zip(*back, strict=True))
+    for (name, a), b in zip(whole.named_parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(
+            b.grad, a.grad, rtol=1e-12, atol=1e-13, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
 CHECKS = [
     check_trunk_weights_are_shared,
     check_every_entry_gets_a_gradient,
     check_causal,
+    check_state_can_be_carried,
     check_sequences_are_independent,
     check_decoding_agrees,
     check_mixing_is_exact_under_autocast,

@@ -1,6 +1,5 @@
 """Run folders are read whatever a crash, a full disk or a stray hand left in them."""
 
-import json
 import os
 import subprocess
 import sys
@@ -131,4 +130,13 @@ def test_rows_are_on_the_disk_before_the_status_that_counts_on_them(tmp_path, mo
 
 def test_numbers_that_json_lacks_are_words(tmp_path) -> None:
     write_json(tmp_path / "a.json", {"a": [float("nan")], "b": {"c": float("-inf")}})
-    assert json.loads((tmp_path / "a.json").read_text()) == {"a": ["nan"], "b": {"c": "-inf"}}
+    assert read_json(tmp_path / "a.json") == {"a": ["nan"], "b": {"c": "-inf"}}
+
+
+def test_another_digit_in_a_file_is_damage(tmp_path, capsys) -> None:
+    write_json(file := tmp_path / "result.json", {"val/loss": 1.25, "step": 3})
+    file.write_text(file.read_text().replace("1.25", "1.24"))
+    assert read_json(file) is None
+    assert "result.json: damaged; set aside as result.json.damaged-1" in capsys.readouterr().err
+    file.write_text('{"value": 2.0}')  # by a function of the user's, which knows no checksums
+    assert read_json(file) == {"value": 2.0}

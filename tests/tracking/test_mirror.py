@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 
@@ -10,7 +9,7 @@ import pytest
 from tracking_helpers import OLD_LOADER, dump, position, write_run
 
 from attnres_lab.errors import UserError
-from attnres_lab.runs.folder import RunFolder
+from attnres_lab.runs.folder import RunFolder, read_json, write_json
 from attnres_lab.tracking import RunMirror, connect, rebuild, tracking_uri
 from attnres_lab.tracking.figures import CELL, heat_map
 from attnres_lab.tracking.worker import single
@@ -27,7 +26,7 @@ def expected_points(files: RunFolder) -> set:
         for key, value in row.items():
             if key not in ("step", "time", "depth/entropy/03") and not isinstance(value, str):
                 points.setdefault((key, row["step"]), value)
-    for key, value in json.loads(files.result.read_text()).items() if files.result.exists() else []:
+    for key, value in (read_json(files.result) or {}).items():
         if key != "step":
             points.setdefault((key, 50), value)
     return {(key, step, float(value)) for (key, step), value in points.items()}
@@ -144,8 +143,7 @@ def test_a_result_that_was_repaired_reaches_the_store(runs) -> None:
     """The store had taken the wrong one, at the same step."""
     files = write_run(runs / "repaired")
     list(rebuild(files.path))
-    result = json.loads(files.result.read_text())
-    files.result.write_text(json.dumps(result | {"val/loss": 2.5}))
+    write_json(files.result, (read_json(files.result) or {}) | {"val/loss": 2.5})
     files.set_status("finished", step=50)
     for _ in range(2):
         list(rebuild(files.path))

@@ -1,0 +1,53 @@
+"""The evaluation that is part of a trial: asked for in a file of its folder, made after training,
+owed until it is there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+from attnres_lab.runs.folder import RunFolder, Status, read_json, write_json
+
+if TYPE_CHECKING:
+    from attnres_lab.evaluation.run import Settings
+    from attnres_lab.sweep.spec import SweepSpec
+
+REQUEST = "eval.json"  # in the trial's folder, as ``eval`` in the sweep file
+
+
+def ask(run: RunFolder, spec: SweepSpec) -> None:
+    """Tell the trial's process what to evaluate."""
+    if spec.eval:
+        write_json(run.path / REQUEST, asdict(spec.eval))
+
+
+def settings(request: dict[str, Any]) -> Settings:
+    """What is asked for, as the evaluation takes it."""
+    from attnres_lab.evaluation.run import Settings
+
+    return Settings(**request | {"tasks": tuple(request["tasks"])})
+
+
+def make(run: RunFolder) -> None:
+    """Evaluate a finished trial as its folder asks. Raises as ``evaluate``."""
+    status = run.status()
+    if status.state != "finished" or not (request := read_json(run.path / REQUEST)):
+        return
+    from attnres_lab.evaluation.run import evaluate
+
+    evaluate(run.path, settings(request))
+    run.set_status("finished", step=status.step)  # the mirror looks again at what ends then
+
+
+def status(run: RunFolder, spec: SweepSpec) -> Status:
+    """The status of a trial: one that finished and whose evaluation is owed has not ended yet."""
+    found = run.status()
+    if not spec.eval or found.state != "finished":
+        return found
+    from attnres_lab.evaluation.record import owed
+
+    wanted = settings(asdict(spec.eval)).wanted
+    if not any(owed(run, task, of) for task, of in wanted.items()):
+        return found
+    return replace(found, state="running", message="its evaluation is owed")

@@ -1,0 +1,112 @@
+"""``eval:`` in a sweep file: the evaluation is a part of each trial, and owed until it is there."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+import pytest
+
+from attnres_lab.errors import UserError
+from attnres_lab.runs.folder import RunFolder, read_json
+from attnres_lab.sweep import scoring
+from attnres_lab.sweep.spec import TRAIN, load_spec
+from tests.sweep.conftest import Lab, study_states
+
+NANO = {"tasks": ["nano"], "limit": 10}
+KEY = "eval/nano_shuffle/acc"
+
+
+def sweep(lab: Lab, **changes: Any):
+    return lab.sweep(
+        **{
+            "space": {"seed": [0, 1]},
+            "function": TRAIN,
+            "eval": NANO,
+            "objective": {"metric": KEY, "direction": "maximize"},
+            **changes,
+        }
+    )
+
+
+def trained(lab: Lab) -> dict[str, tuple[int, int]]:
+    """When each trial's checkpoint and rows were last written."""
+    runs = [lab.folder.trial(entry.hash) for entry in lab.folder.plan()]
+    return {
+        r.path.name: (r.checkpoint.stat().st_mtime_ns, r.metrics.stat().st_mtime_ns) for r in runs
+    }
+
+
+def scores(lab: Lab) -> list[Any]:
+    runs = [lab.folder.trial(entry.hash) for entry in lab.folder.plan()]
+    return [(read_json(run.result) or {}).get(KEY) for run in runs]
+
+
+def test_trials_are_scored_and_scores_are_objectives(lab: Lab) -> None:
+    assert lab.run(sweep(lab)).done == 2
+    assert all(isinstance(score, float) for score in scores(lab))
+    assert study_states(lab) == ["COMPLETE"]
+
+
+def test_an_evaluation_that_is_missing_is_made_without_training(lab: Lab) -> None:
+    """Of a sweep that gets its ``eval`` later, too; and one that is there is not made again."""
+    lab.run(sweep(lab, eval=None, objective={}))
+    before = trained(lab)
+    assert scores(lab) == [None, None]
+    assert lab.run(sweep(lab)).done == 2
+    assert None not in scores(lab)
+    (lab.folder.trial(lab.folder.plan()[0].hash).artifacts / "eval" / "nano.json").unlink()
+    kept = lab.folder.trial(lab.folder.plan()[1].hash).artifacts / "eval" / "nano.json"
+    stamp = kept.stat().st_mtime_ns
+    assert lab.run(sweep(lab)).exit_code == 0
+    assert kept.stat().st_mtime_ns == stamp
+    assert trained(lab) == before
+    assert all(
+        scoring.status(lab.folder.trial(h), load_spec(sweep(lab)).spec).state == "finished"
+        for h in lab.states()
+    )
+
+
+def test_a_trial_that_is_killed_while_it_is_scored_is_scored_in_another_attempt(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = scoring.make
+
+    def dies_once(run: RunFolder) -> None:
+        mark = run.path / "died"
+        if not mark.exists():
+            mark.write_bytes(run.checkpoint.read_bytes())
+            os.kill(os.getpid(), signal.SIGKILL)
+        whole(run)
+
+    monkeypatch.setattr(scoring, "make", dies_once)
+    outcome = lab.run(sweep(lab))
+    assert (outcome.done, outcome.failed) == (2, 0)
+    assert None not in scores(lab)
+    for entry in lab.folder.plan():
+        run = lab.folder.trial(entry.hash)
+        assert (run.path / "died").exists()
+        assert run.checkpoint.read_bytes() == (run.path / "died").read_bytes()
+        assert run.status().state == "finished"
+
+
+def test_an_evaluation_that_fails_is_a_failed_trial_with_its_reason(lab: Lab) -> None:
+    outcome = lab.run(sweep(lab, eval={"tasks": ["gsm8k"], "data": str(lab.path / "no")}))
+    assert outcome.failed == 2
+    status = lab.folder.trial(lab.folder.plan()[0].hash).status()
+    assert (status.state, status.failure) == ("failed", "config")
+    assert status.message.endswith("no such folder")
+    assert lab.run(sweep(lab)).done == 2  # mended
+
+
+def test_bad_input_gets_one_line(lab: Lab) -> None:
+    for changes, message in (
+        ({"eval": {"tasks": []}}, "eval.tasks"),
+        ({"eval": {"taks": ["nano"]}}, "eval.taks: unknown key, did you mean 'tasks'"),
+        ({"function": "tests.sweep.synthetic:quick"}, "eval: it needs a model that was trained"),
+        ({"eval": None}, "no result of a run is called 'eval/nano_shuffle/acc'"),
+    ):
+        with pytest.raises(UserError, match=message) as error:
+            load_spec(sweep(lab, **changes))
+        assert "\n" not in str(error.value)
