@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("part", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
 @pytest.mark.skipif(
     not importlib.util.find_spec("triton"),
     reason="Triton is not installed (pip install 'attnres-lab[triton]')",
 )
-def test_the_triton_kernels_pass_their_tests_in_the_interpreter():
+def test_the_triton_kernels_pass_their_tests_in_the_interpreter(part):
     """In a process of its own: Triton decides at its first import whether to interpret."""
     here = Path(__file__)
     command = [
@@ -24,6 +24,8 @@ def test_the_triton_kernels_pass_their_tests_in_the_interpreter():
         "-m",
         "pytest",
         "-q",
+        "-m",
+        part,
         "-p",
         "no:cacheprovider",
         str(here.with_name("interpreted.py")),

@@ -18,7 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from attnres_lab.ops import fused
+from attnres_lab.ops import fused, kernels
+from attnres_lab.ops.reads import PAPER, Weighing
 
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 TYPES = {"eps": "fp32", "S": "i32", "M": "i32", "UNITS": "i32", "D": "i32"}
@@ -31,14 +32,19 @@ def apart(tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_DEFAULT_FP_FUSION", "1")  # else Triton 3.9 warns
 
 
-def compiled(name, dtype, dim, capability):
+def compiled(name, dtype, dim, capability, how=PAPER):
     """A kernel as a launch compiles it: addresses of allocations are multiples of 16; nothing is
     known of the sizes.
     """
-    kernel = getattr(fused, name)
-    sizes = fused._sizes(torch.empty(1, dim, dtype=dtype, device="meta"))
+    kernel = getattr(kernels, name)
+    sizes = fused._sizes(dim, how)
     warps = sizes.pop("num_warps")
-    constants = {"TYPE": fused.TYPES[dtype], **sizes}
+    constants = {
+        "TYPE": fused.TYPES[dtype],
+        "MIXING": how.mixing,
+        "KEY_NORM": how.key_norm,
+        **sizes,
+    }
     pointers = {"table": "*i64", "d_table": "*i64"}
     pointers |= dict.fromkeys(("h", "grad"), f"*{NAMES[dtype]}")
     signature = {
@@ -74,40 +80,67 @@ def resources(kernel, folder):
     return int(found[1]), int(found[2])
 
 
-KERNELS = ["_forward", "_backward"]
+WORD = 8  # bytes of stack that ptxas keeps in some compilations; spills are many
+KERNELS = ["forward", "backward"]
+OPTIONS = {
+    "paper": PAPER,
+    "heads": Weighing(heads=4),
+    "sigmoid": Weighing("sigmoid"),
+    "sigmoid heads": Weighing("sigmoid", heads=2),
+    "static": Weighing("static"),
+    "no key norm": Weighing(key_norm=False),
+    "no key norm, heads": Weighing(heads=4, key_norm=False),
+}
 ALL = [
-    (capability, dtype, dim)
+    (option, capability, dtype, dim)
+    for option in OPTIONS
     for capability in (80, 90, 100)
     for dtype in NAMES
     for dim in (8, 40, 64, 768, 1024, 4096, 8192)
+    if dim // OPTIONS[option].heads % 8 == 0
 ]
-QUICK = [(80, torch.float32, 40), (90, torch.bfloat16, 1024), (100, torch.bfloat16, 8192)]
+QUICK = [
+    ("paper", 80, torch.float32, 40),
+    ("paper", 90, torch.bfloat16, 1024),
+    ("paper", 100, torch.bfloat16, 8192),
+    ("heads", 90, torch.bfloat16, 768),
+    ("sigmoid", 80, torch.float16, 64),
+    ("static", 100, torch.bfloat16, 4096),
+    ("no key norm", 90, torch.bfloat16, 1024),
+]
 
 
 @pytest.mark.parametrize("name", KERNELS)
 @pytest.mark.parametrize(
-    ("capability", "dtype", "dim"),
+    ("option", "capability", "dtype", "dim"),
     [case if case in QUICK else pytest.param(*case, marks=pytest.mark.slow) for case in ALL],
 )
-def test_rows_move_128_bits_at_a_time_and_nothing_spills(name, capability, dtype, dim, tmp_path):
-    """Narrow are only the addresses (64 bits), a token's statistics (32 bits: at most five a
-    thread), and in widths below 512 the query's partial gradient, a row a program.
+def test_rows_move_128_bits_at_a_time_and_nothing_spills(
+    name, option, capability, dtype, dim, tmp_path
+):
+    """Where a head's width is a multiple of 8. Narrow are only the addresses (64 bits), and the
+    weights and statistics of a token (32 bits: at most five a thread, eight with heads).
     """
-    kernel = compiled(name, dtype, dim, capability)
+    how = OPTIONS[option]
+    kernel = compiled(name, dtype, dim, capability, how)
     widths = accesses(kernel)
-    assert widths.pop("b64") == (1 if name == "_forward" else 3)
-    assert widths.pop("b32") <= 5
+    passes = 2 if name == "backward" and how.mixing == "softmax" else 1
+    assert widths.pop("b64") == passes + (name == "backward")
+    assert widths.pop("b32") <= (5 if how.heads == 1 else 8)
     assert set(widths) == {"v4.b32"}, widths
     registers, stack = resources(kernel, tmp_path)
     assert registers <= 128
-    assert stack <= (8 if capability == 100 and dim == 8 else 0)  # ptxas for sm_100 keeps a word
+    assert stack <= WORD
 
 
+@pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize("name", KERNELS)
-def test_any_width_compiles_without_spills(name, tmp_path):
+def test_any_width_compiles_without_spills(name, option, tmp_path):
     """Odd widths cannot have wide accesses."""
-    for dim in (37, 8191):
-        assert resources(compiled(name, torch.bfloat16, dim, 90), tmp_path)[1] == 0
+    how = OPTIONS[option]
+    for width in (37, 8191 // how.heads):
+        kernel = compiled(name, torch.bfloat16, width * how.heads, 90, how)
+        assert resources(kernel, tmp_path)[1] <= WORD
 
 
 class Operators(TorchDispatchMode):
@@ -129,12 +162,17 @@ class Launches:
         return lambda *arguments, **options: None
 
 
-def test_a_read_copies_nothing_from_the_host_and_waits_for_nothing(monkeypatch):
+@pytest.mark.parametrize("option", OPTIONS)
+def test_a_read_copies_nothing_from_the_host_and_waits_for_nothing(option, monkeypatch):
     """So that a CUDA graph can hold it: outside the kernels, allocation and in-place arithmetic."""
-    for name in ("_addresses", *KERNELS):
-        monkeypatch.setattr(fused, name, Launches())
-    sources, query, grad = [torch.ones(6, 16) for _ in range(40)], torch.ones(16), torch.ones(6, 16)
+    for name in ("addresses", *KERNELS):
+        monkeypatch.setattr(kernels, name, Launches())
+    how, sources, grad = OPTIONS[option], [torch.ones(6, 16) for _ in range(40)], torch.ones(6, 16)
+    query = torch.ones(40 if how.mixing == "static" else 16)
     with Operators() as seen:
-        _, alpha = fused.depth_read(sources, query, 1e-6)
-        fused.depth_read_backward(grad, sources, query, alpha, 1e-6)
-    assert seen.names <= {"empty_like", "new_empty", "slice", "sub_", "exp_", "sum", "detach"}
+        _, alpha = fused.depth_read(sources, query, 1e-6, how)
+        fused.depth_read_backward(grad, sources, query, alpha, 1e-6, how)
+    allowed = {"empty_like", "new_empty", "slice", "sub_", "exp_", "sum", "detach"}
+    if how.mixing == "static":
+        allowed |= {"_softmax", "unsqueeze", "view", "mul", "sub"}
+    assert seen.names <= allowed
