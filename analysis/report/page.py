@@ -36,7 +36,7 @@ blockquote {{ margin: 1rem 0; padding: .4rem 1rem; border-left: .3rem solid var(
 table {{ border-collapse: collapse; display: block; max-width: 100%; overflow-x: auto;
   font-variant-numeric: tabular-nums; }}
 th, td {{ padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align: left;
-  white-space: nowrap; }} th {{ background: var(--soft); }}
+  white-space: nowrap; }} th {{ background: var(--soft); white-space: normal; }}
 img {{ max-width: 100%; background: #fff; }}
 pre {{ background: var(--soft); padding: .7rem; overflow-x: auto; font-size: .85rem; }}
 @media (max-width: 40rem) {{ body {{ margin: 1rem auto; overflow-wrap: anywhere; }}
@@ -44,7 +44,8 @@ pre {{ background: var(--soft); padding: .7rem; overflow-x: auto; font-size: .85
   th, td {{ padding: .2rem .4rem; }} }}
 @media print {{ :root {{ color-scheme: light; --text: #000; --page: #fff; --line: #ddd;
   --soft: #f6f6f6; --quote: #f2f7fb; }} body {{ margin: 0; max-width: none; }}
-  h2 {{ break-after: avoid; }} img, table {{ break-inside: avoid; }} }}
+  h2 {{ break-after: avoid; }} img, table {{ break-inside: avoid; }}
+  td {{ white-space: normal; }} pre {{ white-space: pre-wrap; }} }}
 </style>
 </head>
 <body>
