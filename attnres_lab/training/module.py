@@ -240,4 +240,5 @@ class LitTransformer(pl.LightningModule):
         is what rows report.
         """
         found = torch.tensor(values, dtype=torch.float64)
-        return found[self.global_rank] if len(found) == self.trainer.world_size else found.mean(0)
+        world = self._trainer.world_size if self._trainer else 1  # none in load_from_checkpoint
+        return found[self.global_rank] if len(found) == world else found.mean(0)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from attnres_lab.errors import UserError
-from attnres_lab.runs.folder import write_json
+from attnres_lab.runs.folder import read_json, write_json
 from attnres_lab.sweep.plan import Planner
 from attnres_lab.sweep.planview import print_plan
 from attnres_lab.sweep.pricing import Speeds, check_memory, device_of, wall_seconds
@@ -125,7 +124,7 @@ def test_a_probe_measures_where_trials_would_run_and_leaves_no_trial(
     out = capsys.readouterr().out
     assert "speed measured on " in out
     assert "~" not in out.split("2 trials")[0]
-    (speeds,) = json.loads((lab.path / "cache" / "speed.json").read_text()).values()
+    (speeds,) = (read_json(lab.path / "cache" / "speed.json") or {}).values()
     assert len(speeds) == 1  # of the same size and variant
     assert not list(lab.folder.trials.iterdir())
 
