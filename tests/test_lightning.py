@@ -59,8 +59,9 @@ def test_early_stopping_and_the_best_checkpoint_watch_the_validation_loss(tmp_pa
     )
     assert module.step == 4  # the second validation is no better by 100 nats
     assert Path(best.best_model_path).exists()
-    loaded = LitTransformer(config)
-    loaded.load_state_dict(torch.load(best.best_model_path, weights_only=True)["state_dict"])
+    loaded = LitTransformer.load_from_checkpoint(best.best_model_path, config=config)
+    weights = torch.load(best.best_model_path, weights_only=True)["state_dict"]
+    assert all(torch.equal(loaded.state_dict()[name], value) for name, value in weights.items())
 
 
 def test_a_logger_of_lightnings_gets_the_losses(tmp_path: Path) -> None:
