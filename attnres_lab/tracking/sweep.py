@@ -92,8 +92,8 @@ class SweepSync:
         mark = self._mark()
         self._write_note(at_once=True)
         self._find_runs()
-        self._send_tables()
         self._send_metrics(best([trial.files for trial in self._trials.values()]))
+        self._send_tables()  # after the metrics: the disk of the artifacts may be full
         complete = all(trial.files.status().state in DONE for trial in self._trials.values())
         self._set_state(
             "finished" if complete else "incomplete", "FINISHED" if complete else "KILLED"
