@@ -35,18 +35,21 @@ def _weighted_sum(weights_MN: Tensor, streams_MND: Tensor) -> Tensor:
 
 
 class _Read(torch.autograd.Function):
-    """What a sublayer reads [M, D] of streams [M, N, D] with weights [M, N]."""
+    """What a sublayer reads [M, D] of streams [M, N, D] with weights [M, N]; and the streams, so
+    that the gradient of their later use comes here and takes this one's in the same pass.
+    """
 
     @staticmethod
-    def forward(ctx: Any, streams: Tensor, weights: Tensor) -> Tensor:
+    def forward(ctx: Any, streams: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(streams, weights)
-        return torch.bmm(weights[:, None], streams)[:, 0]
+        return _weighted_sum(weights, streams), streams
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor, later: Tensor) -> tuple[Tensor, Tensor]:
         streams, weights = ctx.saved_tensors
-        return weights[:, :, None] * grad[:, None], torch.linalg.vecdot(streams, grad[:, None])
+        d_streams = torch.addcmul(later, weights[:, :, None], grad[:, None])
+        return d_streams, torch.linalg.vecdot(streams, grad[:, None])
 
 
 class _Step(torch.autograd.Function):
@@ -96,7 +99,7 @@ class _NormedProduct(torch.autograd.Function):
         along_x = (grad * product).sum(-1, keepdim=True).mul_(inverse_rms.square())
         grad = grad * inverse_rms
         d_x = torch.mm(grad, weight.t()).addcmul_(x, along_x, value=-1 / x.shape[-1])
-        return d_x, torch.mm(x.t(), grad), None
+        return d_x, torch.mm(grad.t(), x).t(), None
 
 
 def normed_product(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -133,8 +136,8 @@ class Streams(Residual):
                 for x, n in zip(self.sites[index](state), (1, 2, 1), strict=True)
             )
             flat = state.flatten(0, 1)
-            h_BTD = _Read.apply(flat, read).view(*state.shape[:2], -1)  # type: ignore[no-untyped-call]
-        out_MD = sublayer(h_BTD).to(state.dtype).flatten(0, 1)
+            h_MD, flat = _Read.apply(flat, read)  # type: ignore[no-untyped-call]
+        out_MD = sublayer(h_MD.view(*state.shape[:2], -1)).to(state.dtype).flatten(0, 1)
         with exact(state):
             streams_MND: Tensor = _Step.apply(flat, mix, write, out_MD)  # type: ignore[no-untyped-call]
         return streams_MND.view(state.shape)

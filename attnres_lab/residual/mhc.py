@@ -56,8 +56,8 @@ def sinkhorn(logits: Tensor) -> Tensor:
     times; the rows sum to 1 exactly.
     """
     tokens_last = logits.reshape(-1, *logits.shape[-2:]).permute(1, 2, 0)
-    # in parts that a second-level cache holds
-    parts = [_Balance.apply(part) for part in tokens_last.split(1024, -1)]  # type: ignore[no-untyped-call]
+    # in parts that a second-level cache holds, few enough that calls do not weigh more than sums
+    parts = [_Balance.apply(part) for part in tokens_last.split(4096, -1)]  # type: ignore[no-untyped-call]
     # batched products are slow on matrices that are spread over memory
     return torch.cat(parts, -1).permute(2, 0, 1).contiguous().view(logits.shape)
 
@@ -91,14 +91,15 @@ class _Balance(torch.autograd.Function):
         d_c = torch.mul(d_e, e, out=product).sum(0)
         d_e.mul_(columns[-1])
         d_r = torch.mul(grad, e, out=product).mul_(columns[-1]).sum(1)
-        for r, before, c in zip(rows[1:].flip(0), rows[:-1].flip(0), columns.flip(0), strict=True):
-            d_sum = d_r.mul_(r).mul_(r).neg_()  # r = 1 / (E c)
-            d_e.addcmul_(d_sum[:, None], c)
-            d_c += torch.mul(e, d_sum[:, None], out=product).sum(0)
-            d_sum = d_c.mul_(c).mul_(c).neg_()  # c = 1 / (r E)
-            d_e.addcmul_(before[:, None], d_sum)
+        of_rows, of_columns = rows.square().neg_(), columns.square().neg_()
+        for k in range(ROUNDS, 0, -1):
+            d_sum = d_r.mul_(of_rows[k])  # r = 1 / (E c)
+            d_e.addcmul_(d_sum[:, None], columns[k - 1])
+            d_c = torch.mul(e, d_sum[:, None], out=product).sum(0).add_(d_c)
+            d_sum = d_c.mul_(of_columns[k - 1])  # c = 1 / (r E)
+            d_e.addcmul_(rows[k - 1][:, None], d_sum)
             d_r = torch.mul(e, d_sum, out=product).sum(1)
-            d_c.zero_()
+            d_c = d_c.zero_()
         balanced: Tensor = d_e.mul_(e)
         return balanced
 
