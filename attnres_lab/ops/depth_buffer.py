@@ -36,6 +36,7 @@ class _BackwardPass:
     d_read: Tensor  # [R, T, W] gradients of the reads
     delta: Tensor  # [R, T] gradient . output of each read
     d_query: Tensor  # [R, H, W], or of the learned logits [R, 1, K]
+    scratch: Tensor  # in the shape of the embedding
     filed: set[int] = field(default_factory=set)
 
 
@@ -151,20 +152,24 @@ class DepthBuffer:
         until = min((p for p in self.reads.phases if p > index), default=len(self.lse) + 1)
         logits = self.logits[index - 1 : until - 1, slots.start : closed]
         self.first_read, self.first_slots = index, slots
-        if self.sigmoid:
-            weights = logits.sigmoid()
-        else:
-            self.first_lse = torch.logsumexp(logits, 1)
         # h must not keep the other reads' memory
         self.shared = len(slots) == 1 or len(logits) > 1
         if len(slots) == 1 and not self.sigmoid:
             self.first = self.values[slots.start, None].expand(len(logits), -1, -1)
+            self.first_lse = logits[:, 0]
             return
-        if not self.sigmoid:
-            weights = (logits - self.first_lse[:, None]).exp_()
-        per_item = weights.flatten(0, 1).t().contiguous().view(-1, *weights.shape[:2])
-        rows = self.values[slots.start : closed].transpose(0, 1)
-        self.first = torch.bmm(per_item, rows).transpose(0, 1)
+        if self.sigmoid:
+            weights = logits.sigmoid()
+        else:
+            largest = logits.amax(1)
+            weights = (logits - largest[:, None]).exp_()
+            total = weights.sum(1)
+            weights.div_(total[:, None])
+            self.first_lse = largest.add_(total.log_())
+        rows = self.values[slots.start : closed]
+        self.first = rows.new_empty(len(weights), *rows.shape[1:])
+        for per_read, first in zip(weights, self.first, strict=True):
+            _weighted_sum(per_read, rows, out=first)
 
     def finish_forward(self) -> None:
         """Let go of the rows: what the backward needs, its nodes have saved, and autograd frees it
@@ -188,7 +193,8 @@ class DepthBuffer:
         self.by_head(now.d_read[index - 1]).copy_(self.items(d_read))
         if h is not None:
             delta = self.by_head(now.delta[index - 1])
-            torch.sum(self.items(d_read * h), -1, out=delta)
+            product = torch.mul(d_read, h, out=now.scratch)
+            torch.sum(self.items(product), -1, out=delta)
         now.filed.add(index)
 
     def pull(
@@ -260,7 +266,11 @@ class DepthBuffer:
         if self.backward_pass is None or self.backward_pass.task != task:
             d_read = uninitialised(self.lse, *self.lse.shape, self.width)
             self.backward_pass = _BackwardPass(
-                task, d_read, torch.empty_like(self.lse), torch.zeros_like(self.query)
+                task,
+                d_read,
+                torch.empty_like(self.lse),
+                torch.zeros_like(self.query),
+                self.lse.new_empty(self.shape),
             )
         return self.backward_pass
 
@@ -277,14 +287,9 @@ def _dots(row_TxW: Tensor, values_nxTxW: Tensor) -> Tensor:
     return torch.bmm(row_TxW[:, None], values_nxTxW.permute(1, 2, 0))[:, 0].t()
 
 
-def _weighted_sum(weights_nxM: Tensor, values_nxMxD: Tensor) -> Tensor:
-    """sum over n of weights times values, [M, D]."""
-    n, M, D = values_nxMxD.shape
-    if n * D >= 400:  # below that torch.bmm runs a slow loop
-        return torch.bmm(
-            weights_nxM.as_strided((M, 1, n), (1, 1, M)), values_nxMxD.transpose(0, 1)
-        )[:, 0]
-    total = values_nxMxD[0] * weights_nxM[0, :, None]
-    for k in range(1, n):
+def _weighted_sum(weights_nxM: Tensor, values_nxMxD: Tensor, out: Tensor | None = None) -> Tensor:
+    """sum over n of weights times values, [M, D]: faster than torch.bmm on products this thin."""
+    total = torch.mul(values_nxMxD[0], weights_nxM[0, :, None], out=out)
+    for k in range(1, len(values_nxMxD)):
         total.addcmul_(values_nxMxD[k], weights_nxM[k, :, None])
     return total
