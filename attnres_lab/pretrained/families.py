@@ -88,6 +88,10 @@ FAMILIES = {
     "llama": Family(SOFTMAX, PLAIN | {"attention_bias": False, "mlp_bias": False}),
     "mistral": Family(SOFTMAX, PLAIN),
     "ministral": Family(SOFTMAX, PLAIN),
+    "phi3": Family(
+        SOFTMAX | {"rope_parameters.partial_rotary_factor": "mixers.attention.rope.fraction"},
+        PLAIN | {"resid_pdrop": 0.0, "embd_pdrop": 0.0},
+    ),
     "qwen2": Family(SOFTMAX, PLAIN, {"mixers.attention.bias": True}),
     "qwen3": Family(SOFTMAX, PLAIN | {"attention_bias": False}, {"qk_norm": True}),
     "smollm3": Family(SOFTMAX, PLAIN | {"attention_bias": False, "mlp_bias": False}),
@@ -147,7 +151,7 @@ def _values(config: Any, kind: Family, where: str) -> Iterator[tuple[str, Any]]:
                 f"{config.qk_nope_head_dim}"
             )
     else:
-        yield from _rope(config, where)
+        yield from _rope(config, kind, where)
     for key, own in keys.items():
         value = config
         for part in key.split("."):
@@ -158,17 +162,18 @@ def _values(config: Any, kind: Family, where: str) -> Iterator[tuple[str, Any]]:
             yield own, value
 
 
-def _rope(config: Any, where: str) -> Iterator[tuple[str, Any]]:
+def _rope(config: Any, kind: Family, where: str) -> Iterator[tuple[str, Any]]:
     """Options of the positions. Raises UserError for kinds and options that ours have not."""
     given = dict(config.rope_parameters)
-    given.pop("rope_theta", None)
-    scaling = given.pop("rope_type", "default")
+    scaling = given.get("rope_type", "default")
     if scaling not in ROPE:
         raise UserError(
             f"{where}: rope_parameters.rope_type (rope_scaling): {scaling!r} is not supported; "
             f"known: {', '.join(ROPE)}"
         )
     for key, value in given.items():
+        if f"rope_parameters.{key}" in kind.keys:
+            continue
         if key in ROPE_FIXED and value in (ROPE_FIXED[key], None):
             continue
         if key not in ROPE[scaling]:
@@ -217,6 +222,8 @@ def _kind(model: ModelConfig) -> str:
     sections = [getattr(model.mixers, name) for name in pattern & {"attention", "local"}]
     if not all(c.rope.fraction for c in sections):
         return "smollm3"
+    if attention.rope.fraction < 1 and attention.rope.scaling == "none":
+        return "phi3"
     return "ministral" if "local" in pattern else "mistral" if attention.window else "llama"
 
 

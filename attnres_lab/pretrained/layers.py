@@ -10,6 +10,8 @@ from typing import Any
 
 from attnres_lab.errors import UserError
 
+ALIKE = ("mistral", "phi3")  # families whose layers all have the window, if there is one
+
 
 def to_ours(mixers: dict[str, Any], config: Any, where: str) -> None:
     """Put into ``model.mixers`` which layers have a window and which have positions. Raises
@@ -17,7 +19,7 @@ def to_ours(mixers: dict[str, Any], config: Any, where: str) -> None:
     """
     count, window = config.num_hidden_layers, config.sliding_window if _slides(config) else None
     slides = [window is not None] * count
-    if config.model_type != "mistral":  # whose layers are all alike
+    if config.model_type not in ALIKE:
         types = list(getattr(config, "layer_types", None) or ["full_attention"] * count)
         if unknown := set(types) - {"full_attention", "sliding_attention"}:
             raise UserError(f"{where}: layer_types: {min(unknown)!r} is not supported")
@@ -51,11 +53,11 @@ def to_theirs(name: str, mixers: Mapping[str, Any]) -> dict[str, Any]:
     used = [mixers[kind] for kind in mixers["pattern"]]
     windows = [c.get("window") for c in used]
     theirs: dict[str, Any] = {}
-    if name in ("mistral", "ministral") or any(windows):
+    if name in (*ALIKE, "ministral") or any(windows):
         theirs["sliding_window"] = next(filter(None, windows), None)
-    if name not in ("llama", "mistral"):
+    if name not in ("llama", *ALIKE):
         theirs["layer_types"] = [f"{'sliding' if w else 'full'}_attention" for w in windows]
-    if name not in ("llama", "mistral", "ministral"):
+    if name not in ("llama", "ministral", *ALIKE):
         theirs["use_sliding_window"] = any(windows)
     if name == "smollm3":
         theirs["no_rope_layers"] = [int(c["rope"]["fraction"] > 0) for c in used]

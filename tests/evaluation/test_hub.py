@@ -140,11 +140,15 @@ def test_the_docs_table_is_the_one_of_the_code():
 
 
 def leaves(index, name):
-    """The definitions of the tasks below a task or group of lm_eval, as its index has them."""
-    own = index[name].cfg
-    if own.get("group") != name:
-        return [own]
-    return [leaf for task in own["task"] for leaf in leaves(index, task)]
+    """The definitions of the tasks below a task, group or tag of lm_eval, as its index has them."""
+    own = index[name]
+    if own.kind.name == "TAG":
+        below = [e.name for e in index.values() if e.kind.name == "TASK" and name in e.tags]
+    elif own.kind.name == "GROUP":
+        below = own.cfg["task"]
+    else:
+        return [own.cfg]
+    return [leaf for task in below for leaf in leaves(index, task)]
 
 
 #: How many subjects the papers of these benchmarks name.

@@ -33,6 +33,7 @@ YARN = {
     "factor": 4.0,
     "original_max_position_embeddings": 16,
 }
+HALF = {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5}
 WINDOWS = {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1}
 #: Layers with positions and a window, without positions, and with positions alone.
 THREE = {
@@ -49,6 +50,7 @@ MODELS: dict[str, Any] = {
     "ministral": lambda: tiny(
         "ministral", sliding_window=7, layer_types=["sliding_attention", "full_attention"] * 2
     ),
+    "phi3": lambda: tiny("phi3", sliding_window=7, rope_parameters=HALF),
     "qwen2": lambda: tiny("qwen2"),
     "qwen2 windows": lambda: tiny("qwen2", **WINDOWS),
     "qwen3": lambda: tiny("qwen3"),
@@ -169,6 +171,8 @@ def test_the_folder_is_a_runs_and_holds_the_chat_template(tmp_path: Path) -> Non
         ("gpt2", {}, "model_type: gpt2 is not supported"),
         ("llama", {"hidden_act": "gelu"}, "hidden_act: 'gelu'"),
         ("llama", {"attention_bias": True}, "attention_bias: True"),
+        ("qwen3", {"rope_parameters": HALF}, r"rope_parameters\.partial_rotary_factor: 0\.5"),
+        ("phi3", {"resid_pdrop": 0.1}, r"resid_pdrop: 0\.1"),
         ("llama", {"mlp_bias": True}, "mlp_bias: True"),
         (
             "llama",

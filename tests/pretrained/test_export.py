@@ -31,6 +31,10 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     ),
     "sum": (lambda: tiny("llama"), {"name": "block", "num_blocks": 2, "output_read": False}),
     "kimi": (kimi, {"name": "block", "num_blocks": 4}),
+    "fused": (
+        lambda: tiny("phi3", rope_parameters={"rope_theta": 1e4, "partial_rotary_factor": 0.5}),
+        {"name": "block", "num_blocks": 2},
+    ),
     "local": (lambda: tiny("smollm3", no_rope_layer_interval=2), {"name": "full"}),
 }
 #: Run where this package cannot be imported: logits, without and with a mask, and greedy tokens of
@@ -140,7 +144,10 @@ def test_any_run_of_ours_that_a_stock_class_computes_goes_out(tmp_path: Path) ->
         ("residual: {name: full, mixing: static}", r"model\.residual\.mixing: static"),
         ("residual: {name: full, query: input}", r"model\.residual\.query: input"),
         ("mixers: {attention: {output_gate: true}}", r"model\.mixers\.attention\.output_gate"),
-        ("mixers: {attention: {rope: {fraction: 0.5}}}", r"model\.mixers\.attention\.rope\.frac"),
+        (
+            "qk_norm: true, mixers: {attention: {rope: {fraction: 0.5}}}",
+            r"model\.mixers\.attention\.rope\.frac",
+        ),
         ("tie_embeddings: true", r"model\.scale_embeddings"),
         ("mlp: {name: moe, expert_dim: 8}", r"model\.mlp\.name"),
         ("mixers: {pattern: [attention, kda]}", r"model\.mixers\.pattern"),
