@@ -9,6 +9,7 @@ from attnres_lab.config.loading import (
     to_dict,
     to_yaml,
 )
+from attnres_lab.config.lora import LoraConfig
 from attnres_lab.config.optim import OptimConfig
 from attnres_lab.config.task import ImagesConfig, LanguageConfig, TaskConfig
 from attnres_lab.config.tree import RunConfig, TrainConfig
@@ -17,6 +18,7 @@ __all__ = [
     "Budget",
     "ImagesConfig",
     "LanguageConfig",
+    "LoraConfig",
     "OptimConfig",
     "RunConfig",
     "TaskConfig",

@@ -109,7 +109,7 @@ INCIDENTAL = (
 #: theirs.
 LATER = (
     *("model.mixers.", "model.mlp.", "optim.query_", "optim.residual_clip", "task."),
-    *("model.scale_embeddings", "optim.freeze_trunk", "init_"),
+    *("model.scale_embeddings", "optim.freeze_trunk", "optim.lora.", "init_"),
     "train.pipeline.",
     "train.threads",  # other orders of sums give other last digits
 )
@@ -119,16 +119,21 @@ def content_hash(config: RunConfig) -> str:
     """Identity of a run: 12 hex digits over the resolved config, without names, folders and the
     frequency of logging.
     """
-    residual = config.model.residual
-    default = _default() | {f"model.residual.{k}": v for k, v in vars(type(residual)()).items()}
+    residual, filled = config.model.residual, vars(config.model.connection)
+    numbers = {k: v for k, v in filled.items() if v != getattr(residual, k)}  # heads: kv is one
+    default = _default() | _under("model.residual", vars(type(residual)()))
     later = (*LATER, *(f"model.residual.{key}" for key in residual.later))
     value = {
         key: item
-        for key, item in flatten(config).items()
+        for key, item in (flatten(config) | _under("model.residual", numbers)).items()
         if key not in INCIDENTAL
         and not (key.startswith(later) and key in default and default[key] == item)
     }
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _under(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{section}.{key}": value for key, value in values.items()}
 
 
 @lru_cache(maxsize=1)

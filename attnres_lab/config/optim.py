@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
+
+from attnres_lab.config.lora import LoraConfig
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class OptimConfig:
     clip: float = 1.0  # global gradient norm; 0: off
     residual_clip: float | None = None  # of the residual's gradients by themselves; 0: off
     freeze_trunk: bool = False  # only the residual's parameters are trained
+    lora: LoraConfig = field(default_factory=LoraConfig)  # only adapters and the residual's are
     schedule: Literal["cosine", "wsd"] = "cosine"
     warmup: float = 0.05  # fraction of the steps
     decay: float = 0.2  # fraction of the steps; wsd only
@@ -51,6 +54,11 @@ class OptimConfig:
                 raise ValueError(
                     f"optim.{key}: {getattr(self, key)} is not a fraction between 0 and 1"
                 )
+        if self.freeze_trunk and self.lora.rank is not None:
+            raise ValueError(
+                "optim.freeze_trunk: it would freeze the adapters, and optim.lora freezes the "
+                "rest of the trunk; leave it out"
+            )
 
     def check(self, has_queries: bool, variant: str) -> None:
         """Raises ValueError for settings of pseudo-queries on a variant without any."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from attnres_lab.data.images import ImageSourceConfig
+from attnres_lab.mixers import AttentionConfig
 from attnres_lab.model import ImageShape, ModelConfig
 from attnres_lab.model.flops import (
     Params,
@@ -55,9 +56,9 @@ class LanguageConfig(TaskConfig):
         return training_flops_per_token(model, seq_len)
 
     def check(self, model: ModelConfig) -> None:
-        if "attention" in model.mixers.pattern and not model.mixers.attention.causal:
+        for key in _attention(model, causal=False):
             raise ValueError(
-                "model.mixers.attention.causal: false lets a token see the next one, which is to "
+                f"{key}.causal: false lets a token see the next one, which is to "
                 "be predicted; leave it out, or set task.name: images"
             )
 
@@ -80,13 +81,19 @@ class ImagesConfig(TaskConfig):
         return image_training_flops(model, self.image) / self.image.patches
 
     def check(self, model: ModelConfig) -> None:
-        if "attention" in model.mixers.pattern and model.mixers.attention.causal:
+        for key in _attention(model, causal=True):
             raise ValueError(
-                "model.mixers.attention.causal: true hides the patches of an image from those "
+                f"{key}.causal: true hides the patches of an image from those "
                 "before them; set it to false"
             )
         if model.tie_embeddings:
             raise ValueError("model.tie_embeddings: a network for images has no embedding to tie")
+
+
+def _attention(model: ModelConfig, *, causal: bool) -> list[str]:
+    """The sections of softmax attention that are so."""
+    used = [getattr(model.mixers, name) for name in dict.fromkeys(model.mixers.pattern)]
+    return [c.section for c in used if isinstance(c, AttentionConfig) and c.causal == causal]
 
 
 #: Tasks by ``task.name``.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from attnres_lab.config.budget import Budget
+from attnres_lab.config.lora import LoraConfig
 from attnres_lab.config.optim import OptimConfig, check_numbers
 from attnres_lab.config.task import LanguageConfig, TaskConfig
 from attnres_lab.config.weights import checkpoint_in, weights_digest
@@ -124,6 +125,8 @@ class RunConfig:
                 f"optim.freeze_trunk: {self.variant} has no parameters beside the trunk; leave it "
                 "out, or take another residual connection"
             )
+        if self.optim.lora != LoraConfig():
+            self.optim.lora.check(self.model, self.train.strategy)
         self.task.check(self.model)
         if self.init_from and not self.init_digest:
             object.__setattr__(self, "init_digest", weights_digest(checkpoint_in(self.init_from)))

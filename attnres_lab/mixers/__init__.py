@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 
 from attnres_lab.errors import nearest
-from attnres_lab.mixers.attention import AttentionConfig
+from attnres_lab.mixers.attention import AttentionConfig, LocalConfig
 from attnres_lab.mixers.base import Mixer, MixerConfig, State, Trunk
 from attnres_lab.mixers.kda import KDAConfig
 from attnres_lab.mixers.mla import MLAConfig
@@ -20,6 +20,7 @@ class MixersConfig:
 
     pattern: tuple[str, ...] = ("attention",)  # repeated over the layers
     attention: AttentionConfig = field(default_factory=AttentionConfig)
+    local: LocalConfig = field(default_factory=LocalConfig)
     kda: KDAConfig = field(default_factory=KDAConfig)
     mla: MLAConfig = field(default_factory=MLAConfig)
 
@@ -59,6 +60,7 @@ __all__ = [
     "MLPS",
     "AttentionConfig",
     "KDAConfig",
+    "LocalConfig",
     "MLAConfig",
     "MLPConfig",
     "Mixer",

@@ -22,6 +22,7 @@ class AttentionConfig(MixerConfig):
     """Heads, base of the rotary positions and QK-norm are the model's."""
 
     separable: ClassVar[bool] = True
+    section: ClassVar[str] = "model.mixers.attention"
     head_dim: int | None = None  # None: dim / num_heads
     bias: bool = False  # of queries, keys and values
     window: int | None = None  # a position sees this many, itself included; None: all before it
@@ -35,20 +36,28 @@ class AttentionConfig(MixerConfig):
     def check(self, trunk: Trunk) -> None:
         for key in ("head_dim", "window"):
             if (getattr(self, key) or 1) < 1 or getattr(self, key) == 0:
-                raise ValueError(
-                    f"model.mixers.attention.{key}: {getattr(self, key)} is not positive"
-                )
+                raise ValueError(f"{self.section}.{key}: {getattr(self, key)} is not positive")
         if self.window is not None and not self.causal:
             raise ValueError(
-                "model.mixers.attention.window: it looks back only, and there is no back without "
-                "model.mixers.attention.causal; leave one out"
+                f"{self.section}.window: it looks back only, and there is no back without "
+                f"{self.section}.causal; leave one out"
             )
-        self.rope.check(head_width(trunk, trunk.num_heads, self.head_dim, "num_heads"))
+        width = head_width(trunk, trunk.num_heads, self.head_dim, "num_heads")
+        self.rope.check(width, f"{self.section}.rope")
         if trunk.kv_heads < 1 or trunk.num_heads % trunk.kv_heads:
             raise ValueError(
                 f"model.num_kv_heads: {trunk.kv_heads} does not divide model.num_heads = "
                 f"{trunk.num_heads}"
             )
+
+
+@dataclass(frozen=True)
+class LocalConfig(AttentionConfig):
+    """Softmax attention once more, with options of its own, for the layers that differ: those with
+    a window, or with positions.
+    """
+
+    section: ClassVar[str] = "model.mixers.local"
 
 
 class Attention(Mixer):
@@ -111,6 +120,8 @@ class Attention(Mixer):
 
     def _project(self, k_BTD: Tensor, v_BTD: Tensor) -> Tensor:
         """Keys and values of inputs of their own, beside each other as ``kv`` has them."""
+        if type(self.kv) is not nn.Linear:  # with an adapter it is more than its weights
+            return torch.cat([self.kv(x).chunk(2, -1)[n] for n, x in enumerate((k_BTD, v_BTD))], -1)
         (k, v), b = self.kv.weight.chunk(2), self.kv.bias
         k_bias, v_bias = (None, None) if b is None else b.chunk(2)
         return torch.cat([F.linear(k_BTD, k, k_bias), F.linear(v_BTD, v, v_bias)], -1)

@@ -84,6 +84,10 @@ class Mixer(nn.Module, ABC):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
+    def linear_maps(self) -> dict[str, nn.Linear]:
+        """Its linear maps by name; those that are not applied as they are left out."""
+        return {n: m for n, m in self.named_modules() if isinstance(m, nn.Linear)}
+
     def after_step(self) -> None:
         """Called once after every optimiser step."""
 

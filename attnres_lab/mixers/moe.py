@@ -91,6 +91,10 @@ class MoE(Mixer):
         draw(self.gate_up, self.gate_up.shape[2], generator)
         draw(self.down, self.down.shape[2] * num_sublayers, generator)
 
+    def linear_maps(self) -> dict[str, nn.Linear]:
+        """Without the router, whose weights are used in fp32."""
+        return {n: m for n, m in super().linear_maps().items() if n != "router"}
+
     def forward(self, x_BTD: Tensor, past: int = 0, state: State | None = None) -> Tensor:
         x_BTD = self.norm(x_BTD)
         x_ND = x_BTD.flatten(0, 1)
@@ -131,7 +135,8 @@ class MoE(Mixer):
         if distributed.is_initialized():
             distributed.all_reduce(self.load, group=self.group)
         load_E = self.load.to(self.balance.dtype)
-        self.balance += self.c.balance_rate * (load_E.mean() - load_E).sign()
+        if self.router.weight.requires_grad:  # a frozen router stays, whole
+            self.balance += self.c.balance_rate * (load_E.mean() - load_E).sign()
         self.load, self.last_load = None, load_E
 
     def metrics(self) -> dict[str, float]:

@@ -33,9 +33,8 @@ class RopeConfig:
         """Rotated channels of a head."""
         return round(head_dim * self.fraction)
 
-    def check(self, head_dim: int) -> None:
-        """Raises ValueError with the key and the remedy."""
-        key = "model.mixers.attention.rope"
+    def check(self, head_dim: int, key: str) -> None:
+        """Raises ValueError with the key, below that of this section, and the remedy."""
         if not 0 <= self.fraction <= 1:
             raise ValueError(f"{key}.fraction: {self.fraction} is not between 0 and 1")
         if self.width(head_dim) % 2:

@@ -91,7 +91,7 @@ def _sublayers(c: ModelConfig) -> list[tuple[Mixer, int]]:
 
 def _residual(c: ModelConfig) -> Residual:
     with torch.device("meta"):
-        return REGISTRY[c.residual.name](c.residual, c.num_sublayers, c.dim, c.norm_eps)
+        return REGISTRY[c.residual.name](c.connection, c.num_sublayers, c.dim, c.norm_eps)
 
 
 def steps_for(flops_or_tokens: float, per_step: float) -> int:

@@ -48,8 +48,7 @@ class ModelConfig:
         self.mixers.check(self.num_layers)
         for config in dict.fromkeys((*self.sublayers, self.mlp)):
             config.check(self)
-        object.__setattr__(self, "residual", self.residual.on(self.kv_heads))
-        self.residual.check(self.num_sublayers, self.dim)
+        self.connection.check(self.num_sublayers, self.dim)
         self._check_separable()
 
     def _check_separable(self) -> None:
@@ -72,6 +71,18 @@ class ModelConfig:
         """Token mixer, channel mixer, token mixer, ... of all layers."""
         layers = range(self.num_layers)
         return tuple(m for layer in layers for m in (self.mixers.at(layer), self.mlp.at(layer)))
+
+    @property
+    def connection(self) -> ResidualConfig:
+        """``residual`` with the numbers that it takes from the trunk: ``heads: kv`` filled in."""
+        return self.residual.on(self.kv_heads)
+
+    @property
+    def linear_maps(self) -> tuple[str, ...]:
+        """Names of the sublayers' linear maps, each once."""
+        with torch.device("meta"):
+            built = [m.build(self) for m in dict.fromkeys(self.sublayers)]
+        return tuple(dict.fromkeys(name for mixer in built for name in mixer.linear_maps()))
 
     @property
     def kv_heads(self) -> int:
@@ -110,7 +121,7 @@ class Network(nn.Module):
         self.sublayers = nn.ModuleList(m.build(c) for m in c.sublayers)
         self.norm = nn.RMSNorm(c.dim, eps=c.norm_eps)
         self.head = head
-        self.residual = REGISTRY[c.residual.name](c.residual, c.num_sublayers, c.dim, c.norm_eps)
+        self.residual = REGISTRY[c.residual.name](c.connection, c.num_sublayers, c.dim, c.norm_eps)
         self.residual.recompute = c.activation_checkpointing
 
     def draw_embedding(self, generator: torch.Generator) -> None:

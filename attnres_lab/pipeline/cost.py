@@ -95,7 +95,7 @@ def _traffic(c: ModelConfig, work: Work) -> tuple[list[Traffic], list[dict[str, 
             f"virtual: {c.num_sublayers} sublayers do not divide into {work.ranks} ranks x "
             f"{work.virtual} stages; change either"
         )
-    residual = REGISTRY[c.residual.name](c.residual, c.num_sublayers, c.dim, c.norm_eps)
+    residual = REGISTRY[c.residual.name](c.connection, c.num_sublayers, c.dim, c.norm_eps)
     residual.apart = True
     x = torch.empty(1).expand(work.sequences, work.seq_len, c.dim)
     named = [

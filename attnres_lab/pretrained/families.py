@@ -11,6 +11,7 @@ from typing import Any
 from attnres_lab.config import to_dict
 from attnres_lab.errors import UserError
 from attnres_lab.model import ModelConfig
+from attnres_lab.pretrained import layers
 
 #: Theirs to ours, both dotted.
 COMMON = {
@@ -85,9 +86,15 @@ class Family:
 PLAIN = {"hidden_act": "silu", "attention_dropout": 0.0}
 FAMILIES = {
     "llama": Family(SOFTMAX, PLAIN | {"attention_bias": False, "mlp_bias": False}),
-    "mistral": Family(SOFTMAX | {"sliding_window": "mixers.attention.window"}, PLAIN),
+    "mistral": Family(SOFTMAX, PLAIN),
+    "ministral": Family(SOFTMAX, PLAIN),
+    "phi3": Family(
+        SOFTMAX | {"rope_parameters.partial_rotary_factor": "mixers.attention.rope.fraction"},
+        PLAIN | {"resid_pdrop": 0.0, "embd_pdrop": 0.0},
+    ),
     "qwen2": Family(SOFTMAX, PLAIN, {"mixers.attention.bias": True}),
     "qwen3": Family(SOFTMAX, PLAIN | {"attention_bias": False}, {"qk_norm": True}),
+    "smollm3": Family(SOFTMAX, PLAIN | {"attention_bias": False, "mlp_bias": False}),
     "kimi_linear": Family(
         COMMON,
         PLAIN
@@ -119,6 +126,8 @@ def to_model(config: Any, where: str) -> dict[str, Any]:
         _put(model, key, value)
     for key, value in kind.ours.items():
         _put(model, key, value)
+    if config.model_type != "kimi_linear":
+        layers.to_ours(model["mixers"], config, where)
     return model
 
 
@@ -142,15 +151,7 @@ def _values(config: Any, kind: Family, where: str) -> Iterator[tuple[str, Any]]:
                 f"{config.qk_nope_head_dim}"
             )
     else:
-        yield from _rope(config, where)
-        window = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
-        if window and set(config.layer_types) != {"sliding_attention"}:
-            raise UserError(
-                f"{where}: layer_types: {', '.join(sorted(set(config.layer_types)))} are not "
-                "supported together; all layers must see the same window"
-            )
-        if window:
-            yield "mixers.attention.window", config.sliding_window
+        yield from _rope(config, kind, where)
     for key, own in keys.items():
         value = config
         for part in key.split("."):
@@ -161,17 +162,18 @@ def _values(config: Any, kind: Family, where: str) -> Iterator[tuple[str, Any]]:
             yield own, value
 
 
-def _rope(config: Any, where: str) -> Iterator[tuple[str, Any]]:
+def _rope(config: Any, kind: Family, where: str) -> Iterator[tuple[str, Any]]:
     """Options of the positions. Raises UserError for kinds and options that ours have not."""
     given = dict(config.rope_parameters)
-    given.pop("rope_theta", None)
-    scaling = given.pop("rope_type", "default")
+    scaling = given.get("rope_type", "default")
     if scaling not in ROPE:
         raise UserError(
             f"{where}: rope_parameters.rope_type (rope_scaling): {scaling!r} is not supported; "
             f"known: {', '.join(ROPE)}"
         )
     for key, value in given.items():
+        if f"rope_parameters.{key}" in kind.keys:
+            continue
         if key in ROPE_FIXED and value in (ROPE_FIXED[key], None):
             continue
         if key not in ROPE[scaling]:
@@ -205,18 +207,24 @@ def to_theirs(model: ModelConfig) -> tuple[str, dict[str, Any]]:
         for key, own in ROPE[scaling].items():
             _put(theirs, f"rope_parameters.{key}", rope[own])
         rope["scaling"] = scaling
+        theirs |= layers.to_theirs(name, ours["mixers"])
     for key, own in keys.items():
         _put(theirs, key, get(ours, own))
     return name, theirs | dict(kind.fixed)
 
 
 def _kind(model: ModelConfig) -> str:
-    attention = model.mixers.attention
-    if set(model.mixers.pattern) <= set(KINDS.values()):
+    attention, pattern = model.mixers.attention, set(model.mixers.pattern)
+    if pattern <= set(KINDS.values()):
         return "kimi_linear"
-    if attention.window:
-        return "mistral"
-    return "qwen2" if attention.bias else "qwen3" if model.qk_norm else "llama"
+    if attention.bias or model.qk_norm:
+        return "qwen2" if attention.bias else "qwen3"
+    sections = [getattr(model.mixers, name) for name in pattern & {"attention", "local"}]
+    if not all(c.rope.fraction for c in sections):
+        return "smollm3"
+    if attention.rope.fraction < 1 and attention.rope.scaling == "none":
+        return "phi3"
+    return "ministral" if "local" in pattern else "mistral" if attention.window else "llama"
 
 
 def filled(model: ModelConfig) -> dict[str, Any]:
@@ -227,10 +235,11 @@ def filled(model: ModelConfig) -> dict[str, Any]:
     mixers["pattern"] = [
         mixers["pattern"][i % len(mixers["pattern"])] for i in range(model.num_layers)
     ]
-    for name in ("attention", "mla"):
+    for name in ("attention", "local", "mla"):
         mixers[name]["head_dim"] = mixers[name]["head_dim"] or width
-    rope, mla, kda = model.mixers.attention.rope, mixers["mla"], mixers["kda"]
-    mixers["attention"]["rope"]["fast"] = rope.turns
+    mla, kda = mixers["mla"], mixers["kda"]
+    mixers["attention"]["rope"]["fast"] = model.mixers.attention.rope.turns
+    mixers["local"]["rope"]["fast"] = model.mixers.local.rope.turns
     mla["latent_dim"] = mla["latent_dim"] or 4 * mla["head_dim"]
     mla["shared_dim"] = mla["shared_dim"] or max(1, mla["head_dim"] // 2)
     kda["heads"] = kda["heads"] or model.num_heads

@@ -65,6 +65,11 @@ SUBLAYERS: dict[type[Mixer], dict[str, tuple[str, ...]]] = {
         "shared_out.weight": ("shared_experts.down_proj.weight",),
     },
 }
+#: One weight of theirs for several of those above, in models that have it so (Phi-3).
+FUSED = {
+    "self_attn.qkv_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "mlp.gate_up_proj": ("mlp.gate_proj", "mlp.up_proj"),
+}
 OUTSIDE: dict[str, tuple[str, ...]] = {
     "embed.weight": ("model.embed_tokens.weight",),
     "norm.weight": ("model.norm.weight",),
@@ -98,7 +103,7 @@ def to_ours(model: Transformer, theirs: Mapping[str, Tensor]) -> dict[str, Tenso
     """The trunk's weights from theirs. Raises KeyError for one that is missing, RuntimeError for
     one of another size.
     """
-    names = table(model)
+    names, theirs = table(model), _apart(model, theirs)
     return {
         own: torch.cat([theirs[name] for name in names[own]]).reshape(value.shape)
         for own, value in trunk(model).items()
@@ -107,6 +112,7 @@ def to_ours(model: Transformer, theirs: Mapping[str, Tensor]) -> dict[str, Tenso
 
 def to_theirs(model: Transformer, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The inverse of ``to_ours``; ``like`` has the shapes."""
+    fused, like = like, _apart(model, like)
     result = {}
     names = table(model)
     for own, value in trunk(model).items():
@@ -115,4 +121,33 @@ def to_theirs(model: Transformer, like: Mapping[str, Tensor]) -> dict[str, Tenso
         parts = torch.split(value, rows) if len(rows) > 1 else (value,)
         for name, part, shape in zip(names[own], parts, shapes, strict=True):
             result[name] = part.reshape(shape).contiguous()
+    for whole, parts in _parts(model).items():
+        if whole in fused:
+            result[whole] = torch.cat([result.pop(part) for part in parts])
     return result
+
+
+def _parts(model: Transformer) -> dict[str, dict[str, int]]:
+    """Of the names that may be one weight of theirs those of its parts, with their rows."""
+    found = {}
+    for index, sublayer in enumerate(model.mixers()):
+        if isinstance(sublayer, Attention):
+            half = sublayer.kv.out_features // 2
+            whole, rows = "self_attn.qkv_proj", [sublayer.q.out_features, half, half]
+        elif isinstance(sublayer, SwiGLU):
+            whole, rows = "mlp.gate_up_proj", [sublayer.gate_up.out_features // 2] * 2
+        else:
+            continue
+        place = f"model.layers.{index // 2}"
+        names = [f"{place}.{part}.weight" for part in FUSED[whole]]
+        found[f"{place}.{whole}.weight"] = dict(zip(names, rows, strict=True))
+    return found
+
+
+def _apart(model: Transformer, theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Theirs with such weights cut into their parts."""
+    found = dict(theirs)
+    for whole, parts in _parts(model).items():
+        if whole in found:
+            found |= zip(parts, torch.split(found.pop(whole), list(parts.values())), strict=True)
+    return found

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from torch import Tensor
 
@@ -195,13 +196,15 @@ def _first_line(error: Exception) -> str:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without progress bars and advice."""
+    from transformers import modeling_gguf_pytorch_utils as gguf
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        with warnings.catch_warnings():
+        # the bar of its reader of GGUF is not one of those that transformers switches off
+        with warnings.catch_warnings(), mock.patch.object(gguf, "tqdm", lambda items, **_: items):
             warnings.simplefilter("ignore")
             yield
     finally:

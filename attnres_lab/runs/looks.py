@@ -14,7 +14,7 @@ FIRST: tuple[str, ...] = (
     "full",
     "block8",
     "mhc",
-    "full-h4",
+    "full-hkv",
     "denseformer",
     "hyper",
     "delta",

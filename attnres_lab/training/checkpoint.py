@@ -18,6 +18,7 @@ from attnres_lab.config import RunConfig, load
 from attnres_lab.config.weights import checkpoint_in, weights_digest
 from attnres_lab.errors import UserError
 from attnres_lab.model import Network, Transformer
+from attnres_lab.training import lora
 
 
 class AtomicCheckpoint(TorchCheckpointIO):
@@ -84,8 +85,8 @@ def load_checkpoint(path: Path, config_hash: str | None = None) -> dict[str, Any
 
 
 def load_model(path: Path) -> tuple[Transformer, RunConfig]:
-    """The model and config of a checkpoint: tensors and plain values only, no code is run. Raises
-    UserError.
+    """The model and config of a checkpoint, adapters merged: tensors and plain values only, no code
+    is run. Raises UserError.
     """
     path = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
     try:
@@ -109,8 +110,9 @@ def load_model(path: Path) -> tuple[Transformer, RunConfig]:
     if config.task.name != "language":
         raise UserError(f"{path}: a model of task.name: {config.task.name} writes no text")
     model = Transformer(config.model)
+    weights = {key.removeprefix("model."): value for key, value in weights.items()}
     try:
-        model.load_state_dict({key.removeprefix("model."): value for key, value in weights.items()})
+        model.load_state_dict(lora.merge(weights, config.optim.lora))
     except RuntimeError as error:
         raise UserError(
             f"{path}: the weights do not fit the config in the checkpoint "
@@ -139,7 +141,9 @@ def start_from(config: RunConfig, model: Network) -> None:
             f"{config.init_digest}); leave out init_digest to start from these"
         )
     other, _ = load_model(path)
-    weights, own = other.state_dict(), model.state_dict()
+    weights, state = other.state_dict(), model.state_dict()
+    places = lora.places(state)
+    own = {plain: state[name] for plain, name in places.items()}
     names = {key for key in {*weights, *own} if not key.startswith("residual.")} | set(weights)
     for name in sorted(names):
         if name not in own and name.startswith("residual."):
@@ -151,4 +155,4 @@ def start_from(config: RunConfig, model: Network) -> None:
             raise UserError(
                 f"init_from: {path}: {name} does not fit this model; take the sizes of its config"
             )
-    model.load_state_dict(own | weights)
+    model.load_state_dict(state | {places[name]: value for name, value in weights.items()})

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from attnres_lab.config import RunConfig, content_hash, to_yaml
+from attnres_lab.training import lora
 from attnres_lab.training.optim import clip_gradients, lr_factor, make_optimizer
 from attnres_lab.training.probe import Probe
 from attnres_lab.training.task import make_task
@@ -51,6 +52,7 @@ class LitTransformer(pl.LightningModule):
         self.config = config
         self.task = make_task(config)
         self.model = self.task.network()
+        lora.adapt(self.model, config.optim.lora, config.seed)
         self.total_steps = config.steps
         self.step = 0  # optimiser steps done
         self.seconds = 0.0  # training time so far, without validation, probes and checkpoints

@@ -43,7 +43,7 @@ def luminance(color: str) -> float:
 
 
 def test_the_first_variants_differ_by_colour_and_marker_and_the_baseline_is_black() -> None:
-    style = looks(["baseline", "full", "block8", "mhc", "denseformer", "hyper", "full-h4"])
+    style = looks(["baseline", "full", "block8", "mhc", "denseformer", "hyper", "full-hkv"])
     assert style["baseline"].color == "#000000"
     for a, b in itertools.combinations(style.values(), 2):
         assert a.color != b.color

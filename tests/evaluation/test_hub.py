@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from attnres_lab.cli import app
 from attnres_lab.data.codec import load_codec
 from attnres_lab.errors import UserError
+from attnres_lab.evaluation.harness import _manager
 from attnres_lab.evaluation.paper import PAPER
 from attnres_lab.evaluation.run import Settings, evaluate
 from attnres_lab.evaluation.scorer import Scorer
@@ -136,6 +137,44 @@ def test_the_docs_table_is_the_one_of_the_code():
     for s in PAPER:
         row = f"| {s.name} | {s.task} | {s.shots} | {s.metric} | {s.data} | "
         assert f"{row}{s.baseline}, {s.attnres} |" in text
+
+
+def leaves(index, name):
+    """The definitions of the tasks below a task, group or tag of lm_eval, as its index has them."""
+    own = index[name]
+    if own.kind.name == "TAG":
+        below = [e.name for e in index.values() if e.kind.name == "TASK" and name in e.tags]
+    elif own.kind.name == "GROUP":
+        below = own.cfg["task"]
+    else:
+        return [own.cfg]
+    return [leaf for task in below for leaf in leaves(index, task)]
+
+
+#: How many subjects the papers of these benchmarks name.
+TASKS = {"mmlu": 57, "bbh_cot_fewshot": 27, "cmmlu": 67, "ceval-valid": 52, "hendrycks_math": 7}
+
+
+@pytest.mark.parametrize("suite", PAPER, ids=lambda suite: suite.task)
+def test_the_papers_tasks_sets_and_metrics_are_in_lm_evals_own_definitions(suite):
+    """Of every task of the suite: its set on the hub, and a metric and filter of the name that we
+    look up; a group sums that one up by size. Functions by their names.
+    """
+    index = _manager(suite.task).task_index
+    found = leaves(index, suite.task)
+    assert len(found) == TASKS.get(suite.task, 1)
+    metric, _, kind = suite.metric.partition(".")
+    for task in found:
+        assert task["dataset_path"] == suite.data
+        names = [str(m["metric"]).rpartition(".")[2] for m in task["metric_list"]]
+        assert metric in [n.replace("pass_at_k", "pass@1") for n in names]
+        filters = [f["name"] for f in task.get("filter_list", ())] or [""]
+        assert kind in filters
+    if len(found) > 1:
+        sums = index[suite.task].cfg["aggregate_metric_list"]
+        (sum_,) = [s for s in sums if s["metric"] == metric]
+        assert sum_["weight_by_size"]
+        assert sum_.get("filter_list", "") == kind
 
 
 def test_a_right_answer_counts(root, folder, monkeypatch):

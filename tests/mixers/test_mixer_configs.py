@@ -32,6 +32,19 @@ def test_a_dense_run_has_the_identity_it_had_before_there_were_mixers() -> None:
         ("model.mixers.pattern=[]", "model.mixers.pattern: 0 entries do not divide"),
         ("model.mixers.attention.windw=3", "unknown key, did you mean 'window'?"),
         ("model.mixers.attention.window=0", "model.mixers.attention.window: 0 is not positive"),
+        (
+            "model.mixers={pattern: [local, attention], local: {window: 0}}",
+            "model.mixers.local.window: 0 is not positive",
+        ),
+        (
+            "model.mixers={pattern: [local, attention], local: {causal: false}}",
+            "model.mixers.local.causal: false lets a token see the next one",
+        ),
+        (
+            "model.mixers={pattern: [local], local: {rope: {fraction: 2}}}",
+            "model.mixers.local.rope.fraction: 2.0 is not between 0 and 1",
+        ),
+        ("model.mixers.local.window=4", "model.mixers.local: options of a mixer that"),
         ("model.mixers.attention.head_dim=7", "RoPE needs an even width"),
         ("model.mixers.attention.rope.fraction=1.5", "rope.fraction: 1.5 is not between 0 and 1"),
         (

@@ -7,7 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnres_lab.mixers import AttentionConfig, KDAConfig, MixersConfig, MLAConfig, MoEConfig
+from attnres_lab.mixers import (
+    AttentionConfig,
+    KDAConfig,
+    LocalConfig,
+    MixersConfig,
+    MLAConfig,
+    MoEConfig,
+)
 from attnres_lab.mixers.rope import RopeConfig
 from attnres_lab.model import ModelConfig, Transformer
 from attnres_lab.residual import ResidualConfig
@@ -28,6 +35,13 @@ TRUNKS: dict[str, dict[str, Any]] = {
     "wide-heads": {"mixers": attention(head_dim=12, bias=True), "qk_norm": True},
     "window": {"mixers": attention(window=3), "num_kv_heads": 1},
     "gated-nope": {"mixers": attention(output_gate=True, rope=RopeConfig(fraction=0.0))},
+    "local": {
+        "mixers": MixersConfig(
+            ("local", "local", "attention", "local"),
+            attention=AttentionConfig(rope=RopeConfig(fraction=0.0)),
+            local=LocalConfig(window=3),
+        )
+    },
     "kda": {"mixers": MixersConfig(("kda",))},
     "kda-k3": {"mixers": MixersConfig(("kda",), kda=KDAConfig(3, 4, 2, "bounded", "full"))},
     "hybrid": {"mixers": MixersConfig(("kda", "kda", "kda", "mla")), "mlp": MoEConfig(experts=4)},

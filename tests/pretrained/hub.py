@@ -31,7 +31,7 @@ def tiny(kind: str, **changes: Any) -> Any:
         "eos_token_id": 2,
         "pad_token_id": None,
     }
-    if kind == "qwen3":
+    if kind in ("qwen3", "ministral"):
         sizes["head_dim"] = 20
     config = transformers.AutoConfig.for_model(kind, **sizes | changes)
     torch.manual_seed(0)
@@ -78,13 +78,62 @@ def save(model: Any, folder: Path, **options: Any) -> Path:
     return folder
 
 
+def save_gguf(model: Any, path: Path) -> Path:
+    """A Llama as llama.cpp's converter writes one: fp32, queries and keys with their rotated pairs
+    beside each other.
+    """
+    import gguf
+
+    c, weights = model.config, model.state_dict()
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(c.num_hidden_layers)
+    writer.add_context_length(c.max_position_embeddings)
+    writer.add_embedding_length(c.hidden_size)
+    writer.add_feed_forward_length(c.intermediate_size)
+    writer.add_head_count(c.num_attention_heads)
+    writer.add_head_count_kv(c.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(c.rms_norm_eps)
+    writer.add_rope_freq_base(c.rope_parameters["rope_theta"])
+    writer.add_vocab_size(c.vocab_size)
+    words = [f"w{n}" for n in range(c.vocab_size)]
+    words[: 3 + 256] = ["<unk>", "<s>", "</s>", *sorted(alphabet())]
+    words[3 + 256] = words[3] + words[4]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(words)
+    writer.add_token_merges([f"{words[3]} {words[4]}"])
+    writer.add_token_types([gguf.TokenType.NORMAL] * len(words))
+    for add, token in (("bos", 1), ("eos", 2), ("unk", 0)):
+        getattr(writer, f"add_{add}_token_id")(token)
+    places = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, c.num_hidden_layers)
+    for name, value in weights.items():
+        if name == "lm_head.weight" and c.tie_word_embeddings:
+            continue
+        for part, heads in (("q", c.num_attention_heads), ("k", c.num_key_value_heads)):
+            if name.endswith(f"{part}_proj.weight"):
+                value = value.view(heads, 2, -1, c.hidden_size).transpose(1, 2)
+        value = value.reshape(weights[name].shape).contiguous().numpy()
+        writer.add_tensor(f"{places.get_name(name.removesuffix('.weight'))}.weight", value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def alphabet() -> list[str]:
+    """The characters that stand for bytes."""
+    import tokenizers
+
+    return list(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+
+
 def tokenizer() -> Any:
     """Bytes, and two special tokens."""
     import tokenizers
     import transformers
 
-    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-    words = {"<unk>": 0, "<s>": 1, "</s>": 2} | {c: i for i, c in enumerate(alphabet, 3)}
+    characters = sorted(alphabet())
+    words = {"<unk>": 0, "<s>": 1, "</s>": 2} | {c: i for i, c in enumerate(characters, 3)}
     bare = tokenizers.Tokenizer(tokenizers.models.BPE(words, [], unk_token="<unk>"))
     bare.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     bare.decoder = tokenizers.decoders.ByteLevel()

@@ -122,6 +122,19 @@ def test_options_that_came_later_leave_the_identity_of_older_runs(residual, iden
     assert content_hash(load(TINY, {"model.residual": residual})) == identity
 
 
+@pytest.mark.parametrize(("kv_heads", "identity"), [(2, "739138756432"), (4, "3db7868c2cc9")])
+def test_kv_heads_are_one_variant_at_all_sizes_and_the_run_of_their_number(kv_heads, identity):
+    """The label names no number, so that a table has one row; the identity is that of the number,
+    and so of the runs that were recorded with it.
+    """
+    sizes = {"model.num_heads": 8, "model.num_kv_heads": kv_heads}
+    config = load(TINY, sizes | {"model.residual": {"name": "full", "heads": "kv"}})
+    number = load(TINY, sizes | {"model.residual": {"name": "full", "heads": kv_heads}})
+    assert config.variant == "full-hkv"
+    assert number.variant == f"full-h{kv_heads}"
+    assert content_hash(config) == content_hash(number) == identity
+
+
 def test_an_option_that_came_later_is_part_of_the_identity_once_it_is_set():
     seen = {
         content_hash(load(TINY, {"model.residual": residual}))

@@ -89,9 +89,9 @@ def test_queries_that_start_at_random(config):
 
 def test_as_many_heads_as_kv_heads():
     config = ModelConfig(64, 64, 2, 8, num_kv_heads=2, residual=FullConfig(heads="kv"))
-    assert config.residual == FullConfig(heads=2)
-    assert config.residual.label == "full-h2"
+    assert config.connection == FullConfig(heads=2)
     model = Transformer(config)
+    assert model.residual.weighing.heads == 2
     assert model(tokens()).shape == (2, T, 64)
 
 

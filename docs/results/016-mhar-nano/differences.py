@@ -27,7 +27,7 @@ def kept(folder: Path) -> pd.DataFrame:
     """Arm, size, rate, seed and loss of every finished run."""
     runs = load_runs(folder)
     runs = runs[runs["status"] == "finished"]
-    arm = runs["variant"].replace("full-h4", "heads")
+    arm = runs["variant"].replace(["full-h4", "full-hkv"], "heads")
     arm = arm.mask(runs["optim.query_weight_decay"] > 0, arm + ", theirs")
     columns = {"size": runs["size"], "rate": runs["optim.lr"], "seed": runs["seed"]}
     return pd.DataFrame({"arm": arm, **columns, "loss": runs["val/loss"]})
