@@ -121,9 +121,9 @@ def to_theirs(model: Transformer, like: Mapping[str, Tensor]) -> dict[str, Tenso
         parts = torch.split(value, rows) if len(rows) > 1 else (value,)
         for name, part, shape in zip(names[own], parts, shapes, strict=True):
             result[name] = part.reshape(shape).contiguous()
-    for whole, parts in _parts(model).items():
+    for whole, rows_of in _parts(model).items():
         if whole in fused:
-            result[whole] = torch.cat([result.pop(part) for part in parts])
+            result[whole] = torch.cat([result.pop(part) for part in rows_of])
     return result
 
 
