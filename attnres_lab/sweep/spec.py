@@ -145,6 +145,10 @@ class SweepSpec(Strict):
     tune: Tune | None = None
     trials: Count | None = None
     """Points to propose; not for grids, which have their own number."""
+    order: Literal["largest", "smallest"] = "largest"
+    """Which trials start first: the largest, so that no device idles at the end, or the smallest,
+    so that a sitting that ends early leaves whole cells.
+    """
     launcher: AnyLauncher = DEFAULT
     resources: Resources = Resources()
     retry: Retry = Retry()
