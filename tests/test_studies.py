@@ -21,6 +21,7 @@ from attnres_lab.mixers import MixersConfig, MoEConfig
 from attnres_lab.model.flops import num_params
 from attnres_lab.sweep.plan import Planner, Trial
 from attnres_lab.sweep.spec import load_spec
+from attnres_lab.sweep.tuning import Tuning
 from attnres_lab.training.run import run
 from tests.sweep.conftest import Lab
 
@@ -43,7 +44,11 @@ STUDIES = (
 #: What acts on the parameters of the residual connection alone.
 OF_THE_RESIDUAL = ("model.residual.", "optim.residual_", "optim.query_")
 SCALES = ("nano", "small", "lab", "paper")
-ALONE = {"scaling_half_rate-nano": "nano", "scaling_linux_doc-nano": "linux_doc_nano"}
+ALONE = {
+    "scaling_half_rate-nano": "nano",
+    "scaling_linux_doc-nano": "linux_doc_nano",
+    "mini": "nano",
+}
 NAMES = [*(f"{study}-{scale}" for study in STUDIES for scale in SCALES), *ALONE]
 SWEEPS = ROOT / "sweeps"
 
@@ -86,6 +91,22 @@ def test_nano_studies_have_the_seeds_and_the_depth_that_they_promise(study: str)
         assert min(t.config.model.num_sublayers for t in trials) >= (
             16 if study != "architecture" else 8
         )
+
+
+@pytest.mark.parametrize("study", ["depth", "architecture", "isoflop"])
+def test_studies_not_yet_run_at_nano_give_every_cell_its_own_rate_and_every_size_its_seeds(
+    study: str,
+) -> None:
+    source = load_spec(SWEEPS / f"{study}.yaml", "nano")
+    tuning, trials = Tuning(Planner(source)), plan(f"{study}-nano")
+    varied = {
+        str([value for key, value in t.entry.params.items() if key != "seed"]) for t in trials
+    }
+    assert len(tuning.tuned) == len(tuning.cells) == len(varied)
+    tried = {t.entry.seed for t in tuning.trials(lambda _: None)}
+    assert not tried & {t.entry.seed for t in trials}
+    sizes = {t.entry.seed: t.entry.size for t in trials}
+    assert all(sizes[t.entry.seed] == t.entry.size for t in trials), "no size shares a seed"
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -167,13 +188,16 @@ def test_the_page_of_studies_names_every_sweep() -> None:
 
 
 def test_the_page_of_studies_counts_the_runs_of_every_study_and_scale() -> None:
-    """The first number of each cell of the table."""
+    """The first number of each cell of the table; of a tuned cell four more, as many as expected."""
     page = (ROOT / "docs" / "studies.md").read_text()
     for study in STUDIES:
         (row,) = re.findall(rf"^\| `{study}` - (.*)$", page, re.M)
         cells = [cell.strip() for cell in row.split("|")][2:6]
-        counts = [len(plan(f"{study}-{scale}")) for scale in SCALES]
-        assert [int(cell.partition(",")[0]) for cell in cells] == counts
+        for scale, cell in zip(SCALES, cells, strict=True):
+            trials = plan(f"{study}-{scale}")
+            points = {str({k: v for k, v in t.entry.params.items() if k != "seed"}) for t in trials}
+            tuning = 4 * len(points) if "(tuned)" in cell else 0
+            assert int(cell.partition(",")[0]) == len(trials) + tuning, f"{study}-{scale}"
 
 
 def test_a_scale_lies_over_the_study_which_lies_over_what_all_studies_share(lab: Lab) -> None:
@@ -305,7 +329,7 @@ def test_every_sweep_trains(name: str, data: DataConfig, tmp_path: Path) -> None
     ]
     trains(
         shrunken(
-            trials[SCALES.index(name.partition("-")[2]) * len(trials) // len(SCALES)].config, data
+            trials[SCALES.index(name.partition("-")[2] or "nano") * len(trials) // 4].config, data
         ),
         tmp_path / "run",
     )

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtr, stdtrit
 
 from analysis.cells import Cells
 from analysis.fits.laws import Array
@@ -23,7 +22,15 @@ from analysis.gain.alternatives import (
     SeparateSlopes,
     factors,
 )
-from analysis.gain.paired import POOL_ABOVE, Shift, crossed_seeds, paired_shift, pool_seeds
+from analysis.gain.paired import (
+    POOL_ABOVE,
+    Shift,
+    around_mean,
+    crossed_seeds,
+    foretold,
+    paired_shift,
+    pool_seeds,
+)
 
 
 class Parallelism(NamedTuple):
@@ -150,10 +157,7 @@ class Estimate:
         """
         if not (claim > 0 and within > 0):
             raise ValueError(f"claim and within must be above 0, not {claim} and {within}")
-        above = (float(self.shift.theta) - np.log(claim)) / float(self.shift.stderr)
-        margin = np.log1p(within) / float(self.shift.stderr)
-        p = float(stdtr(self.df, abs(above) - margin))
-        p_inferior = float(stdtr(self.df, -above - margin))
+        p, p_inferior = map(float, self.shift.not_within(claim, within))
         most = 1 - self.level
         if p < most:
             what = f"is within {within:.0%} of {claim:g} (p = {p:.2g})"
@@ -164,16 +168,18 @@ class Estimate:
         return Equivalence(claim, within, p, p_inferior, f"The gain {self.gain:.3g} {what}.")
 
     def without_largest(self) -> Holdout:
-        """Do the smaller sizes foretell the largest? Raises ValueError below 4 sizes."""
+        """Do the smaller sizes foretell the largest? p is below .05 in .05 of tables where they do,
+        and in up to .16 where the noise grows with size (docs/results/001-coverage). Raises
+        ValueError below 4 sizes.
+        """
         count = len(self.cells.sizes)
         if count < 4:
             raise ValueError(f"{count} sizes: leaving the largest out needs at least 4")
         rest = replace(self, cells=self.cells.first(count - 1))
-        corrected = np.nanmean(self._corrected(rest.shift), axis=1)
-        spread = corrected[:-1].std(ddof=1) * np.sqrt(1 + 1 / (count - 1))
-        t = abs(corrected[-1] - corrected[:-1].mean()) / max(spread, 1e-12)
-        observed = float(np.exp(corrected[-1] / rest.alpha))
-        p = 2 * float(stdtr(count - 2, -t))
+        corrected = self._corrected(rest.shift)
+        means, pairs = np.nanmean(corrected, axis=1), np.sum(~np.isnan(corrected), axis=1)
+        observed = float(np.exp(means[-1] / rest.alpha))
+        p = float(foretold(means, pairs))
         return Holdout(self.cells.sizes[-1], rest.gain, rest.interval, observed, p)
 
     def at(self, C: float, definition: Definition = "extra") -> GainAt:
@@ -247,12 +253,7 @@ def at_size(cells: Cells, alpha: float, level: float) -> list[GainAtSize]:
     found = []
     for i, size in enumerate(cells.sizes):
         ratio = cells.y[0][i] - cells.y[1][i] - alpha * (cells.x[1][i] - cells.x[0][i])
-        logs = ratio[~np.isnan(ratio)] / alpha
-        half = np.inf
-        if len(logs) > 1:
-            half = stdtrit(len(logs) - 1, (1 + level) / 2) * logs.std(ddof=1) / len(logs) ** 0.5
-        value = logs.mean()
-        found.append(
-            GainAtSize(size, *factors(value, value - half, value + half), len(logs), alpha)
-        )
+        value, half = around_mean(ratio / alpha, level)
+        pairs = int(np.sum(~np.isnan(ratio)))
+        found.append(GainAtSize(size, *factors(value, value - half, value + half), pairs, alpha))
     return found

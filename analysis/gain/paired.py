@@ -63,6 +63,13 @@ class Shift:
         low, high = (self.alpha * top - root) / safe, (self.alpha * top + root) / safe
         return np.where(known, low, -np.inf) - self.gap, np.where(known, high, np.inf) - self.gap
 
+    def not_within(self, claim: float, within: float) -> tuple[Array, Array]:
+        """p of H0 "the gain is not within a factor 1 + `within` of `claim`", by two one-sided t
+        tests (Schuirmann 1987), and of H0 "it is below the claim by more than that".
+        """
+        above, margin = (self.theta - np.log(claim)) / self.stderr, np.log1p(within) / self.stderr
+        return stdtr(self.df, np.abs(above) - margin), stdtr(self.df, -above - margin)
+
     def slope_p(self) -> Array:
         """Two-sided p of H0: equal exponents."""
         return np.asarray(2 * stdtr(self.slope_df, -np.abs(self.slope_t)))
@@ -136,6 +143,32 @@ def crossed_seeds(shift: Shift, values: Array) -> Shift:
     variance = np.maximum(by_size + by_seed, ROUNDING)
     df = (by_size + by_seed + slope) ** 2 / np.maximum(parts, ROUNDING**2)
     return replace(shift, mean_variance=variance, df=np.maximum(df, 1.0))
+
+
+def foretold(corrected: Array, pairs: Array) -> Array:
+    """Two-sided p of H0 "the last size has the mean of the others", (...,), from means over
+    `pairs` seeds, (..., sizes), that scatter alike: Student's t of a further value.
+
+    Fewer seeds at the last size than at the others scatter more: then all of the scatter is taken
+    for that of seeds, which errs on the safe side.
+    """
+    rest, others = corrected[..., :-1], np.asarray(pairs)[..., :-1]
+    usual = others.shape[-1] / np.sum(1.0 / others, axis=-1)
+    more = np.maximum(1.0, usual / np.asarray(pairs)[..., -1])
+    spread = rest.std(axis=-1, ddof=1) * np.sqrt(more + 1 / rest.shape[-1])
+    t = (corrected[..., -1] - rest.mean(axis=-1)) / np.maximum(spread, 1e-12)
+    return np.asarray(2 * stdtr(rest.shape[-1] - 1, -np.abs(t)))
+
+
+def around_mean(values: Array, level: float) -> tuple[Array, Array]:
+    """Mean over the last axis, without NaN, and its half-width by Student's t; infinite for one
+    value.
+    """
+    count = np.sum(~np.isnan(values), axis=-1)
+    mean, many = np.nanmean(values, axis=-1), np.maximum(count, 2)
+    squares = np.nansum((values - mean[..., None]) ** 2, axis=-1)
+    half = stdtrit(many - 1, (1 + level) / 2) * np.sqrt(squares / (many - 1) / many)
+    return mean, np.where(count > 1, half, np.inf)
 
 
 def pool_seeds(values: Array) -> tuple[float, float, float]:

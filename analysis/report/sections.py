@@ -143,6 +143,12 @@ def _warnings(evidence: Evidence, page: Page) -> None:
             f"{_count(n, f'{status} run')} of {variant}"
             for status, variant, n in counts.itertuples(index=False)
         ]
+    if "imported" in evidence.runs:
+        found += [
+            f"{_count(n, 'run')} of {len(evidence.runs)} taken from {table}, not made here: no "
+            "curves and no depth records of them"
+            for table, n in evidence.runs["imported"].value_counts().items()
+        ]
     if evidence.done["seed"].nunique() == 1:
         found += ["one seed: noise and effect cannot be told apart within a size"]
     for key in evidence.tuned:

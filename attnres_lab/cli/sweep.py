@@ -247,8 +247,10 @@ def export(
     scale: str | None = SCALE,
     to: Path = typer.Option(None, "--to", help="A folder; by default the sweep's own."),
 ) -> None:
-    """Write everything about every trial to trials.csv and trials.parquet."""
-    from attnres_lab.sweep.report import export as write
+    """Write everything about every trial to trials.csv and trials.parquet; a sweep file that names
+    the former under known takes the finished ones from there.
+    """
+    from attnres_lab.sweep.known import export as write
 
     folder = existing(spec, scale)
     for path in write(folder, to or folder.path / "export"):

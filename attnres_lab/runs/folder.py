@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from attnres_lab.runs import rows
 from attnres_lab.runs.files import finite, read_json, say, set_aside, write_atomic, write_json
@@ -42,12 +42,20 @@ class Status:
     SHA-256 of ``metrics.jsonl`` as it was when the run came to a result.
     """
 
+    IMPORTED: ClassVar[str] = "imported from "
+
     state: State
     failure: Failure | None = None
     message: str = ""
     step: int = 0
     updated: float = 0.0
     rows: str = ""
+
+    @property
+    def imported(self) -> str:
+        """The table that the run was taken from instead of being run here; empty: none."""
+        found = self.message.startswith(self.IMPORTED)
+        return self.message.removeprefix(self.IMPORTED) if found else ""
 
 
 class RunFolder:

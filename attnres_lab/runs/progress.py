@@ -24,11 +24,13 @@ class Progress:
     @property
     def label(self) -> str:
         """The state in a word, ``silent`` where it is to run and gives no sign of life; a failure
-        with its kind.
+        with its kind, and a result that was not come by here marked.
         """
         state, failure = self.status.state, self.status.failure
         if state == "running" and (self.beat is None or time.time() - self.beat > SILENT):
             return "silent"
+        if self.status.imported:
+            return f"{state}: imported"
         return f"failed: {failure}" if state == "failed" else state
 
 

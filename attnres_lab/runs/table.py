@@ -171,6 +171,8 @@ def _record(path: Path, root: Path, entry: Entry | None) -> dict[str, Any]:
         labels["run_name"] = labels["run_name"] or entry.run_name
         config = flatten(entry.params) | config
     numbers = read_json(files.result) or files.last_row()
+    if status.imported:
+        labels["imported"] = status.imported
     head = {
         "run": str(path.relative_to(root) if path.is_relative_to(root) else path),
         "state": status.state,

@@ -136,6 +136,8 @@ class Coordinator:
             self.requests,
             bool(self.rules.reached),
             self.more,
+            eager=self.spec.tune is not None,
+            smallest=self.spec.order == "smallest",
         )
         return decide(self.trials, time.monotonic(), self.launcher.slots, situation)
 

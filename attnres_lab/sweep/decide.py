@@ -5,6 +5,7 @@ No files, no clock, no threads: the coordinator observes, asks here, and carries
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -57,6 +58,8 @@ class Situation:
     requests: int = 0  # to stop: one asks the trials, the second kills them
     halted: bool = False  # a stop rule is reached
     more: bool = False  # the plan may have further trials
+    eager: bool = False  # ask the plan at once, not only for what would be left free
+    smallest: bool = False  # start these first, not the largest
 
 
 def decide(trials: Mapping[str, Trial], now: float, slots: int, sweep: Situation) -> list[Action]:
@@ -83,6 +86,8 @@ def decide(trials: Mapping[str, Trial], now: float, slots: int, sweep: Situation
     closing = sweep.requests > 0 or sweep.halted
     free = slots - len(running)
     full = bool(running) and free <= 0  # then nothing follows from what could start
+    if sweep.more and sweep.eager and not closing and free > 0:
+        return [Action("propose", "", now)]
     startable = [] if closing or full else _startable(trials, idle, now, sweep)
     actions = [Action("start", t.entry.hash, now) for t in startable[: max(0, free)]]
     if sweep.more and not closing and len(startable) < free:
@@ -151,8 +156,8 @@ def _ending(
 def _startable(
     trials: Mapping[str, Trial], idle: list[Trial], now: float, sweep: Situation
 ) -> list[Trial]:
-    """Who may start now, the largest first; where points may be pruned, begun points before new
-    ones, for a pruner compares with complete ones.
+    """Who may start now, the largest first, or the smallest; where points may be pruned, begun
+    points before new ones, for a pruner compares with complete ones.
     """
     ready = [t for t in idle if t.state == "pending" or t.at <= now]
     begun = set()
@@ -168,6 +173,8 @@ def _startable(
             for t in ready
             if t is points[t.entry.point][0] or (sweep.turns == "first" and t.entry.point in begun)
         ]
+    sign = 1.0 if sweep.smallest else -1.0
     return sorted(
-        ready, key=lambda t: -float("inf") if t.entry.point in begun else -(t.entry.flops or 0.0)
+        ready,
+        key=lambda t: -math.inf if t.entry.point in begun else sign * (t.entry.flops or 0.0),
     )

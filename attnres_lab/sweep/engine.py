@@ -9,6 +9,7 @@ from contextlib import ExitStack, closing, contextmanager
 from attnres_lab.errors import UserError
 from attnres_lab.runs.sweep import SweepFolder
 from attnres_lab.sweep.coordinator import Coordinator, Outcome
+from attnres_lab.sweep.known import bring, check_data
 from attnres_lab.sweep.launchers import make_launcher
 from attnres_lab.sweep.optuna_study import OptunaStudy
 from attnres_lab.sweep.plan import Planner, make_plan
@@ -32,6 +33,7 @@ def run_sweep(
     """
     planner, spec = Planner(source), source.spec
     with _writing(folder), folder.coordinate(), ExitStack() as stack:
+        bring(source, folder)
         plan = make_plan(planner, folder, large=large or again is not None)
         trials = plan.known()
         folder.describe(spec.name, str(planner.base.path), source.file.text)
@@ -40,6 +42,8 @@ def run_sweep(
         screen = stack.enter_context(Screen(folder, spec.objectives[0].metric, launcher.slots))
         device = device_of(spec, trials, launcher.slots)
         check_memory(trials, device, spec)
+        if trials:
+            check_data(source, folder, trials[0].config)
         about = {
             "Objective": ", ".join(f"{o.direction} {o.metric}" for o in spec.objectives),
             "Sampler": spec.sampler.name,

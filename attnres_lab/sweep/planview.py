@@ -13,6 +13,7 @@ from attnres_lab.runs.folder import DONE
 from attnres_lab.runs.sweep import SweepFolder
 from attnres_lab.runs.tuning import MOST
 from attnres_lab.sweep import scoring
+from attnres_lab.sweep.known import bring
 from attnres_lab.sweep.launchers import expected_slots
 from attnres_lab.sweep.plan import Planner, Tuned, make_plan
 from attnres_lab.sweep.pricing import (
@@ -45,14 +46,18 @@ def print_plan(
     planner, spec = Planner(source), source.spec
     if spec.function != TRAIN:
         resolve(spec.function)
+    brought = bring(source, folder)
     plan = make_plan(planner, folder, large=large)
     trials = plan.known()
+    if brought and folder.holder() is None:  # then status and report have something to say
+        folder.describe(spec.name, str(planner.base.path), source.file.text)
+        folder.write_plan(t.entry for t in trials)
     device = device_of(spec, trials, expected_slots(spec))
     check_memory(trials, device, spec)
     speeds = Speeds(device)
     speeds.learn((t, folder.trial(t.entry.hash)) for t in trials)
     states = {t.entry.hash: _state(t, folder, spec) for t in trials}
-    left = [t for t in trials if states[t.entry.hash] != "done"]
+    left = [t for t in trials if states[t.entry.hash] in ("new", "pending")]
     if measure:
         speeds.measure(left, spec, folder)
     prices = {t.entry.hash: speeds.price(t) for t in trials}
@@ -67,6 +72,8 @@ def print_plan(
     counts = Counter(states.values())
     total = sum(t.entry.flops or 0.0 for t in trials)
     parts = [f"{counts[state]} {state}" for state in ("new", "pending", "done")]
+    if imported := counts["imported"]:
+        parts[-1] = f"{counts['done'] + imported} done ({imported} imported)"
     print(", ".join([f"{len(trials)} trials", *parts, f"{total:.3g} FLOPs in all"]))
     if spec.adaptive:
         print(
@@ -152,10 +159,7 @@ def _no_gain(trials: list[Trial]) -> list[str]:
 
 def _state(trial: Trial, folder: SweepFolder, spec: SweepSpec) -> str:
     run = folder.trial(trial.entry.hash)
-    return (
-        "done"
-        if scoring.status(run, spec).state in DONE
-        else "pending"
-        if run.path.exists()
-        else "new"
-    )
+    status = scoring.status(run, spec)
+    if status.state in DONE:
+        return "imported" if status.imported else "done"
+    return "pending" if run.path.exists() else "new"

@@ -6,7 +6,6 @@ import json
 import sys
 import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from attnres_lab.errors import UserError
@@ -66,26 +65,3 @@ def print_log(prefix: str) -> None:
     run = RunFolder(found[0])
     text = run.log.read_text(errors="replace") if run.log.exists() else f"{run.path}: no log yet"
     print(text, end="")
-
-
-def export(folder: SweepFolder, to: Path) -> list[Path]:
-    """Everything known about every trial, a row each, as CSV and Parquet."""
-    import pandas as pd
-
-    rows = []
-    for t in progress(folder):
-        entry = {k: v for k, v in asdict(t.entry).items() if k not in ("params", "flops", "tokens")}
-        planned = {"planned_flops": t.entry.flops, "planned_tokens": t.entry.tokens}
-        status = {key: getattr(t.status, key) for key in ("state", "failure", "message")}
-        rows.append({**entry, **t.entry.params, **planned, **status, **t.row})
-    if not rows:
-        raise UserError(f"{folder.path}: nothing has run yet; start it with: attnres sweep run")
-    frame = pd.DataFrame(rows)
-    for name, column in frame.items():  # each of one type, as Parquet wants
-        if column.map(type).nunique() > 1 and not pd.api.types.is_numeric_dtype(column):
-            frame[name] = column.map(lambda v: None if v is None else str(v))
-    to.mkdir(parents=True, exist_ok=True)
-    paths = [to / "trials.csv", to / "trials.parquet"]
-    frame.to_csv(paths[0], index=False)
-    frame.to_parquet(paths[1], index=False)
-    return paths

@@ -145,6 +145,14 @@ class SweepSpec(Strict):
     tune: Tune | None = None
     trials: Count | None = None
     """Points to propose; not for grids, which have their own number."""
+    known: str | Annotated[list[str], Field(min_length=1)] | None = None
+    """Tables of finished trials, as attnres sweep export writes them, beside or relative to this
+    file: what is in there is not run again.
+    """
+    order: Literal["largest", "smallest"] = "largest"
+    """Which trials start first: the largest, so that no device idles at the end, or the smallest,
+    so that a sitting that ends early leaves whole cells.
+    """
     launcher: AnyLauncher = DEFAULT
     resources: Resources = Resources()
     retry: Retry = Retry()
@@ -159,6 +167,11 @@ class SweepSpec(Strict):
     def objectives(self) -> tuple[Objective, ...]:
         """One or several."""
         return tuple(self.objective) if isinstance(self.objective, list) else (self.objective,)
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """What is under ``known``."""
+        return (self.known,) if isinstance(self.known, str) else tuple(self.known or ())
 
     @property
     def adaptive(self) -> bool:

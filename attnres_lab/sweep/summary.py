@@ -36,6 +36,7 @@ def summary(trials: list[Progress], *, slots: int = 1) -> dict[str, Any]:
         "done": len(done),
         "pending": len(left),
         **{state: states.get(state, 0) for state in COUNTED},
+        "imported": sum(bool(t.status.imported) for t in trials),
         "device_hours": spent / 3600,
         "seconds_left": seconds_left,
     }
@@ -44,6 +45,7 @@ def summary(trials: list[Progress], *, slots: int = 1) -> dict[str, Any]:
 def headline(facts: dict[str, Any]) -> str:
     """The summary in one line."""
     parts = [f"{facts['done']}/{facts['trials']} done"]
+    parts[0] += f" ({facts['imported']} imported)" if facts["imported"] else ""
     parts += [f"{facts[state]} {state}" for state in NAMED if facts[state]]
     parts.append(f"{facts['device_hours']:.2g} device-hours")
     if facts["seconds_left"]:

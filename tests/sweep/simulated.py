@@ -31,6 +31,7 @@ class World:
     survives: bool = False  # whether trials outlive their coordinator, as on Slurm
     cursed: frozenset[str] = frozenset()  # die at once, whenever they are started
     late: int = 0  # trials that the plan holds back until the others are over
+    tuned: bool = False  # asks the plan at once, and starts the smallest first
     slots: int = 2
     clock: float = 0.0
     disk: dict[str, Status] = field(default_factory=dict)
@@ -73,7 +74,10 @@ class Run:
     def act(self) -> None:
         """Until nothing is to be done now; that comes soon."""
         for _ in range(20 * len(NAMES)):
-            sweep = Situation(POLICY, LIMIT, self.world.turns, self.requests, False, self.more)
+            tuned = {"eager": self.world.tuned, "smallest": self.world.tuned}
+            sweep = Situation(
+                POLICY, LIMIT, self.world.turns, self.requests, False, self.more, **tuned
+            )
             actions = self.world.decider(self.trials, self.world.clock, self.world.slots, sweep)
             if not actions or self.over:
                 return

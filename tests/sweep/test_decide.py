@@ -38,6 +38,7 @@ WORLDS = st.fixed_dictionaries(
         "survives": st.booleans(),
         "cursed": st.frozensets(st.sampled_from(NAMES), max_size=2),
         "late": st.sampled_from([0, SEEDS]),
+        "tuned": st.booleans(),
     }
 )
 
@@ -86,7 +87,13 @@ def finish(run: Run) -> None:
 
 
 def check(decider: Decider) -> None:
-    @settings(max_examples=400, deadline=None, database=None, derandomize=True)
+    @settings(
+        max_examples=400,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        report_multiple_bugs=False,
+    )
     @given(WORLDS, EVENTS)
     def holds(setting: dict[str, Any], events: list[tuple[str, str]]) -> None:
         play(decider, setting, events)
@@ -162,6 +169,19 @@ def test_seeds_take_turns_where_points_may_be_given_up() -> None:
     assert what(trials, 4, turns="first") == [("start", "c")]
     assert what(planned("done", "running", "pending"), 4, turns="each") == [("start", "c")]
     assert what(planned("exhausted", "pending"), turns="first") == [("end", "")]
+
+
+def test_the_largest_start_first_or_the_smallest() -> None:
+    trials = planned("pending", "pending", "pending")
+    assert what(trials, 2) == [("start", "c"), ("start", "b")]
+    assert what(trials, 2, smallest=True) == [("start", "a"), ("start", "b")]
+
+
+def test_an_eager_plan_is_asked_before_what_is_pending_starts() -> None:
+    trials = planned("done", "pending", "pending")
+    assert what(trials, more=True, eager=True) == [("propose", "")]
+    assert what(trials, more=False, eager=True) == what(trials)
+    assert what(planned("running"), 1, more=True, eager=True) == [], "no slot is free"
 
 
 def test_a_plan_is_asked_for_more_before_a_sweep_ends() -> None:

@@ -22,9 +22,9 @@ from attnres_lab.config import RunConfig
 from attnres_lab.errors import UserError
 from attnres_lab.runs.folder import RunFolder
 from attnres_lab.runs.tuning import MOST
+from attnres_lab.sweep.known import export
 from attnres_lab.sweep.plan import Planner
 from attnres_lab.sweep.planview import print_plan
-from attnres_lab.sweep.report import export
 from attnres_lab.sweep.spec import load_spec
 from attnres_lab.sweep.tuning import Tuning
 from tests.sweep.conftest import Lab, in_process, study_states

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from attnres_lab.errors import UserError
-from attnres_lab.sweep.report import export, print_log, print_status
+from attnres_lab.sweep.known import export
+from attnres_lab.sweep.report import print_log, print_status
 from tests.sweep.conftest import Lab, in_process
 from tests.sweep.services import wait_for
 from tests.sweep.test_crash import CHAIN
