@@ -188,7 +188,7 @@ def test_the_page_of_studies_names_every_sweep() -> None:
 
 
 def test_the_page_of_studies_counts_the_runs_of_every_study_and_scale() -> None:
-    """The first number of each cell of the table; of a tuned cell four more, as many as expected."""
+    """The first number of each cell of the table; tuning adds four runs a cell, as is expected."""
     page = (ROOT / "docs" / "studies.md").read_text()
     for study in STUDIES:
         (row,) = re.findall(rf"^\| `{study}` - (.*)$", page, re.M)
