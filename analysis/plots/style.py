@@ -166,7 +166,9 @@ class LogTicks(Locator):
         box = axis.axes.get_window_extent()
         upright = axis.axis_name == "y"
         length = (box.height if upright else box.width) * 72 / axis.axes.figure.dpi
-        size = FontProperties(size=mpl.rcParams[f"{axis.axis_name}tick.labelsize"])
+        size = FontProperties(
+            size=mpl.rcParams["ytick.labelsize" if upright else "xtick.labelsize"]
+        )
         points = size.get_size_in_points()
         places = np.log(np.array(ticks) / low) / np.log(high / low) * length
         wide = [points * (1.2 if upright else 0.65 * _letters(number(t))) for t in ticks]
