@@ -134,7 +134,8 @@ def _depth(records: Sequence[Mapping[str, Any]], title: str) -> list[Any]:
     maps = []
     for record in records:
         rows, columns, weights = _grid(record["reads"])
-        table = np.where(np.isnan(weights), None, weights)
+        table = weights.astype(object)
+        table[np.isnan(weights)] = None
         words = "%{x}: %{z:.3f}<extra>%{y}</extra>"
         names = {"x": [*map(escape, columns)], "y": [*map(escape, rows)]}
         scale = {"zmin": 0, "zmax": 1, "colorscale": "Cividis"}
@@ -184,7 +185,7 @@ def heat_map(record: Mapping[str, Any]) -> npt.NDArray[np.uint8] | None:
             step = -(-len(names) // most)
             place(range(0, len(names), step), names[::step])
         ax.set(xlabel="source", ylabel="read before sublayer")
-        canvas = FigureCanvasAgg(figure)
+        canvas: Any = FigureCanvasAgg(figure)
         canvas.draw()
         return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
 

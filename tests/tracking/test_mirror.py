@@ -6,6 +6,7 @@ import math
 import time
 
 import pytest
+from matplotlib import colormaps
 from tracking_helpers import OLD_LOADER, dump, position, write_run
 
 from attnres_lab.errors import UserError
@@ -267,7 +268,8 @@ def test_the_heat_map_shows_the_weights() -> None:
     height, width = image.shape[:2]
     assert (width, height) == (round(TILE[0] * DOTS), round(TILE[1] * DOTS))
     colors = {tuple(color) for color in image.reshape(-1, 3).tolist()}
-    bright, dark = (253, 234, 69), (0, 34, 77)  # the ends of cividis
+    ends = colormaps["cividis"]([0.0, 1.0], bytes=True)
+    dark, bright = (tuple(end[:3]) for end in ends.tolist())
     assert {bright, dark, (255, 255, 255)} <= colors
     flat = heat_map({"reads": [read([0.25] * 4, ["embedding", "f1", "f2", "f3"], 3)]})
     middle = flat[height // 2, width // 3].tolist()
@@ -295,11 +297,10 @@ def test_the_checkpoint_has_the_metrics_of_its_weights(runs) -> None:
         run = single(connect(), files.path)
         run.sync()
         run.sync_artifacts()
-        (files.path / "tracking.json").unlink()
-    client, experiment = connect().client, connect().experiment_id
-    (model,) = client.search_logged_models(
-        [experiment], order_by=[{"field_name": "metrics.val/loss"}]
-    )
+        memory = read_json(files.path / "tracking.json")
+        write_json(files.path / "tracking.json", {"id": memory["id"]})  # what was sent is forgotten
+    store, by_loss = connect(), [{"field_name": "metrics.val/loss"}]
+    (model,) = store.client.search_logged_models([store.experiment_id], order_by=by_loss)
     found = {metric.key: metric.value for metric in model.metrics}
     assert found == {"val/loss": 3.0, "train/loss": 3.0 + 1 / 50}
     assert len(model.metrics) == 2
