@@ -13,6 +13,7 @@ from analysis.grid import grid_optimum
 from analysis.isoflop import isoflop
 from analysis.power import Study, designs, pilot, plan, seeds_needed, sizes_needed
 from analysis.runs import load_curves, load_runs
+from analysis.styles import style
 from analysis.tuning import Bowls, bowls
 
 __all__ = ["CHINCHILLA", "POWER_LAW", "POWER_LAW_OFFSET", "Fit", "Law", "bootstrap", "compare"]
@@ -39,4 +40,5 @@ __all__ += [
     "plan",
     "seeds_needed",
     "sizes_needed",
+    "style",
 ]

@@ -37,8 +37,9 @@ class Gain(Estimate):
         return words.summary(self, self.warnings)
 
     def plot(self, ax: Any = None) -> Any:
-        """Loss against compute: the means of the sizes of both arms, their separate laws, and the
-        gain at the largest size; the axes.
+        """Loss against compute: the means of the sizes of both arms, a law through the baseline's
+        with the common exponent, the same at the gain times the compute, and an arrow between the
+        two lines at the variant's largest size; the axes.
         """
         from matplotlib import pyplot as plt
 
@@ -46,19 +47,22 @@ class Gain(Estimate):
 
         ax = plt.subplots()[1] if ax is None else ax
         names = {str(self.baseline): "baseline", str(self.variant): "variant"}
-        table, laws = self.per_size, self.separate_slopes
+        table = self.per_size
         points = [
             pd.DataFrame({"variant": name, self.x: table[f"x_{arm}"], self.y: table[f"loss_{arm}"]})
             for name, arm in names.items()
         ]
+        scale = np.exp(np.mean(np.log(table["loss_baseline"] * table["x_baseline"] ** self.alpha)))
+        start = float(table["x_variant"].max())
+        reach = {
+            str(self.baseline): [*table["x_baseline"], start * self.gain],
+            str(self.variant): [*table["x_variant"]],
+        }
         lines = {}
-        for (name, arm), (a, alpha) in zip(
-            names.items(), (laws.baseline, laws.variant), strict=True
-        ):
-            x = np.geomspace(table[f"x_{arm}"].min(), table[f"x_{arm}"].max(), 50)
-            lines[name] = pd.DataFrame({"x": x, "y": a * x**-alpha})
-        last = table.iloc[-1]
-        arrows = {str(self.variant): (last["x_variant"], self.gain, last["loss_variant"])}
+        for name, factor in zip(names, (1.0, self.gain), strict=True):
+            x = np.geomspace(min(reach[name]), max(reach[name]), 50)
+            lines[name] = pd.DataFrame({"x": x, "y": scale * (x * factor) ** -self.alpha})
+        arrows = {str(self.variant): (start, self.gain, scale * (start * self.gain) ** -self.alpha)}
         return loss_against_compute(ax, pd.concat(points), lines, arrows, x=self.x, y=self.y)
 
     def _repr_html_(self) -> str:

@@ -16,7 +16,9 @@ from analysis.plots.scaling import (
     isoflop_valleys,
     loss_against_compute,
 )
-from analysis.plots.style import PRINT, new_axes, save
+from analysis.plots.style import heading, new_axes, same_limits, save
+from analysis.plots.tuning import tuning_bowls
+from analysis.styles import PRINT
 
 __all__ = [
     "PRINT",
@@ -26,12 +28,15 @@ __all__ = [
     "gain_by_compute",
     "gain_per_size",
     "grid_map",
+    "heading",
 ]
 __all__ += [
     "isoflop_valleys",
     "learning_rate_bowls",
     "loss_against_compute",
     "new_axes",
+    "same_limits",
     "save",
     "training_curves",
+    "tuning_bowls",
 ]

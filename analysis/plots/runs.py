@@ -12,33 +12,32 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from analysis.plots.style import label, log_axes, looks
+from analysis.plots.style import band, heading, label, legend, log_axes, looks
 from attnres_lab.runs.looks import BLACK
 
 
 def training_curves(
-    ax: Axes, bands: pd.DataFrame, *, x: str = "tokens", y: str = "train/loss"
+    ax: Axes, bands: pd.DataFrame, *, x: str = "flops", y: str = "train/loss"
 ) -> Axes:
     """Mean over seeds with the band of the seeds. ``bands``: columns ``variant``, ``x``, ``mean``,
     ``low``, ``high``.
     """
     style = looks(bands["variant"])
-    for variant, band in bands.groupby("variant", sort=False):
+    for variant, rows in bands.groupby("variant", sort=False):
         look = style[variant]
-        ax.fill_between(
-            band["x"], band["low"], band["high"], color=look.color, alpha=0.18, linewidth=0
-        )
+        if (rows["high"] > rows["low"]).any():
+            band(ax, rows["x"], rows["low"], rows["high"], look.color, len(style))
         ax.plot(
-            band["x"],
-            band["mean"],
+            rows["x"],
+            rows["mean"],
             color=look.color,
             linestyle=look.line,
             marker=look.marker,
-            markevery=max(1, len(band) // 6),
+            markevery=max(1, len(rows) // 6),
             label=str(variant),
         )
     ax.set(xlabel=label(x), ylabel=label(y))
-    ax.legend()
+    legend(ax)
     return log_axes(ax, "x")
 
 
@@ -70,7 +69,7 @@ def learning_rate_bowls(
             best["x"], best["mean"], "o", markersize=11, markerfacecolor="none", color=look.color
         )
     ax.set(xlabel=label(x), ylabel=label(y))
-    ax.legend(title="ringed: lowest" if points["best"].any() else None)
+    legend(ax, title="ringed: lowest" if points["best"].any() else None)
     return (
         log_axes(ax, "x")
         if pd.api.types.is_numeric_dtype(points["x"]) and (points["x"] > 0).all()
@@ -106,20 +105,30 @@ def ablation_forest(
     return ax
 
 
-def depth_map(ax: Axes, attention: pd.DataFrame, title: str = "") -> Axes:
+def depth_map(
+    ax: Axes, attention: pd.DataFrame, title: str = "", *, most: float | None = None
+) -> Axes:
     """Depth-attention weights: a row per read, the first on top, a column per source; blank where a
     read has no such source.
 
-    ``attention``: as ``DepthRecord.attention``, indexed by (sublayer, kind).
+    ``attention``: as ``DepthRecord.attention``, indexed by (sublayer, kind). ``most``: the weight
+    at the upper end of the colours, one number for maps that are to be compared; by default the
+    largest.
     """
     image = ax.imshow(
-        attention.to_numpy(float), cmap="cividis", vmin=0, aspect="auto", interpolation="nearest"
+        attention.to_numpy(float),
+        cmap="cividis",
+        vmin=0,
+        vmax=most,
+        aspect="auto",
+        interpolation="nearest",
     )
     ax.figure.colorbar(image, ax=ax, label="depth-attention weight", fraction=0.05)
     short = {"attention": "attn", "output": "out", "embedding": "emb"}
     rows = [f"{sublayer} {short.get(kind, kind)}" for sublayer, kind in attention.index]
     _ticks(ax, rows, [short.get(name, str(name)) for name in attention.columns])
-    ax.set(xlabel="source", ylabel="read before sublayer", title=title)
+    ax.set(xlabel="source", ylabel="read before sublayer")
+    heading(ax, title)
     return ax
 
 
@@ -141,17 +150,21 @@ def by_depth(ax: Axes, profiles: Mapping[str, pd.Series], ylabel: str) -> Axes:
         )
     ax.set(xlabel="sublayer", ylabel=ylabel)
     ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-    ax.legend()
+    legend(ax)
     return log_axes(ax, "y")
 
 
-def grid_map(ax: Axes, grid: pd.DataFrame, title: str = "") -> Axes:
+def grid_map(
+    ax: Axes, grid: pd.DataFrame, title: str = "", *, ends: tuple[float, float] | None = None
+) -> Axes:
     """Losses of a grid of two factors, written into the cells, the lowest framed. ``grid``: numbers
-    on both of its axes, which are named.
+    on both of its axes, which are named. ``ends``: the losses at the ends of the colours, the same
+    for grids that are to be compared; by default its own.
     """
     values = grid.to_numpy(float)
-    ax.imshow(values, cmap="cividis_r", aspect="auto")
-    middle = (np.nanmin(values) + np.nanmax(values)) / 2
+    ends = ends or (np.nanmin(values), np.nanmax(values))
+    ax.imshow(values, cmap="cividis_r", aspect="auto", vmin=ends[0], vmax=ends[1])
+    middle = sum(ends) / 2
     best = np.unravel_index(np.nanargmin(values), values.shape)
     for (row, column), value in np.ndenumerate(values):
         weight = "bold" if (row, column) == best else "normal"
@@ -176,7 +189,8 @@ def grid_map(ax: Axes, grid: pd.DataFrame, title: str = "") -> Axes:
         )
     )
     _ticks(ax, [f"{name:g}" for name in grid.index], [f"{name:g}" for name in grid.columns])
-    ax.set(xlabel=str(grid.columns.name), ylabel=str(grid.index.name), title=title)
+    ax.set(xlabel=str(grid.columns.name), ylabel=str(grid.index.name))
+    heading(ax, title)
     return ax
 
 

@@ -8,7 +8,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 
-from analysis.plots.style import label, log_axes, looks
+from analysis.plots.style import band, label, legend, log_axes, looks
 from attnres_lab.runs.looks import BLACK
 
 Interval = tuple[float, float, float]  # value, low, high
@@ -27,8 +27,8 @@ def loss_against_compute(
 
     ``runs``: columns ``variant``, ``x``, ``y``. ``curves``: by variant, columns ``x``, ``y`` and,
     where known, ``low`` and ``high``; dotted where there are no runs. ``arrows``: by variant (its
-    compute, gain, loss): an arrow to what the baseline needs for this loss; the gain is in the
-    legend, and the first curve without an arrow is the baseline.
+    compute, gain, loss): an arrow from the variant's compute to gain times as much, at one loss;
+    the gain is in the legend, and the first curve without an arrow is the baseline.
     """
     arrows = arrows or {}
     style = looks(
@@ -47,9 +47,7 @@ def loss_against_compute(
     for variant, curve in curves.items():
         look, reach = style[variant], runs.loc[runs["variant"] == variant, x]
         if "low" in curve:
-            ax.fill_between(
-                curve["x"], curve["low"], curve["high"], color=look.color, alpha=0.12, linewidth=0
-            )
+            band(ax, curve["x"], curve["low"], curve["high"], look.color, len(curves))
         text = f"{variant}, {arrows[variant][1]:.2f}×" if variant in arrows else variant
         inside = curve[curve["x"].between(reach.min() * (1 - 1e-9), reach.max() * (1 + 1e-9))]
         ax.plot(curve["x"], curve["y"], ":", color=look.color, linewidth=1)
@@ -68,7 +66,7 @@ def loss_against_compute(
         arrow = {"arrowstyle": "->", "color": style[variant].color, "shrinkA": 0, "shrinkB": 0}
         ax.annotate("", (start * gain, height), (start, height), arrowprops=arrow)
     ax.set(xlabel=label(x), ylabel=label(y))
-    ax.legend()
+    legend(ax)
     return log_axes(ax)
 
 
@@ -82,9 +80,7 @@ def gain_by_compute(ax: Axes, curves: Mapping[str, pd.DataFrame], *, x: str = "f
     for variant, curve in curves.items():
         look, color = style[variant], style[variant].color
         inside = curve[~curve["extrapolates"]]
-        ax.fill_between(
-            curve["x"], curve["low"], curve["high"], color=color, alpha=0.13, linewidth=0
-        )
+        band(ax, curve["x"], curve["low"], curve["high"], color, len(curves))
         ax.plot(curve["x"], curve["gain"], color=color, linestyle=":")
         ax.plot(
             inside["x"],
@@ -137,12 +133,8 @@ def gain_per_size(ax: Axes, table: pd.DataFrame, pooled: Mapping[str, Interval])
     ax.axvline(len(sizes) - 0.5, color="0.6", linewidth=0.8)
     ax.axhline(1.0, color=BLACK, linewidth=0.8)
     ax.set(ylabel="compute-equivalent gain (×)")
-    ax.set_xticks(
-        range(len(sizes) + 1),
-        [*sizes, "all sizes"],
-        rotation=30 if len(sizes) > 5 else 0,
-        ha="right" if len(sizes) > 5 else "center",
-    )
+    many = len("".join(sizes)) > 36
+    ax.set_xticks(range(len(sizes) + 1), [*sizes, "all sizes"], rotation=90 if many else 0)
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return log_axes(ax, "y")
 
@@ -177,5 +169,5 @@ def isoflop_valleys(
             ax.plot(curves[budget]["x"], curves[budget]["y"], color=color)
     ax.plot(optima["x"], optima["y"], "*", color=BLACK, markersize=9, label="lowest")
     ax.set(xlabel=label(x), ylabel=label("val/loss"))
-    ax.legend()
+    legend(ax)
     return log_axes(ax, "x")

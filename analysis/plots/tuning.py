@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import matplotlib as mpl
 import numpy as np
 
-from analysis.plots.style import label, log_axes
+from analysis.plots.style import heading, label, legend, log_axes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +29,7 @@ def tuning_bowls(ax: Axes, cells: pd.DataFrame, chosen: pd.DataFrame, key: str, 
         ax.plot(rows[key], rows["loss"], "o-", color=shade, markersize=3, label=str(size))
         star = chosen[chosen["size"] == size]
         ax.plot(star["best"], star["loss"], "*", color=shade, markersize=9)
-    ax.set(xlabel=label(key), ylabel=label("val/loss"), title=title)
-    ax.legend(fontsize=6)
+    ax.set(xlabel=label(key), ylabel=label("val/loss"))
+    heading(ax, title)
+    legend(ax)
     return log_axes(ax, "x")

@@ -8,16 +8,15 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from matplotlib import rc_context
-
-from analysis.plots import PRINT
 from analysis.report import sections
 from analysis.report.benchmarks import BENCHMARKS
 from analysis.report.comparisons import COMPARISONS
 from analysis.report.evidence import Evidence, gather
+from analysis.report.gains import GAINS
 from analysis.report.page import Page
 from analysis.report.shapes import SHAPES
 from analysis.report.tuning import TUNING
+from analysis.styles import current
 from attnres_lab.runs.folder import write_json
 
 
@@ -34,7 +33,9 @@ def _numbers(evidence: Evidence) -> dict[str, dict[str, float]]:
 
 @dataclass(frozen=True)
 class Report:
-    """Where a report lies, and its verdict as Markdown."""
+    """Where a report lies, and its verdict as Markdown; each of the ``figures`` lies beside it as
+    PDF too.
+    """
 
     verdict: str
     markdown: Path
@@ -51,8 +52,8 @@ def write_report(
     words: str = "",
     tracking_uri: str | None = None,
 ) -> Report:
-    """Write ``report.md``, ``report.html``, the gains (``gains.json``) and the figures into the
-    folder ``out``, made if need be.
+    """Write ``report.md``, ``report.html``, the gains (``gains.json``) and the figures (PNG and
+    PDF, in the style around the call) into the folder ``out``, made if need be.
 
     ``source``: what ``load_runs`` takes: a sweep, an experiment, a CSV or Parquet file. ``spec``:
     the sweep's YAML, for the question and the plan. ``folder``: the sweep's folder, for
@@ -69,13 +70,14 @@ def write_report(
     for stale in re.findall(
         r"^!\[.*\]\(([\w.-]+\.png)\)$", markdown.read_text() if markdown.exists() else "", re.M
     ):
-        (page.out / stale).unlink(missing_ok=True)
+        for file in (page.out / stale, (page.out / stale).with_suffix(".pdf")):
+            file.unlink(missing_ok=True)
     verdict = sections.verdict(evidence)
-    with rc_context(PRINT):
+    with current():
         page.add(f"# {evidence.name}", verdict)
         if evidence.question:
             page.add("## Question", evidence.question)
-        for part in (*COMPARISONS, *BENCHMARKS, *TUNING, *SHAPES, *sections.SECTIONS):
+        for part in (*GAINS, *COMPARISONS, *BENCHMARKS, *TUNING, *SHAPES, *sections.SECTIONS):
             part(evidence, page)
     markdown.write_text(page.markdown())
     write_json(page.out / "gains.json", _numbers(evidence))

@@ -1,140 +1,18 @@
-"""Comparisons of variants, each where the runs carry it: gains, losses, differences, and what a
-shared setting costs; the paper's beside ours.
+"""Comparisons of variants, each where the runs carry it: losses, differences, and what a shared
+setting costs; the paper's beside ours.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import numpy as np
 import pandas as pd
 
 from analysis import paper, plots
 from analysis.ablation import ablation_table
-from analysis.fits.fit import fit
-from analysis.fits.laws import POWER_LAW
-from analysis.gain.gain import Gain, compute_equivalent_gain
 from analysis.report.evidence import ACCURACY, BASELINE, LOSS, Evidence
 from analysis.report.page import Page
-from analysis.report.summaries import interval_text, signed, spread
+from analysis.report.summaries import signed, spread
 from analysis.runs import load_curves
 from analysis.tables import markdown
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-
-def _gains(evidence: Evidence, page: Page) -> None:
-    """Gains by variant and x axis; loss against compute, ours beside the paper's Table 2; gain at
-    each size, and by compute.
-    """
-    if not (gains := evidence.gains_per("flops")) or not evidence.judged:
-        return
-    rows = []
-    for gain in (
-        gain
-        for variant in gains
-        for gain in evidence.gains[variant].values()
-        if isinstance(gain, Gain)
-    ):
-        row = {
-            "variant": gain.variant,
-            "per": gain.x,
-            "gain": f"{gain.gain:.3f}",
-            "95 % interval": interval_text(gain.interval),
-        }
-        row |= {
-            "Fieller": interval_text(gain.fieller),
-            "exponent": f"{gain.alpha:.4f}",
-            "equal exponents, p": f"{gain.parallelism.p:.2g}",
-        }
-        row["sharing an irreducible loss"] = (
-            f"{o.gain:.3f} ({interval_text(o.interval)})"
-            if (o := gain.offset)
-            else "not identified"
-        )
-        rows.append(row | {"unpaired (for comparison)": interval_text(gain.unpaired.interval)})
-    asked = (
-        "How much compute is a variant worth? A gain of 1.2 per FLOP says that the baseline "
-        "reaches its loss with 1.2 times the FLOP."
-    )
-    page.add("## Compute-equivalent gain", asked, markdown(pd.DataFrame(rows)))
-    drawn, (ours, theirs) = plots.new_axes(10, 3.9, columns=2)
-    _loss_against_compute(
-        ours, evidence.comparable if evidence.isoflop else evidence.chosen, gains, "this sweep"
-    )
-    published = paper.table_2().query("variant != 'mhc-lite'")
-    title = "the paper's Table 2 (C = 6ND, active parameters)"
-    _loss_against_compute(
-        theirs,
-        published,
-        {v: compute_equivalent_gain(published, v) for v in ("block", "full")},
-        title,
-    )
-    caption = (
-        "Loss against compute, and power laws with 95 % bands. Each arrow starts at a variant's "
-        "largest runs and is as long as its gain over all sizes, the number in the legend."
-    )
-    page.figure("loss.png", drawn, caption)
-    drawn, (ax,) = plots.new_axes()
-    table = pd.concat([gain.per_size.assign(variant=variant) for variant, gain in gains.items()])
-    plots.gain_per_size(
-        ax, table, {variant: (gain.gain, *gain.interval) for variant, gain in gains.items()}
-    )
-    page.figure(
-        "gain_per_size.png",
-        drawn,
-        "Gain at each size with the common exponent, and over all sizes with its 95 % interval.",
-    )
-    drawn, (ax,) = plots.new_axes()
-    curves = {}
-    for variant, gain in gains.items():
-        points = [
-            gain.at(float(c))
-            for c in np.geomspace(
-                gain.per_size["x_variant"].min(), gain.per_size["x_variant"].max(), 60
-            )
-        ]
-        rows = [
-            {
-                "x": p.C,
-                "gain": p.gain,
-                "low": p.interval[0],
-                "high": p.interval[1],
-                "extrapolates": p.extrapolates,
-            }
-            for p in points
-        ]
-        curves[variant] = pd.DataFrame(rows)
-    plots.gain_by_compute(ax, curves)
-    caption = (
-        "Gain by compute from separate slopes: a trend here is noise unless equal exponents are "
-        "rejected (table above)."
-    )
-    page.figure("gain_by_compute.png", drawn, caption)
-
-
-def _loss_against_compute(ax: Axes, runs: pd.DataFrame, gains: dict[str, Gain], title: str) -> None:
-    tips = {variant: gain.per_size.iloc[-1] for variant, gain in gains.items()}
-    arrows = {
-        variant: (tip["x_variant"], gains[variant].gain, tip["loss_variant"])
-        for variant, tip in tips.items()
-    }
-    fits = {}
-    for variant in [BASELINE, *gains]:
-        means = runs[runs["variant"] == variant].groupby("size")[["flops", LOSS]].mean()
-        reach = [
-            *means["flops"],
-            *(start * gain for start, gain, _ in arrows.values() if variant == BASELINE),
-        ]
-        x, law = (
-            np.geomspace(min(reach), max(reach), 80),
-            fit(POWER_LAW, means["flops"], means[LOSS]),
-        )
-        low, high = law.band(x)
-        fits[variant] = pd.DataFrame({"x": x, "y": law.predict(x), "low": low, "high": high})
-    plots.loss_against_compute(ax, runs[runs["variant"].isin([BASELINE, *gains])], fits, arrows)
-    ax.set_title(title)
 
 
 def _losses(evidence: Evidence, page: Page) -> None:
@@ -160,25 +38,40 @@ def _losses(evidence: Evidence, page: Page) -> None:
     )
     page.add("## Losses", note, markdown(pd.DataFrame(rows).fillna("not measured")))
     _accuracy(runs, variants, page)
+    _curves(evidence, page)
+    _bowls(evidence, page)
+
+
+def _curves(evidence: Evidence, page: Page) -> None:
+    """Losses while training at the largest size, against what the verdict is about."""
+    if "run_id" not in evidence.runs:
+        return
     size = evidence.sizes[-1]
-    if "run_id" in evidence.runs:
-        some = (
-            evidence.chosen[evidence.chosen["size"] == size]
-            .sort_values("seed")
-            .groupby("variant")
-            .head(5)
-        )
-        curves = load_curves(
-            evidence.source, evidence.tracking_uri, keys=("train/loss",), runs=some
-        )
-        if curves["step"].nunique() > 1:
-            bands = spread(curves, ["variant", "step"], "value")
-            bands["x"] = curves.groupby(["variant", "step"])["tokens"].mean().to_numpy()
-            drawn, (ax,) = plots.new_axes()
-            plots.training_curves(ax, bands.dropna())
-            page.figure(
-                "curves.png", drawn, f"Training loss at {size}: mean and range over the seeds."
-            )
+    some = evidence.chosen[evidence.chosen["size"] == size].sort_values("seed")
+    curves = load_curves(
+        evidence.source,
+        evidence.tracking_uri,
+        keys=("train/loss", LOSS),
+        runs=some.groupby("variant").head(5),
+    )
+    panels, axes = {}, []
+    for key, name in (("train/loss", "curves"), (LOSS, "curves_validation")):
+        points = curves[curves["key"] == key]
+        if points["step"].nunique() < 2:
+            continue
+        bands = spread(points, ["variant", "step"], "value")
+        bands["x"] = points.groupby(["variant", "step"])["flops"].mean().to_numpy()
+        panels[name], (ax,) = plots.new_axes()
+        plots.training_curves(ax, bands.dropna(), y=key)
+        axes.append(ax)
+    if panels:
+        plots.same_limits(axes, "y")
+        page.figure(panels, f"Loss in training at {size}: mean and range over the seeds.")
+
+
+def _bowls(evidence: Evidence, page: Page) -> None:
+    """Loss by each factor at the largest size."""
+    size = evidence.sizes[-1]
     for key in evidence.tuned:
         settings = spread(
             evidence.done[evidence.done["size"] == size], ["variant", *evidence.tuned], LOSS
@@ -191,8 +84,7 @@ def _losses(evidence: Evidence, page: Page) -> None:
         plots.learning_rate_bowls(ax, points, x=key)
         others = " at the best of the other factors" if len(evidence.tuned) > 1 else ""
         page.figure(
-            f"by_{key}.png",
-            drawn,
+            {f"by_{key}": drawn},
             f"Loss at {size} by {key}{others}: mean and range over the seeds.",
         )
 
@@ -213,20 +105,24 @@ def _ablation(evidence: Evidence, page: Page) -> None:
     if (found := evidence.ablation) is None or not evidence.judged:
         return
     measured = found.rows[(found.rows["variant"] != BASELINE) & found.rows["difference"].notna()]
-    drawn, (ours, theirs) = plots.new_axes(10, 1.4 + 0.28 * max(len(found.rows), 12), columns=2)
-    plots.ablation_forest(
-        ours, measured.fillna({"low": measured["difference"], "high": measured["difference"]})
-    )
-    ours.set_title("this sweep")
+    measured = measured.fillna({"low": measured["difference"], "high": measured["difference"]})
     published = paper.table_4().assign(difference=lambda t: t[LOSS] - t[LOSS].iloc[0]).iloc[1:]
-    plots.ablation_forest(
-        theirs, published.assign(low=published["difference"], high=published["difference"])
-    )
-    theirs.set_title("the paper's Table 4 (436M, no intervals given)")
+    published = published.assign(low=published["difference"], high=published["difference"])
+    tables = {
+        "ablation": (measured, "this sweep"),
+        "ablation_paper": (published, "the paper's Table 4 (436M)"),
+    }
+    panels = {}
+    for name, (table, title) in tables.items():
+        panels[name], (ax,) = plots.new_axes(height=1.2 + 0.26 * max(len(measured), 11))
+        plots.ablation_forest(ax, table)
+        plots.heading(ax, title)
     asked = f"Is the loss lower at {evidence.held_equal}?"
     page.add("## Ablation", asked, found.to_markdown())
     page.figure(
-        "ablation.png", drawn, "Difference of each variant to the baseline, ours and the paper's."
+        panels,
+        "Difference of each variant to the baseline, ours with 95 % intervals and the paper's, "
+        "which gives none.",
     )
 
 
@@ -277,4 +173,4 @@ def _shared_setting(evidence: Evidence, page: Page) -> None:
     page.add(f"## Own or shared {key}", f"{note} {bias}", markdown(pd.DataFrame(rows)))
 
 
-COMPARISONS = (_gains, _losses, _ablation, _shared_setting)
+COMPARISONS = (_losses, _ablation, _shared_setting)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from analysis import plots
 
@@ -33,19 +34,21 @@ h1, h2 {{ line-height: 1.2; }} h2 {{ margin-top: 2.2rem; border-bottom: 1px soli
 a {{ color: var(--mark); }} nav ul {{ columns: 15rem; }}
 blockquote {{ margin: 1rem 0; padding: .4rem 1rem; border-left: .3rem solid var(--mark);
   background: var(--quote); font-size: 1.08rem; }}
-table {{ border-collapse: collapse; display: block; max-width: 100%; overflow-x: auto;
-  font-variant-numeric: tabular-nums; }}
+table {{ border-collapse: collapse; max-width: 100%; font-variant-numeric: tabular-nums; }}
 th, td {{ padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align: left;
-  white-space: nowrap; }} th {{ background: var(--soft); white-space: normal; }}
-img {{ max-width: 100%; background: #fff; }}
-pre {{ background: var(--soft); padding: .7rem; overflow-x: auto; font-size: .85rem; }}
+  vertical-align: top; overflow-wrap: anywhere; }} th {{ background: var(--soft); }}
+thead th:not(:first-child), td:not(:first-child) {{ min-width: 3.2rem; }}
+p:has(> img) {{ display: grid; gap: .7rem; justify-items: center;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); }}
+img {{ width: 100%; max-width: 42rem; background: #fff; border-radius: .3rem; }}
+pre {{ background: var(--soft); padding: .7rem; white-space: pre-wrap; overflow-wrap: anywhere;
+  font-size: .85rem; }}
+{wide}
 @media (max-width: 40rem) {{ body {{ margin: 1rem auto; overflow-wrap: anywhere; }}
-  p:has(> img) {{ overflow-x: auto; }} img {{ max-width: none; width: max(100%, 36rem); }}
-  th, td {{ padding: .2rem .4rem; }} }}
+  th, td {{ padding: .2rem .4rem; }} {narrow} }}
 @media print {{ :root {{ color-scheme: light; --text: #000; --page: #fff; --line: #ddd;
   --soft: #f6f6f6; --quote: #f2f7fb; }} body {{ margin: 0; max-width: none; }}
-  h2 {{ break-after: avoid; }} img, table {{ break-inside: avoid; }}
-  td {{ white-space: normal; }} pre {{ white-space: pre-wrap; }} }}
+  h2 {{ break-after: avoid; }} img, tr {{ break-inside: avoid; }} }}
 </style>
 </head>
 <body>
@@ -53,6 +56,16 @@ pre {{ background: var(--soft); padding: .7rem; overflow-x: auto; font-size: .85
 </body>
 </html>
 """
+# a table as a list: each row a block, each value behind the head of its column
+_LIST = """table.{0} thead {{ display: none; }}
+  table.{0}, table.{0} tbody {{ display: block; }}
+  table.{0} tr {{ display: block; padding: .4rem 0; border-bottom: 1px solid var(--line); }}
+  table.{0} td {{ display: flex; justify-content: space-between; gap: 1rem; border: 0;
+    text-align: right; padding: .1rem 0; }}
+  table.{0} td:first-child {{ font-weight: bold; }}
+  table.{0} td::before {{ content: attr(data-head); font-weight: normal; text-align: left; }}"""
+#: Columns that have no room on a phone, and on any screen.
+_MANY, _TOO_MANY = 4, 10
 
 
 class Page:
@@ -67,16 +80,26 @@ class Page:
         another file, no HTML.
         """
         for part in parts:
-            code = part.startswith("```")
-            self.parts.append(
-                part if code else re.sub(r"!(?=\[)|<(?=[A-Za-z/!?])", r"\\\g<0>", part)
-            )
+            self.parts.append(part if part.startswith("```") else _shown(part))
 
-    def figure(self, name: str, drawn: Figure, caption: str) -> None:
-        """A figure that says what it shows, also to those who cannot see it."""
-        plots.save(drawn, self.out / name)
-        self.figures.append(self.out / name)
-        self.parts.append(f"![{caption}]({name})\n\n*{caption}*")
+    def figure(self, panels: Mapping[str, Figure], caption: str) -> None:
+        """A figure of one or several ``panels``, by the names of their files, that says what it
+        shows, also to those who cannot see it. Each panel is a picture of its own, so that a
+        narrow page has one a row.
+        """
+        taken = {path.stem for path in self.figures}
+        images = []
+        for name, drawn in panels.items():
+            stem = re.sub(r"[^\w.-]", "_", name, flags=re.A).strip(".")
+            while stem in taken:
+                stem += "_"
+            taken.add(stem)
+            plots.save(drawn, self.out / f"{stem}.png")
+            self.figures.append(self.out / f"{stem}.png")
+            title = drawn.axes[0].get_title() if len(panels) > 1 else ""
+            words = re.sub(r"[\[\]<>`\\]", "", f"{title}: {caption}" if title else caption)
+            images.append(f"![{words}]({stem}.png)")
+        self.parts.append("\n".join(images) + f"\n\n*{_shown(caption)}*")
 
     def bullets(self, items: Iterable[str]) -> None:
         """A list."""
@@ -101,6 +124,7 @@ class Page:
                         (self.out / str(child.attrs["src"])).read_bytes()
                     ).decode()
                     child.attrs["src"] = f"data:image/png;base64,{data}"
+        _label_cells(tokens)
         first = next((i for i, t in enumerate(tokens) if t.tag == "h2"), len(tokens))
         links = list[str]()
         for head, words in zip(tokens[first:], tokens[first + 1 :], strict=False):
@@ -113,4 +137,27 @@ class Page:
             for part in (tokens[:first], tokens[first:])
         )
         contents = f'<nav aria-label="Contents"><ul>{"".join(links)}</ul></nav>\n' if links else ""
-        return _PAGE.format(title=escape(title), body=head + contents + rest)
+        lists = {"wide": _LIST.format("wide"), "narrow": _LIST.format("many")}
+        return _PAGE.format(title=escape(title), body=head + contents + rest, **lists)
+
+
+def _shown(text: str) -> str:
+    """Text whose pictures and HTML show as they are written."""
+    return re.sub(r"!(?=\[)|<(?=[A-Za-z/!?])", r"\\\g<0>", text)
+
+
+def _label_cells(tokens: Sequence[Any]) -> None:
+    """Tell each cell the head of its column, and each table whether it has many."""
+    table, heads, place = tokens[0], list[str](), 0
+    for token, after in itertools.pairwise(tokens):
+        if token.type == "table_open":
+            table, heads = token, []
+        elif token.type == "th_open":
+            heads.append(after.content)
+        elif token.type == "tr_open":
+            place = 0
+        elif token.type == "td_open":
+            token.attrs["data-head"] = heads[place]
+            place += 1
+        elif token.type == "thead_close" and len(heads) >= _MANY:
+            table.attrs["class"] = "many wide" if len(heads) >= _TOO_MANY else "many"

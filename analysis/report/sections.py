@@ -36,6 +36,7 @@ IDENTITY = (
     "size",
     "run_name",
     "config_hash",
+    "started",
     "params",
     "params_total",
 )

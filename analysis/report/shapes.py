@@ -26,9 +26,10 @@ def _isoflop(evidence: Evidence, page: Page) -> None:
     """Valleys at equal compute."""
     if not (found := evidence.isoflop):
         return
-    drawn, axes = plots.new_axes(5 * len(found), 3.8, columns=len(found))
-    laws = []
-    for ax, (variant, study) in zip(axes, found.items(), strict=True):
+    panels, shown, laws = {}, [], []
+    for variant, study in found.items():
+        panels[f"isoflop_{variant}"], (ax,) = plots.new_axes()
+        shown.append(ax)
         runs = evidence.done[evidence.done["variant"] == variant]
         runs = runs.assign(budget=runs["budget"].str.split().str[0].astype(float))
         curves = {
@@ -44,7 +45,7 @@ def _isoflop(evidence: Evidence, page: Page) -> None:
             curves,
             pd.DataFrame({"x": [v.best.at for v in lowest], "y": [v.loss for v in lowest]}),
         )
-        ax.set_title(variant)
+        plots.heading(ax, variant)
         for name, law in (("N", study.size_law), ("D", study.tokens_law)):
             low, high = law.interval()["b"]
             laws.append(
@@ -54,9 +55,10 @@ def _isoflop(evidence: Evidence, page: Page) -> None:
         laws += study.warnings
     page.add("## Compute-optimal sizes")
     page.bullets(laws)
+    for which in "xy":
+        plots.same_limits(shown, which)
     page.figure(
-        "isoflop.png",
-        drawn,
+        panels,
         "Loss against size at equal compute, fitted parabolas in log N, and their lowest points.",
     )
 
@@ -78,16 +80,19 @@ def _block_size(evidence: Evidence, page: Page) -> None:
         "the paper's Fig. 6": theirs.assign(low=theirs["mean"], high=theirs["mean"]),
     }
     levels = runs.loc[runs["variant"] == BASELINE, LOSS].mean(), 1.766
-    drawn, axes = plots.new_axes(10, 3.6, columns=2)
-    for ax, (title, points), level in zip(axes, lines.items(), levels, strict=True):
+    panels, shown = {}, []
+    files = ("block_size", "block_size_paper")
+    for file, (title, points), level in zip(files, lines.items(), levels, strict=True):
+        panels[file], (ax,) = plots.new_axes()
+        shown.append(ax)
         points = points.assign(variant="AttnRes", best=points["mean"] == points["mean"].min())
         plots.learning_rate_bowls(ax, points, x="sublayers in a block (1: Full)")
         ax.axhline(level, color="black", linestyle=":")
-        ax.set_title(title)
+        plots.heading(ax, title)
+    plots.same_limits(shown, "x")
     page.add("## Block size")
     page.figure(
-        "block_size.png",
-        drawn,
+        panels,
         f"Loss by block size at {evidence.sizes[-1]}; dotted: the baseline. Bars are the range of "
         "seeds.",
     )
@@ -127,8 +132,7 @@ def _by_layers(evidence: Evidence, page: Page) -> None:
         markdown(text.reset_index(names="layers").fillna("not measured")),
     )
     page.figure(
-        "by_layers.png",
-        drawn,
+        {"by_layers": drawn},
         "Paired difference to the baseline by depth at equal compute, with 95 % intervals: below "
         "zero is better.",
     )
@@ -155,10 +159,13 @@ def _architecture(evidence: Evidence, page: Page) -> None:
     if not grids:
         return
     best = {variant: grid_optimum(grid) for variant, grid in grids.items()}
-    grids |= {f"the paper's {name}": paper.figure_7(name) for name in ("baseline", "attnres")}
-    drawn, axes = plots.new_axes(4 * len(grids), 3.2, columns=len(grids))
-    for ax, (title, grid) in zip(axes, grids.items(), strict=True):
-        plots.grid_map(ax, grid, title)
+    published = {f"the paper's {name}": paper.figure_7(name) for name in ("baseline", "attnres")}
+    panels = {}
+    for some in (grids, published):  # one scale of colours each
+        ends = min(g.min().min() for g in some.values()), max(g.max().max() for g in some.values())
+        for title, grid in some.items():
+            panels[f"architecture_{title}"], (ax,) = plots.new_axes()
+            plots.grid_map(ax, grid, title, ends=ends)
     lines = [
         f"{v}: lowest at d / num_layers = {b.column:g}, {len(b.tied)} other cells within its "
         f"noise of {b.noise:.4f} nats"
@@ -173,9 +180,9 @@ def _architecture(evidence: Evidence, page: Page) -> None:
     page.add("## Depth against width")
     page.bullets(lines)
     page.figure(
-        "architecture.png",
-        drawn,
-        "Loss by shape, ours and the paper's Fig. 7; the lowest is framed.",
+        panels,
+        "Loss by shape, ours and the paper's Fig. 7; the lowest is framed. Colours have one scale "
+        "in ours, and one in the paper's.",
     )
 
 
@@ -187,22 +194,24 @@ def _depth(evidence: Evidence, page: Page) -> None:
     if maps := {
         variant: record for variant, record in evidence.depth.items() if len(record.attention)
     }:
-        drawn, axes = plots.new_axes(5.2 * len(maps), 4.6, columns=len(maps))
-        for ax, (variant, record) in zip(axes, maps.items(), strict=True):
-            plots.depth_map(ax, record.attention, title=f"{variant}, step {record.step}")
+        most = max(float(record.attention.max().max()) for record in maps.values())
+        panels = {}
+        for variant, record in maps.items():
+            panels[f"depth_attention_{variant}"], (ax,) = plots.new_axes(height=4.6)
+            plots.depth_map(ax, record.attention, f"{variant}, step {record.step}", most=most)
         page.figure(
-            "depth_attention.png",
-            drawn,
-            f"Learned depth attention at {evidence.sizes[-1]}, one seed, averaged over tokens.",
+            panels,
+            f"Learned depth attention at {evidence.sizes[-1]}, one seed, averaged over tokens; one "
+            "scale of colours.",
         )
     profiles = {variant: record.profile for variant, record in evidence.depth.items()}
-    if shown := [key for key in PROFILES if all(key in profile for profile in profiles.values())]:
-        drawn, axes = plots.new_axes(5 * len(shown), 3.6, columns=len(shown))
-        for ax, key in zip(axes, shown, strict=True):
-            plots.by_depth(ax, {v: p[key] for v, p in profiles.items()}, PROFILES[key])
+    panels = {}
+    for key in [key for key in PROFILES if all(key in profile for profile in profiles.values())]:
+        panels[f"by_depth_{key}"], (ax,) = plots.new_axes()
+        plots.by_depth(ax, {v: p[key] for v, p in profiles.items()}, PROFILES[key])
+    if panels:
         page.figure(
-            "by_depth.png",
-            drawn,
+            panels,
             f"Magnitude and gradient by depth at {evidence.sizes[-1]}, one seed.",
         )
 

@@ -13,7 +13,6 @@ import yaml
 
 from analysis import plots
 from analysis.gain.gain import compute_equivalent_gain
-from analysis.plots.tuning import tuning_bowls
 from analysis.report.evidence import BASELINE, LOSS, Evidence
 from analysis.report.page import Page
 from analysis.runs import load_runs
@@ -86,12 +85,17 @@ def _figure(found: Bowls, tuning: pd.DataFrame, page: Page) -> None:
         tuning.groupby(["variant", "size", found.key], sort=False)[LOSS].mean().reset_index()
     ).rename(columns={LOSS: "loss"})
     variants = list(dict.fromkeys(cells["variant"]))
-    drawn, axes = plots.new_axes(3.4 * len(variants), 3.4, columns=len(variants))
-    for ax, variant in zip(axes, variants, strict=True):
+    panels, axes = {}, []
+    for variant in variants:
         own = found.rows[found.rows["variant"] == variant]
-        tuning_bowls(ax, cells[cells["variant"] == variant], own, found.key, str(variant))
+        panels[f"bowls_{variant}"], (ax,) = plots.new_axes()
+        axes.append(ax)
+        mine = cells[cells["variant"] == variant]
+        plots.tuning_bowls(ax, mine, own, found.key, str(variant))
+    for which in "xy":
+        plots.same_limits(axes, which)
     caption = f"Loss of the tuning runs by {found.key}, size by size; stars: the minima."
-    page.figure("bowls.png", drawn, caption)
+    page.figure(panels, caption)
 
 
 def _debt(found: Bowls, tuning: pd.DataFrame, measured: pd.DataFrame, page: Page) -> None:
@@ -127,12 +131,10 @@ def _shared(evidence: Evidence, tuning: pd.DataFrame, key: str, page: Page) -> N
             rows.append(row | {v: _gain(runs, v) for v in evidence.variants})
     if not rows:
         return
-    own = {v: _in_words(g) for v, g in evidence.gains_per("flops").items()}
-    rows.append({key: "**each cell's own**"} | {v: own.get(v, "none") for v in evidence.variants})
     note = (
         "For comparison only: what the same sweep would have said at one value for all, from the "
         "tuning runs. A shared value is above one arm's optimum and below another's, so it decides "
-        "such a verdict; the last line is the result."
+        "such a verdict. The result, each cell at its own value, is in the table of gains above."
     )
     page.add("### The gain per FLOP under one shared value", note, markdown(pd.DataFrame(rows)))
 

@@ -129,6 +129,8 @@ def content_hash(config: RunConfig) -> str:
         if key not in INCIDENTAL
         and not (key.startswith(later) and key in default and default[key] == item)
     }
+    if not value["train.val_every"]:
+        value["train.val_every"] = None  # 0 and the default give the same result
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -24,7 +24,7 @@ class TrainConfig:
     batch_size: int = 32  # sequences per optimiser step, over all devices
     micro_batch_size: int | None = None  # sequences per device and forward pass; None: all at once
     log_every: int = 10  # steps
-    val_every: int | None = None  # steps; None: at the end only
+    val_every: int | None = None  # steps; 0: at the end only; None: as 2 % of the FLOPs pay for
     checkpoint_every: int = 200  # steps; 0: at the end only
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a GPU that has it
     compile: bool = False
@@ -42,6 +42,8 @@ class TrainConfig:
         for key in ("batch_size", "log_every", "devices", "nodes", "threads"):
             if getattr(self, key) < 1:
                 raise ValueError(f"train.{key}: {getattr(self, key)} is not positive")
+        if (self.val_every or 0) < 0:
+            raise ValueError(f"train.val_every: {self.val_every} is negative; 0: at the end only")
         if self.strategy == "pipeline":
             return self._check_pipeline()
         if self.pipeline != PipelineConfig():

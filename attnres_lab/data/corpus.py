@@ -82,14 +82,16 @@ class Corpus:
         total = self.windows("train", seq_len)
         return self._gather("train", drawn(seed, step, batch_size, total, rows), seq_len)
 
-    def val_batches(self, seq_len: int, batch_size: int, max_tokens: int) -> Iterator[Int64Array]:
+    def val_batches(
+        self, seq_len: int, batch_size: int, max_tokens: int, stride: int = 1
+    ) -> Iterator[Int64Array]:
         """At most ``max_tokens`` predicted tokens in batches [<= B, T + 1]: windows spread evenly
-        over the validation set, always the same.
+        over the validation set, always the same; of these every ``stride``-th.
         """
         total = self.windows("val", seq_len)
         count = min(total, max_tokens // seq_len)
-        chosen = np.arange(count, dtype=np.int64) * total // max(count, 1)
-        for start in range(0, count, batch_size):
+        chosen = (np.arange(count, dtype=np.int64) * total // max(count, 1))[::stride]
+        for start in range(0, len(chosen), batch_size):
             yield self._gather("val", chosen[start : start + batch_size], seq_len)
 
     @property

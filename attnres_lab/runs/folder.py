@@ -93,6 +93,16 @@ class RunFolder:
         status = Status(state, failure, message, step, time.time(), rows)
         write_json(self.path / "status.json", asdict(status))
 
+    def begun(self) -> float | None:
+        """Unix time at which the run itself began; of one that ended before it could say so, at
+        which it was given its config. None: it has not begun.
+        """
+        started = (read_json(self.environment) or {}).get("started")
+        if started is None and self.status().state != "scheduled":
+            files = (self.environment, self.config, self.path / "status.json")
+            started = next(file.stat().st_mtime for file in files if file.exists())
+        return started
+
     def beat(self) -> None:
         """Show that the run is alive."""
         (self.path / "heartbeat").touch()

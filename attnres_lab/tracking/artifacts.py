@@ -14,6 +14,8 @@ from attnres_lab.tracking.figures import heat_map
 from attnres_lab.tracking.store import Store
 
 FILES = ("config.yaml", "environment.json", "log.txt")
+# metrics of a run that are of its last weights
+MEASURED = r"(val|eval)/.*(?<!_stderr)|train/loss"
 # what mlflow.create_external_model says of weights that lie elsewhere
 EXTERNAL = {"mlflow.model.isExternal": "true"}
 
@@ -134,8 +136,26 @@ def send_model(target: Target, files: RunFolder) -> None:
         )
     if target.new or not client.get_run(target.run_id).outputs.model_outputs:
         client.log_outputs(target.run_id, [LoggedModelOutput(model.model_id, status.step)])
+    _send_model_metrics(target, model)
     if model.status != LoggedModelStatus.READY:
         client.finalize_logged_model(model.model_id, "READY")
+
+
+def _send_model_metrics(target: Target, model: Any) -> None:
+    """What was measured of these weights, so that models sort by it: the points that the run shows,
+    told to the model too.
+    """
+    from mlflow.entities import Metric
+
+    client = target.store.client
+    there = {(metric.key, metric.value) for metric in model.metrics or ()}
+    found = [
+        Metric(metric.key, metric.value, metric.timestamp, metric.step, model_id=model.model_id)
+        for metric in client.get_run(target.run_id).data._metric_objs
+        if re.fullmatch(MEASURED, metric.key) and (metric.key, metric.value) not in there
+    ]
+    if found:
+        client.log_batch(target.run_id, found)
 
 
 def _send_image(target: Target, record: Mapping[str, Any], when: int) -> None:

@@ -18,7 +18,10 @@ from attnres_lab.runs.looks import looks
 AXES = ("tokens", "flops", "seconds")
 # of the baseline, then of the others (runs/looks.py)
 MARKERS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x")
-CELL = 16  # pixels of an image per weight
+FILLS = ("", "-open", "-dot", "-open-dot")
+# of an image: inches, and pixels an inch, so that it is sharp and its letters are read in a tile
+TILE, DOTS = (4.2, 3.5), 180
+SHORT = {"attention": "attn", "output": "out", "embedding": "emb"}
 POINTS, RUNS = 200, 300  # more would make the page slow; it says what it leaves out
 
 
@@ -55,37 +58,45 @@ def page(title: str, records: Sequence[Mapping[str, Any]], paths: Sequence[Path]
 
 
 def _curves(runs: Sequence[tuple[Mapping[str, Any], RunFolder]], title: str) -> Any:
+    """Colour and marker are the variant's, dots the validation loss; the larger a size, the wider
+    its lines and the larger its markers.
+    """
     from plotly import graph_objects as go
 
-    figure = go.Figure(
-        layout={
-            "title": title,
-            "xaxis_title": AXES[0],
-            "yaxis_title": "nats per token",
-            "height": 620,
-        }
-    )
+    layout = {"xaxis_title": AXES[0], "yaxis_title": "nats per token", "height": 620}
+    figure = go.Figure(layout={"title": title, **layout})
     style = looks(record["variant"] for record, _ in runs)
+    order = sorted(runs, key=lambda run: run[0].get("params") or 0)
+    sizes = list(dict.fromkeys(str(record["size"]) for record, _ in order))
     places: dict[str, list[list[Any]]] = {axis: [] for axis in AXES}
+    shown: list[str] = []  # the size of each line
     for record, files in runs:
+        look, size = style[str(record["variant"])], str(record["size"])
+        share = sizes.index(size) / max(len(sizes) - 1, 1)
+        symbol = MARKERS[look.marker] + FILLS[look.line % len(FILLS)]
         for key, dash in (("train/loss", "solid"), ("val/loss", "dot")):
             rows = [row for row in files.rows() if isinstance(row.get(key), int | float)]
             rows = rows[:: max(1, len(rows) // POINTS)]
             for axis in AXES:
                 places[axis].append([row.get(axis) for row in rows])
-            name = escape(f"{record['variant']} {record['size']} s{record['seed']}, {key}")
-            look = style[str(record["variant"])]
-            line = {"color": look.color, "dash": dash}
-            loss = [row[key] for row in rows]
+            shown.append(size)
             figure.add_scatter(
                 x=places[AXES[0]][-1],
-                y=loss,
-                name=name,
-                line=line,
-                marker={"symbol": MARKERS[look.marker]},
+                y=[row[key] for row in rows],
+                name=escape(f"{record['variant']} {size} s{record['seed']}, {key}"),
+                line={"color": look.color, "dash": dash, "width": 1 + 3 * share},
+                marker={"symbol": symbol, "size": 5 + 5 * share},
                 mode="lines+markers",
                 legendgroup=escape(str(record["variant"])),
             )
+    menus = _menus(places, sizes, shown)
+    return figure.update_layout(updatemenus=menus, margin={"t": 130}, title={"y": 0.97})
+
+
+def _menus(
+    places: Mapping[str, list[list[Any]]], sizes: Sequence[str], shown: Sequence[str]
+) -> list[dict[str, Any]]:
+    """To choose the x axis, its scale, and one size or all; ``shown``: the size of each line."""
     axes = [
         {
             "label": axis,
@@ -98,18 +109,19 @@ def _curves(runs: Sequence[tuple[Mapping[str, Any], RunFolder]], title: str) -> 
         {"label": f"{scale} x", "method": "relayout", "args": [{"xaxis.type": scale}]}
         for scale in ("linear", "log")
     ]
-    menus = [
-        {
-            "buttons": buttons,
-            "type": "buttons",
-            "direction": "right",
-            "x": x,
-            "y": 1.16,
-            "xanchor": "left",
-        }
-        for buttons, x in ((axes, 0), (scales, 0.4))
+    seen = {"all sizes": [True] * len(shown)}
+    seen |= {size: [size == own for own in shown] for size in sizes}
+    picks = [
+        {"label": escape(name), "method": "restyle", "args": [{"visible": mask}]}
+        for name, mask in seen.items()
     ]
-    return figure.update_layout(updatemenus=menus, margin={"t": 130}, title={"y": 0.97})
+    place = {"y": 1.16, "xanchor": "left"}
+    across = place | {"direction": "right", "type": "buttons"}
+    return [
+        across | {"buttons": axes, "x": 0},
+        across | {"buttons": scales, "x": 0.4},
+        place | {"direction": "down", "type": "dropdown", "buttons": picks, "x": 0.7},
+    ]
 
 
 def _depth(records: Sequence[Mapping[str, Any]], title: str) -> list[Any]:
@@ -119,25 +131,15 @@ def _depth(records: Sequence[Mapping[str, Any]], title: str) -> list[Any]:
     records = [record for record in records if record.get("reads")]
     if not records:
         return []
-    reads = records[-1]["reads"]
-    width = max(len(read["weights"]) for read in reads)
-    text = [
-        [*map(escape, read["sources"])] + [""] * (width - len(read["weights"])) for read in reads
-    ]
-    maps = [
-        go.Heatmap(
-            z=[
-                read["weights"] + [None] * (width - len(read["weights"]))
-                for read in record["reads"]
-            ],
-            text=text,
-            hovertemplate="%{text}: %{z:.3f}<extra>%{y}</extra>",
-            zmin=0,
-            zmax=1,
-            colorscale="Cividis",
-        )
-        for record in records
-    ]
+    maps = []
+    for record in records:
+        rows, columns, weights = _grid(record["reads"])
+        table = weights.astype(object)
+        table[np.isnan(weights)] = None
+        words = "%{x}: %{z:.3f}<extra>%{y}</extra>"
+        names = {"x": [*map(escape, columns)], "y": [*map(escape, rows)]}
+        scale = {"zmin": 0, "zmax": 1, "colorscale": "Cividis"}
+        maps.append(go.Heatmap(z=table, hovertemplate=words, **names, **scale))
     frames = [
         go.Frame(data=[image], name=str(record["step"]))
         for image, record in zip(maps, records, strict=True)
@@ -146,15 +148,11 @@ def _depth(records: Sequence[Mapping[str, Any]], title: str) -> list[Any]:
         {"label": frame.name, "method": "animate", "args": [[frame.name], {"mode": "immediate"}]}
         for frame in frames
     ]
-    rows = {
-        "tickvals": list(range(len(reads))),
-        "ticktext": [escape(f"{read['sublayer']} {read['kind']}") for read in reads],
-    }
     layout = {
         "title": title,
         "height": 620,
         "xaxis": {"title": "source"},
-        "yaxis": {"autorange": "reversed", "title": "read", **rows},
+        "yaxis": {"autorange": "reversed", "title": "read before sublayer"},
         "sliders": [
             {"steps": steps, "active": len(steps) - 1, "currentvalue": {"prefix": "step "}}
         ],
@@ -164,18 +162,49 @@ def _depth(records: Sequence[Mapping[str, Any]], title: str) -> list[Any]:
 
 def heat_map(record: Mapping[str, Any]) -> npt.NDArray[np.uint8] | None:
     """Depth-attention weights as an image: a row per read (the first on top), a column per source,
-    white where a read has no such source.
+    white where a read has no such source; colours from 0 to 1 in every image, by the root of the
+    weight, so that small ones are told apart too.
 
-    Returns [reads * CELL, sources * CELL, 3]; None for a record without reads.
+    Returns [height, width, 3]; None for a record without reads.
     """
-    from matplotlib import colormaps
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import PowerNorm
+    from matplotlib.figure import Figure
 
-    weights = [read["weights"] for read in record["reads"]]
-    if not weights:
+    if not record["reads"]:
         return None
-    image = np.full((len(weights), max(map(len, weights)), 3), 255, np.uint8)
-    for row, values in enumerate(weights):
-        image[row, : len(values)] = (
-            colormaps["cividis"](np.clip(values, 0.0, 1.0))[:, :3] * 255
-        ).round()
-    return image.repeat(CELL, 0).repeat(CELL, 1)
+    rows, columns, weights = _grid(record["reads"])
+    with rc_context({"font.size": 9}):
+        figure = Figure(figsize=TILE, dpi=DOTS, layout="constrained")
+        ax = figure.subplots()
+        shown = ax.imshow(weights, cmap="cividis", norm=PowerNorm(0.5, 0, 1), aspect="auto")
+        bar = figure.colorbar(shown, ax=ax, label="weight", ticks=[0, 0.05, 0.2, 0.5, 1])
+        bar.ax.set_yticklabels(["0", "0.05", "0.2", "0.5", "1"])
+        for names, place, most in ((rows, ax.set_yticks, 12), (columns, ax.set_xticks, 7)):
+            step = -(-len(names) // most)
+            place(range(0, len(names), step), names[::step])
+        ax.set(xlabel="source", ylabel="read before sublayer")
+        canvas: Any = FigureCanvasAgg(figure)
+        canvas.draw()
+        return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
+
+
+def _grid(
+    reads: Sequence[Mapping[str, Any]],
+) -> tuple[list[str], list[str], npt.NDArray[np.float64]]:
+    """Short names of the reads and of their sources, and the weights, NaN where a read has no such
+    source; the open partial sum stands where the block will that it becomes.
+    """
+    named = []
+    for read in reads:
+        sources, count = read["sources"], len(read["sources"])
+        names = [f"b{count - 1}" if name == "partial" else str(name) for name in sources]
+        named.append(dict(zip(names, read["weights"], strict=True)))
+    columns = sorted(
+        {name for read in named for name in read},
+        key=lambda name: (name != "embedding", int("".join(filter(str.isdigit, name)) or 0)),
+    )
+    rows = [f"{read['sublayer']} {SHORT.get(read['kind'], read['kind'])}" for read in reads]
+    weights = np.array([[read.get(name, np.nan) for name in columns] for read in named], float)
+    return rows, [SHORT.get(name, name) for name in columns], weights

@@ -17,7 +17,6 @@ from attnres_lab.runs.table import as_text
 VALUE_LIMIT = 6000
 # an "_x" of its own is escaped too, so that every "_x" starts an escape
 _REFUSED = re.compile(r"[^/\w.\- ]|_(?=x)")
-_FACTORS = ("data.seq_len", "train.batch_size")
 
 
 def encode(name: str) -> str:
@@ -46,20 +45,12 @@ def to_params(values: Mapping[str, Any]) -> dict[str, str]:
 
 def factors(values: Mapping[str, Any]) -> dict[str, float]:
     """The numbers among the config values, as metrics ``factor/<dotted key>``: MLflow compares
-    parameters as text only.
-
-    Of the sections ``data`` and ``train`` only the sequence length and the batch size: the rest is
-    no factor of an experiment.
+    parameters as text only. Which values are factors the plan decides: those it varies.
     """
     numbers = {
         key: value
         for key, value in values.items()
         if isinstance(value, int | float) and not isinstance(value, bool)
-    }
-    numbers = {
-        key: value
-        for key, value in numbers.items()
-        if not key.startswith(("data.", "train.")) or key in _FACTORS
     }
     return {
         f"factor/{encode(key)}": float(value)

@@ -85,6 +85,8 @@ class RunSync:
         """Parameters, tags, new metric rows and the status. Raises what MLflow raises."""
         mark, status = self._stamp(), self.files.status()
         try:
+            if self._attached and self._state == "SCHEDULED" and self.files.begun():
+                self._attached = False  # it has a start of its own now
             if not self._attached:
                 self._attach()
             self._describe()
@@ -116,14 +118,21 @@ class RunSync:
         if self._attached and self._state == "RUNNING":
             self._set({}, {"failure": "killed"})
             self._flush()
-            self.store.client.set_terminated(self.run_id, "KILLED")
+            seen = self.files.last_beat() or time.time()
+            self.store.client.set_terminated(self.run_id, "KILLED", int(seen * 1000))
             self._attached = False
 
     def _attach(self) -> None:
         """Find or create the run, and ask what it holds."""
         client = self.store.client
-        self._new = self.run_id is None
-        run = self._create() if self.run_id is None else client.get_run(self.run_id)
+        run = None if self.run_id is None else client.get_run(self.run_id)
+        if run is not None and run.info.status == "SCHEDULED" and self.files.begun():
+            # MLflow moves no start: the run that stood for the plan makes way
+            if run.info.lifecycle_stage == "active":
+                client.delete_run(self.run_id)
+            run, self._memory.values = None, {}
+        self._new = run is None
+        run = run or self._create()
         self.run_id = str(run.info.run_id)
         if run.info.lifecycle_stage == "deleted":
             client.restore_run(self.run_id)
@@ -150,11 +159,12 @@ class RunSync:
     def _create(self) -> Any:
         source = {"mlflow.user": user(), "mlflow.source.name": "attnres"}
         tags = {"attnres.id": self.identity.uid, **source, **self.identity.tags}
-        # a run that is mirrored late began when it wrote its config
-        begun = stamp(self.files.config)
-        start = begun[0] // 1_000_000 if begun else None
+        begun = self.files.begun()
         return self.store.client.create_run(
-            self.store.experiment_id, start, tags, self.identity.name
+            self.store.experiment_id,
+            int(begun * 1000) if begun else None,
+            tags,
+            self.identity.name,
         )
 
     def _stamp(self) -> list[int] | None:

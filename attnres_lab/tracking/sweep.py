@@ -145,8 +145,10 @@ class SweepSync:
         self.store.client.set_tag(self._parent, "status", tag)
         if status == "RUNNING":
             self.store.client.update_run(self._parent, status)
-        else:
-            self.store.client.set_terminated(self._parent, status)
+            return
+        last = max((trial.files.status().updated for trial in self._trials.values()), default=0)
+        end = int(last * 1000) if last else None
+        self.store.client.set_terminated(self._parent, status, end)
 
     def _sync_one(self, trial: RunSync) -> None:
         """A folder that cannot be read does not hold up the others."""
@@ -180,8 +182,10 @@ class SweepSync:
         else:
             parent = run.info.run_id if (run := self._find_parent()) else None
         if parent is None:
+            planned = stamp(self.folder / "plan.json")
+            start = planned[0] // 1_000_000 if planned else None
             parent = self.store.client.create_run(
-                self.store.experiment_id, tags=tags, run_name=self.name
+                self.store.experiment_id, start, tags, self.name
             ).info.run_id
         self._parent = parent
 
@@ -239,7 +243,9 @@ class SweepSync:
         stamp = path.stat().st_mtime_ns if path.exists() else 0
         if stamp == self._plan_stamp:
             return
-        for entry in SweepFolder(self.folder).plan():
+        plan = SweepFolder(self.folder).plan()
+        self._looks = looks(entry.variant for entry in plan)
+        for entry in plan:
             if (key := entry.hash) not in self._trials:
                 identity = self._identity(entry)
                 self._entries[key] = entry
@@ -253,8 +259,8 @@ class SweepSync:
         facts = folder.facts()
         # the sweep's YAML is in there, and in it perhaps the address of a database
         facts["yaml"] = redact_settings(str(facts.get("yaml", "")))
-        plan = redact(path.read_text()) if path.exists() else "[]"
-        for name, text in (("plan.json", plan), ("sweep.json", json.dumps(facts, indent=1))):
+        lines = redact(path.read_text()) if path.exists() else "[]"
+        for name, text in (("plan.json", lines), ("sweep.json", json.dumps(facts, indent=1))):
             self.store.client.log_text(self._parent, text, name)
         self._plan_stamp = stamp
 
@@ -267,7 +273,7 @@ class SweepSync:
         }
         tags |= {key: str(getattr(entry, key)) for key in ("variant", "size", "seed")}
         tags |= {"tuning": "true"} if entry.tuning else {}
-        tags["mlflow.runColor"] = looks([entry.variant])[entry.variant].color
+        tags["mlflow.runColor"] = self._looks[entry.variant].color
         tags["protocol"] = (
             "tuned" if any(key.startswith("optim.") for key in entry.params) else "shared"
         )

@@ -89,10 +89,7 @@ class Worker:
 
     def _mirror(self, last: bool) -> bool:
         if self._sync is None:
-            if (
-                not (self.folder / "plan.json").exists()
-                and not RunFolder(self.folder).config.exists()
-            ):
+            if not (self.folder / "plan.json").exists() and not RunFolder(self.folder).begun():
                 return True  # nothing to tell yet
             store = connect(thorough=self._away)  # that it failed may be the file's fault
             if self.task["kind"] == "sweep":

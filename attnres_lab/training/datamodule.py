@@ -29,6 +29,7 @@ class StepDataModule(pl.LightningDataModule, ABC):
     """
 
     dataset: Any
+    val_stride = 1  # validation is on every so many-th example
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__()
@@ -42,6 +43,11 @@ class StepDataModule(pl.LightningDataModule, ABC):
     def val_batches(self) -> Iterator[Any]:
         """The fixed validation set."""
 
+    @property
+    @abstractmethod
+    def val_examples(self) -> int:
+        """Examples of the whole validation set."""
+
     def prepare_data(self) -> None:
         self.dataset  # noqa: B018  on one rank first
 
@@ -49,7 +55,9 @@ class StepDataModule(pl.LightningDataModule, ABC):
         return TrainBatches(self)
 
     def val_dataloader(self) -> torch.utils.data.DataLoader[Any]:
-        return torch.utils.data.DataLoader(ValidationBatches(self), batch_size=None)
+        # a loader draws a number, which is not to come from training's random state
+        own = torch.Generator()
+        return torch.utils.data.DataLoader(ValidationBatches(self), batch_size=None, generator=own)
 
 
 class CorpusDataModule(StepDataModule):
@@ -78,9 +86,14 @@ class CorpusDataModule(StepDataModule):
         yield from torch.split(torch.from_numpy(batch), c.train.loaded)
 
     def val_batches(self) -> Iterator[Tensor]:
-        d = self.config.data
-        for batch in self.dataset.val_batches(d.seq_len, self.config.train.micro, d.val_tokens):
+        d, rows = self.config.data, self.config.train.micro
+        for batch in self.dataset.val_batches(d.seq_len, rows, d.val_tokens, self.val_stride):
             yield torch.from_numpy(batch)
+
+    @property
+    def val_examples(self) -> int:
+        d = self.config.data
+        return min(self.dataset.windows("val", d.seq_len), d.val_tokens // d.seq_len)
 
 
 class ImageDataModule(StepDataModule):
@@ -102,7 +115,11 @@ class ImageDataModule(StepDataModule):
         yield from self._split("train", drawn(c.seed, step, c.train.batch_size, total, rows))
 
     def val_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        yield from self._split("val", slice(None))
+        yield from self._split("val", slice(None, None, self.val_stride))
+
+    @property
+    def val_examples(self) -> int:
+        return len(self.dataset.labels["val"])
 
     def _split(self, split: str, chosen: Any) -> Iterator[tuple[Tensor, Tensor]]:
         arrays = (self.dataset.images[split][chosen], self.dataset.labels[split][chosen])

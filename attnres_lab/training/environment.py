@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 import subprocess
+import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 
 from attnres_lab.config import RunConfig, content_hash, flatten
-from attnres_lab.runs.folder import RunFolder, write_atomic, write_json
+from attnres_lab.runs.folder import RunFolder, read_json, write_atomic, write_json
 from attnres_lab.runs.secrets import redact_code
 
 DIFF_BYTES = 1_000_000  # a longer diff is cut
@@ -25,7 +26,10 @@ def write_environment(
     the code is not committed (``code.diff``). ``dataset`` is a data module's.
     """
     diff = uncommitted(Path(__file__).parent)
-    write_json(files.environment, environment(config, dataset, device) | {"dirty": bool(diff)})
+    # a run that goes on began when it first did
+    started = (read_json(files.environment) or {}).get("started", time.time())
+    facts = {"dirty": bool(diff), "started": started}
+    write_json(files.environment, environment(config, dataset, device) | facts)
     files.artifacts.mkdir(exist_ok=True)
     write_json(files.artifacts / "data.json", dataset.manifest)
     if diff:

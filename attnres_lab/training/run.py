@@ -39,7 +39,6 @@ from attnres_lab.training.callbacks import (
     End,
     Rows,
     RunLog,
-    Validation,
     final_numbers,
 )
 from attnres_lab.training.checkpoint import AtomicCheckpoint, load_checkpoint, start_from
@@ -48,6 +47,7 @@ from attnres_lab.training.module import LitTransformer
 from attnres_lab.training.pipeline import LitPipeline, PipelineStrategy
 from attnres_lab.training.progress import Progress
 from attnres_lab.training.task import make_task
+from attnres_lab.training.validation import Validation
 
 PROCESSES = 4  # ranks for each core that may be asked for
 PARENT = "ATTNRES_PARENT"  # the process id of who started this rank

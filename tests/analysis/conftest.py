@@ -214,4 +214,9 @@ def tracked(store, tmp_path_factory) -> Tracked:
 @pytest.fixture
 def quick(monkeypatch) -> None:
     """Figures are drawn but not rendered, which is most of the time that a report takes."""
-    monkeypatch.setattr("analysis.plots.save", lambda figure, path: path.write_bytes(b"\x89PNG"))
+
+    def save(figure, path) -> None:
+        path.write_bytes(b"\x89PNG")
+        path.with_suffix(".pdf").write_bytes(b"%PDF")
+
+    monkeypatch.setattr("analysis.plots.save", save)

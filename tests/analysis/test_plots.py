@@ -3,6 +3,7 @@ colour-blindness.
 """
 
 import itertools
+from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -13,8 +14,11 @@ from hypothesis import strategies as st
 
 from analysis import compute_equivalent_gain, paper, plots
 from analysis.plots.style import log_ticks, looks, number
-from attnres_lab.runs.looks import FIRST
+from analysis.report.gains import draw_gains
+from attnres_lab.runs.looks import FIRST, PAPER
 from attnres_lab.runs.looks import looks as by_name
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -55,20 +59,56 @@ def test_more_variants_than_colours_still_differ() -> None:
     assert len({(look.color, look.marker, str(look.line)) for look in style.values()}) == 101
 
 
-def test_more_variants_than_looks_are_drawn_and_leave_the_listed_ones_theirs() -> None:
+def test_any_number_of_variants_is_told_apart_and_the_listed_keep_theirs() -> None:
+    """However their hashes fall: 300 names over 126 places collide."""
     style = looks(["full", *(f"v{i:03d}" for i in range(300))])
-    assert len(style) == 302
+    assert len({(look.color, look.marker, str(look.line)) for look in style.values()}) == 302
     assert style["full"] == looks(["full"])["full"]
+    figure, (ax,) = plots.new_axes()
+    plots.by_depth(ax, {name: pd.Series([1.0, 2.0]) for name in style}, "RMS")
+    figure.canvas.draw()
 
 
-def test_curves_of_one_colour_differ_by_marker(ax) -> None:
-    """full and delta share a colour and a line."""
-    curve = pd.DataFrame({"x": [1e12, 1e13, 1e14], "gain": 1.1, "low": 1.0, "high": 1.2})
-    curves = {name: curve.assign(extrapolates=False) for name in ("full", "delta")}
-    plots.gain_by_compute(ax, curves)
-    named = {line.get_label(): line for line in ax.get_lines()}
-    assert named["full"].get_color() == named["delta"].get_color()
-    assert named["full"].get_marker() != named["delta"].get_marker()
+def test_two_names_of_one_hash_are_told_apart_even_by_colour_alone() -> None:
+    """MLflow draws a line in a colour and no more, so no two of 126 variants share one."""
+    seen: dict[str, str] = {}
+    for name in (f"mine{i}" for i in range(1000)):
+        twin = seen.setdefault(looks([name])[name].color, name)
+        if twin != name:
+            break
+    pair = looks([name, twin])
+    assert pair[name].color != pair[twin].color
+    assert pair[min(name, twin)] == looks([min(name, twin)])[min(name, twin)]
+    many = looks([f"v{i:03d}" for i in range(126)])
+    assert len({look.color for look in many.values()}) == len(many)
+
+
+def test_the_papers_names_look_like_ours() -> None:
+    """In Table 2, in Table 4, and in a sweep of this project; side by side they are told apart."""
+    ours = looks(["full", "block8", "mhc", "denseformer", "block-s4"])
+    named = {"Full": "full", "block": "block8", "mHC": "mhc", "DenseFormer": "denseformer"}
+    for theirs, own in (named | {"Block, S = 4": "block-s4"}).items():
+        assert looks([theirs])[theirs] == ours[own]
+    both = looks([*paper.table_2()["variant"], *paper.table_4()["variant"]])
+    assert both["block"] == ours["block8"]
+    assert len({(look.color, look.marker, str(look.line)) for look in both.values()}) == len(both)
+
+
+def test_every_name_of_the_papers_is_a_label_of_ours() -> None:
+    """As configs make them, so that an alias cannot go stale."""
+    from attnres_lab.config import load
+
+    full: list[dict[str, object]] = [{"query": "input"}, {"mixing": "static"}, {"window": 8}]
+    full += [{}, {"mixing": "sigmoid"}, {"key_norm": False}]
+    block = [{}, {"block_size": 4}, {"block_size": 4, "heads": 16}]
+    block += [{"block_size": 4, "key_norm": False}]
+    given = [{"name": "full", **options} for options in full]
+    given += [{"name": "block", **options} for options in block]
+    given += [{"name": "denseformer"}, {"name": "mhc"}]
+    labels = {load(ROOT / "experiments/tiny.yaml", {"model.residual": r}).variant for r in given}
+    assert set(PAPER.values()) == labels
+    published = {*paper.table_2()["variant"], *paper.table_4()["variant"]}
+    assert set(PAPER) == published - {"baseline", "full", "mhc-lite"}
 
 
 def test_every_colour_is_told_from_white_paper() -> None:
@@ -151,6 +191,39 @@ def test_loss_against_compute_shows_every_run_and_the_arrow_spans_the_gain(ax) -
         line for line in ax.lines if line.get_linestyle() == "-" and line.get_label() == "baseline"
     )
     assert dotted.get_xdata().max() > solid.get_xdata().max()
+
+
+def law_of(ax, label: str):
+    """The whole law of one variant, dotted where it has no runs: log y at x."""
+    named = next(line for line in ax.lines if str(line.get_label()).split(",")[0] == label)
+    dotted = next(
+        line
+        for line in ax.lines
+        if line.get_linestyle() == ":" and line.get_color() == named.get_color()
+    )
+    x, y = np.log(dotted.get_data())
+    return lambda at: float(np.interp(np.log(at), x, y))
+
+
+@pytest.mark.parametrize("how", ["report", "gain.plot"])
+def test_an_arrow_goes_from_the_line_of_its_variant_to_that_of_the_baseline(ax, how) -> None:
+    """As the report's caption says, and it is as long as the gain."""
+    runs = paper.table_2()
+    gains = {v: compute_equivalent_gain(runs, v) for v in ("block", "full")}
+    if how == "report":
+        draw_gains(ax, runs, gains)
+    else:
+        del gains["block"]
+        gains["full"].plot(ax)
+    drawn(ax)
+    arrows = [text for text in ax.texts if text.arrow_patch]
+    assert len(arrows) == len(gains)
+    for (variant, gain), arrow in zip(gains.items(), arrows, strict=True):
+        (start, height), (end, level) = arrow.xyann, arrow.xy
+        assert end / start == pytest.approx(gain.gain)
+        assert height == level
+        assert np.log(height) == pytest.approx(law_of(ax, variant)(start), abs=1e-6)
+        assert np.log(level) == pytest.approx(law_of(ax, "baseline")(end), abs=1e-6)
 
 
 def test_a_gain_draws_itself_on_the_published_table(ax) -> None:
@@ -243,7 +316,7 @@ def test_training_curves_have_a_band_for_the_seeds(ax) -> None:
     )
     plots.training_curves(ax, bands)
     drawn(ax)
-    assert texts(ax) == {"training tokens", "training loss (nats per token)", "full"}
+    assert texts(ax) == {"training compute C (FLOP)", "training loss (nats per token)", "full"}
     assert len(ax.collections) == 1
 
 

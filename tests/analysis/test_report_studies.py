@@ -116,7 +116,7 @@ def test_an_isoflop_study_finds_the_exponent_and_the_gain_that_were_put_in(tmp_p
     text = report.markdown.read_text()
     assert "given 1.30 times the compute" in report.verdict
     assert re.search(r"full: the best N grows as C\^0.500 ", section(text, "Compute-optimal sizes"))
-    assert "isoflop.png" in {figure.name for figure in report.figures}
+    assert "isoflop_full.png" in {figure.name for figure in report.figures}
 
 
 @pytest.mark.parametrize(

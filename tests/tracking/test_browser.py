@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import signal
@@ -18,11 +17,10 @@ from attnres_lab.tracking import log_report
 
 pytestmark = [pytest.mark.infra, pytest.mark.filterwarnings(OLD_LOADER)]
 ROOT = Path(__file__).parents[2]
-CHROMIUM = shutil.which("chromium")
 SWEEP = """
 name: browse
 base: base.yaml
-overrides: {train.log_every: 2, model.dim: 16, budget: 20 steps}
+overrides: {train.log_every: 4, model.dim: 16, budget: 64 steps}
 space:
   model.residual: [{name: baseline}, {name: full}, {name: block, num_blocks: 8}]
   seed: [0]
@@ -69,19 +67,6 @@ def address(runs) -> str:
     process.stdout.close()
 
 
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("no chromium here: apt-get install chromium")
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="pip install attnres-lab[browser]"
-    )
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
 def page(browser):
     """A user who was never here."""
@@ -92,14 +77,10 @@ def page(browser):
 
 
 @pytest.fixture
-def shot(page, tmp_path_factory, request):
-    """A picture of the page at the end of the test, kept in $ATTNRES_SCREENSHOTS or the test's
-    folder.
-    """
-    folder = Path(os.environ.get("ATTNRES_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
-    folder.mkdir(parents=True, exist_ok=True)
-    yield folder
-    page.screenshot(path=folder / f"{request.node.name}.png")
+def shot(page, screenshots, request):
+    """A picture of the page at the end of the test."""
+    yield screenshots
+    screenshots.keep(page, request.node.name)
 
 
 def open_runs(page, address: str, query: str = "") -> None:
@@ -199,8 +180,9 @@ def test_the_depth_heat_map_and_the_report_open(page, address, shot) -> None:
     page.get_by_placeholder("Search metric charts").fill("depth attention")
     image = page.locator("img[src*='depth']").or_(page.locator("img[src^='blob:']")).first
     image.wait_for()
-    page.screenshot(path=shot / "depth_attention.png")
-    assert image.evaluate("image => image.naturalWidth") >= 16
+    # its letters, of 9 points in 3.5 inches, are read in the tile
+    assert image.evaluate("image => image.clientHeight") * 9 / (3.5 * 72) >= 8
+    shot.keep(page, "mlflow_depth")
     open_runs(page, address)
     page.get_by_role("link", name="browse", exact=True).click()
     page.get_by_role("tab", name="Artifacts").click()
@@ -240,4 +222,5 @@ def test_the_checkpoint_is_a_model_of_its_run(page, address, shot) -> None:
     with page.expect_popup() as opened:
         page.get_by_role("link", name="full-d16-L8-s0-checkpoint").click()
     opened.value.get_by_text("checkpoints/last.ckpt").first.wait_for(timeout=60_000)
-    opened.value.screenshot(path=shot / "checkpoint.png")
+    opened.value.get_by_text("val/loss").first.wait_for()
+    shot.keep(opened.value, "checkpoint")

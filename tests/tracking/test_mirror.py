@@ -6,12 +6,13 @@ import math
 import time
 
 import pytest
+from matplotlib import colormaps
 from tracking_helpers import OLD_LOADER, dump, position, write_run
 
 from attnres_lab.errors import UserError
 from attnres_lab.runs.folder import RunFolder, read_json, write_json
 from attnres_lab.tracking import RunMirror, connect, rebuild, tracking_uri
-from attnres_lab.tracking.figures import CELL, heat_map
+from attnres_lab.tracking.figures import DOTS, TILE, heat_map
 from attnres_lab.tracking.worker import single
 
 pytestmark = pytest.mark.filterwarnings(OLD_LOADER)
@@ -254,12 +255,65 @@ def test_an_address_that_is_none_is_refused_before_anything_is_trained(runs, mon
     assert "canary" not in str(error.value)
 
 
+def read(weights: list[float], sources: list[str], sublayer: int) -> dict:
+    return {"sublayer": sublayer, "kind": "mlp", "sources": sources, "weights": weights}
+
+
 def test_the_heat_map_shows_the_weights() -> None:
-    """Dark is no weight, bright is all of it, white is no such source."""
-    image = heat_map({"reads": [{"weights": [1.0]}, {"weights": [0.0, 1.0]}]})
-    assert image.shape == (2 * CELL, 2 * CELL, 3)
-    assert image[0, -1].tolist() == [255, 255, 255]
-    dark, bright = image[-1, 0].astype(int), image[-1, -1].astype(int)
-    assert bright.sum() > 2 * dark.sum()
-    assert (image[0, 0] == bright).all()
+    """Dark is no weight, bright is all of it, white is no such source; colours mean the same in
+    every image.
+    """
+    small = read([0.0, 1.0], ["embedding", "f1"], 1)
+    image = heat_map({"reads": [read([1.0], ["embedding"], 0), small]})
+    height, width = image.shape[:2]
+    assert (width, height) == (round(TILE[0] * DOTS), round(TILE[1] * DOTS))
+    colors = {tuple(color) for color in image.reshape(-1, 3).tolist()}
+    ends = colormaps["cividis"]([0.0, 1.0], bytes=True)
+    dark, bright = (tuple(end[:3]) for end in ends.tolist())
+    assert {bright, dark, (255, 255, 255)} <= colors
+    flat = heat_map({"reads": [read([0.25] * 4, ["embedding", "f1", "f2", "f3"], 3)]})
+    middle = flat[height // 2, width // 3].tolist()
+    assert tuple(middle) not in (bright, dark)  # a quarter is a quarter, not the largest here
     assert heat_map({"reads": []}) is None
+
+
+def test_the_open_sum_of_a_block_stands_where_its_block_will() -> None:
+    from attnres_lab.tracking.figures import _grid
+
+    reads = [
+        read([0.4, 0.6], ["embedding", "partial"], 1),
+        read([0.2, 0.3, 0.5], ["embedding", "b1", "partial"], 3),
+    ]
+    rows, columns, weights = _grid(reads)
+    assert (rows, columns) == (["1 mlp", "3 mlp"], ["emb", "b1", "b2"])
+    assert weights[0, :2].tolist() == [0.4, 0.6]
+    assert math.isnan(weights[0, 2])
+
+
+def test_the_checkpoint_has_the_metrics_of_its_weights(runs) -> None:
+    """So that models sort by loss; the run's own points stay single, also when it is sent again."""
+    files = write_run(runs / "train" / "tiny")
+    for _ in range(2):
+        run = single(connect(), files.path)
+        run.sync()
+        run.sync_artifacts()
+        memory = read_json(files.path / "tracking.json")
+        write_json(files.path / "tracking.json", {"id": memory["id"]})  # what was sent is forgotten
+    store, by_loss = connect(), [{"field_name": "metrics.val/loss"}]
+    (model,) = store.client.search_logged_models([store.experiment_id], order_by=by_loss)
+    found = {metric.key: metric.value for metric in model.metrics}
+    assert found == {"val/loss": 3.0, "train/loss": 3.0 + 1 / 50}
+    assert len(model.metrics) == 2
+    (shown,) = dump(tracking_uri()).values()
+    assert logged_points(shown) == expected_points(files)
+
+
+def test_a_duration_is_the_runs_own(runs) -> None:
+    """From its folder, however late it is mirrored; a planned trial waits without a start."""
+    files = write_run(runs / "train" / "tiny")
+    status = read_json(files.path / "status.json")
+    write_json(files.environment, read_json(files.environment) | {"started": 1.7e9})
+    write_json(files.path / "status.json", status | {"updated": 1.7e9 + 90.5})
+    single(connect(), files.path).sync()
+    (run,) = connect().client.search_runs([connect().experiment_id])
+    assert (run.info.start_time, run.info.end_time) == (1_700_000_000_000, 1_700_000_090_500)

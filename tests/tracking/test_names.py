@@ -37,11 +37,12 @@ def test_ordinary_names_stay_as_they_are() -> None:
 
 
 def test_factors_are_the_numbers() -> None:
-    """Text, flags and what is not finite stay out."""
+    """Text, flags and what is not finite stay out; whatever number a plan varies is one."""
     assert factors(
         {
             "model.dim": 32,
-            "train.threads": 1,
+            "train.batch_size": 8,
+            "data.val_tokens": 4096,
             "optim.lr": 0.1,
             "name": "x",
             "on": True,
@@ -50,6 +51,8 @@ def test_factors_are_the_numbers() -> None:
         }
     ) == {
         "factor/model.dim": 32.0,
+        "factor/train.batch_size": 8.0,
+        "factor/data.val_tokens": 4096.0,
         "factor/optim.lr": 0.1,
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 from tracking_helpers import OLD_LOADER, dump, wait_for, write_run, write_sweep
 
 from attnres_lab.runs.folder import read_json, write_json
-from attnres_lab.tracking import SweepMirror, connect, log_report, rebuild, tracking_uri
+from attnres_lab.runs.looks import looks
+from attnres_lab.runs.table import table
+from attnres_lab.tracking import SweepMirror, connect, figures, log_report, rebuild, tracking_uri
 from attnres_lab.tracking.sweep import SweepSync
 
 NOTE = "mlflow.note.content"
@@ -128,6 +131,86 @@ def test_a_sweep_is_mirrored_while_it_runs(runs) -> None:
     assert "**Plan:** four trials" in store["quick"]["tags"]["mlflow.note.content"]
     mirror_sweep(home, {"Plan": "four trials"})
     assert dump(tracking_uri()) == store
+
+
+def test_a_planned_trial_gets_its_own_start_once_it_has_begun(runs) -> None:
+    """The run that stood for the plan makes way; there is one run a trial at any time."""
+    home = runs / "quick"
+    plan = write_sweep(home, variants=("full",), seeds=(0,), done=0)
+    sweep = SweepSync(connect(), home, "quick", {})
+    sweep.sync()
+    client, experiment = connect().client, connect().experiment_id
+    (waiting,) = client.search_runs([experiment], "tags.kind = 'run'")
+    assert waiting.info.status == "SCHEDULED"
+    files = write_run(home / "trials" / plan[0]["hash"], state="running")
+    write_json(files.environment, read_json(files.environment) | {"started": 1.7e9})
+    sweep.sync()
+    files.set_status("finished", step=50)
+    status = read_json(files.path / "status.json")
+    write_json(files.path / "status.json", status | {"updated": 1.7e9 + 60})
+    sweep.sync()
+    sweep.close()
+    (run,) = client.search_runs([experiment], "tags.kind = 'run'")
+    assert (run.info.start_time, run.info.end_time) == (1_700_000_000_000, 1_700_000_060_000)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["size"] == "small"
+    assert len(client.get_metric_history(run.info.run_id, "train/loss")) == 5
+    (parent,) = client.search_runs([experiment], "tags.kind = 'sweep'")
+    assert parent.info.end_time == 1_700_000_060_000
+
+
+def test_two_variants_of_one_hash_have_two_colours(runs) -> None:
+    """In MLflow as in the figures: found by trying names until two fall on one colour."""
+    seen: dict[str, str] = {}
+    for name in (f"mine{i}" for i in range(1000)):
+        twin = seen.setdefault(looks([name])[name].color, name)
+        if twin != name:
+            break
+    write_sweep(runs / "quick", variants=(name, twin), seeds=(0,), done=0)
+    mirror_sweep(runs / "quick", {})
+    children = connect().client.search_runs([connect().experiment_id], "tags.kind = 'run'")
+    colors = {run.data.tags["variant"]: run.data.tags["mlflow.runColor"] for run in children}
+    assert colors == {key: looks([name, twin])[key].color for key in (name, twin)}
+    assert len(set(colors.values())) == 2
+
+
+def test_a_plan_that_varies_the_batch_has_it_as_a_factor(runs) -> None:
+    plan = write_sweep(runs / "quick", variants=("full",), seeds=(0,), done=0)
+    plan[0]["params"]["train.batch_size"] = 8
+    (runs / "quick" / "plan.json").write_text(json.dumps(plan))
+    files = write_run(runs / "quick" / "trials" / plan[0]["hash"])
+    environment = read_json(files.environment)
+    environment["config"]["train.batch_size"] = 8
+    write_json(files.environment, environment)
+    mirror_sweep(runs / "quick", {})
+    (run,) = connect().client.search_runs([connect().experiment_id], "tags.kind = 'run'")
+    assert run.data.metrics["factor/train.batch_size"] == 8
+
+
+def test_the_figures_to_explore_tell_sizes_apart(runs) -> None:
+    """The larger, the wider; a menu leaves one size."""
+    files = []
+    for size, params in (("d16-L8", 100), ("d32-L8", 400), ("d64-L8", 1600)):
+        for variant in ("baseline", "full"):
+            made = write_run(runs / f"{variant}{size}", variant=variant)
+            facts = read_json(made.environment) | {"size": size}
+            write_json(made.environment, facts)
+            write_json(made.result, read_json(made.result) | {"params": params})
+            files.append(made)
+    paths = [made.path for made in files]
+    records = table(paths)
+    figure = figures._curves(list(zip(records, files, strict=True)), "three sizes")
+    widths: dict[str, set[float]] = {}
+    for line in figure.data:
+        widths.setdefault(line.name.split()[1], set()).add(line.line.width)
+    ordered = [widths[size] for size in ("d16-L8", "d32-L8", "d64-L8")]
+    assert all(len(width) == 1 for width in ordered)
+    assert [width.pop() for width in ordered] == [1.0, 2.5, 4.0]
+    menu = next(m for m in figure.layout.updatemenus if m.type == "dropdown")
+    assert [button.label for button in menu.buttons] == ["all sizes", "d16-L8", "d32-L8", "d64-L8"]
+    mask = menu.buttons[2].args[0]["visible"]
+    shown = {line.name.split()[1] for line, seen in zip(figure.data, mask, strict=True) if seen}
+    assert shown == {"d32-L8"}
 
 
 def test_a_finished_sweep_that_is_mirrored_again_costs_two_calls(runs, monkeypatch) -> None:
