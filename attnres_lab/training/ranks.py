@@ -70,9 +70,12 @@ def start_ranks(train: TrainConfig, folder: Path) -> int:
     def pass_on(number: int, frame: object) -> None:
         _send(ranks, signal.SIGUSR1 if apart else number)  # srun would kill them all at once
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, pass_on)
-    return _wait(ranks)
+    before = {n: signal.signal(n, pass_on) for n in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        return _wait(ranks)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _alone(train: TrainConfig) -> UserError:
