@@ -116,7 +116,7 @@ def _run(config: RunConfig, files: RunFolder, extra: Extra) -> RunResult:
     except BaseException as error:
         failure, message = describe(error)
         if failure == "killed" and config.train.nodes > 1:
-            failure, message = "infrastructure", f"another node or its process is gone; {message}"
+            failure, message = "infrastructure", "another node, or a process on it, is gone"
         with suppress(OSError):  # the disk may be what failed
             status = files.status()
             # who lost a peer does not know why; the peer may have said it

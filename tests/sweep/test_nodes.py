@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ import pytest
 import yaml
 
 from attnres_lab import run
-from attnres_lab.config import load
+from attnres_lab.config import load, to_yaml
 from attnres_lab.runs.files import read_json
 from attnres_lab.runs.folder import RunFolder
 from tests.sweep.conftest import Lab, study_states
@@ -196,6 +197,55 @@ def test_ray_trains_over_two_nodes_and_a_killed_one_costs_an_attempt(
     assert coordinator.wait(400) == 0, said(long)
     assert (long.path / "log").read_text().count("(infrastructure)") == 1, said(long)
     check_numbers(long)
+
+
+@pytest.fixture
+def networks() -> Iterator[list[str]]:
+    """Two hosts on a wire, 10.213.7.1 and .2, each a network namespace; what this host's name
+    stands for leads from neither to the other.
+    """
+    names = [f"attnres-{os.getpid()}-{i}" for i in range(2)]
+    if os.getuid() or not shutil.which("ip"):
+        pytest.skip("network namespaces need root and iproute2")
+    try:
+        for name in names:
+            ip("netns", "add", name)
+        ends = [f"wire{i}" for i in range(2)]
+        peer = ["type", "veth", "peer", "name", ends[1], "netns", names[1]]
+        ip("link", "add", ends[0], "netns", names[0], *peer)
+        for i, name in enumerate(names):
+            ip("-n", name, "addr", "add", f"10.213.7.{i + 1}/24", "dev", ends[i])
+            for end in ("lo", ends[i]):
+                ip("-n", name, "link", "set", end, "up")
+        yield names
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], check=False)
+
+
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True)
+
+
+@pytest.mark.infra
+def test_processes_meet_over_the_clusters_own_network(long: Lab, networks: list[str]) -> None:
+    run_folder = RunFolder(long.path / "runs" / "far")
+    run_folder.path.mkdir(parents=True)
+    config = load(long.path / "base.yaml", TWO | {"budget": "20 steps"})
+    run_folder.config.write_text(to_yaml(config))
+    meeting = {"MASTER_ADDR": "10.213.7.1", "MASTER_PORT": str(free_port())}
+    words = [sys.executable, "-m", "attnres_lab.sweep.process", str(run_folder.path)]
+    nodes = [
+        subprocess.Popen(
+            ["ip", "netns", "exec", name, *words, "attnres_lab.training.run:run"],
+            env={**os.environ, **meeting, "NODE_RANK": str(rank), "ATTNRES_NODE_TIMEOUT": "120"},
+        )
+        for rank, name in enumerate(networks)
+    ]
+    assert [node.wait(300) for node in nodes] == [0, 0]
+    near = replace(config, train=replace(config.train, nodes=1, devices=2))
+    run(near, long.path / "near")
+    assert losses(run_folder) == losses(RunFolder(long.path / "near"))
 
 
 @pytest.mark.infra
