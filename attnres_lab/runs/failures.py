@@ -15,9 +15,9 @@ REMEDY = "set train.micro_batch_size lower, or model.activation_checkpointing: t
 LOCKED = 75
 #: Exit code of a trial that could not write into its folder, not even how it ended.
 UNWRITABLE = 74
-#: What a cluster says of a trial that left no status: it was told to make room, or needed more
-#: memory than it has.
-Fate = Literal["", "stopped", "out_of_memory"]
+#: What a cluster says of a trial that left no status: it was told to make room, needed more memory
+#: than it has, lost a node, or waited in vain for one.
+Fate = Literal["", "stopped", "out_of_memory", "node_lost", "node_missing"]
 #: Errors of the machine or its file systems, not of the run.
 MACHINE = (
     *(errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO, errno.ENETDOWN, errno.ESTALE),
@@ -34,13 +34,18 @@ def of_exception(error: BaseException) -> Failure:
         return "out_of_memory"
     if isinstance(error, UserError):
         return "config"
-    if isinstance(error, RuntimeError) and any(text in str(error) for text in PEER_GONE):
+    if peer_gone(error):
         return "killed"
     if isinstance(error, ConnectionError | TimeoutError | EOFError) or (
         isinstance(error, OSError) and error.errno in MACHINE
     ):
         return "infrastructure"
     return "bug"
+
+
+def peer_gone(error: BaseException) -> bool:
+    """Whether an exception says no more than that another rank is gone."""
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in PEER_GONE)
 
 
 def describe(error: BaseException) -> tuple[Failure, str]:
@@ -70,6 +75,15 @@ def of_exit(
         return "failed", "infrastructure", "the disk failed; the trial's log may say how"
     if fate == "out_of_memory":
         return "failed", fate, f"the node's memory was not enough; {REMEDY}"
+    if fate == "node_lost":
+        return "failed", "infrastructure", "a node that it ran on is gone"
+    if fate == "node_missing":
+        return (
+            "failed",
+            "infrastructure",
+            "its nodes never came: the cluster has fewer with these devices and cores than "
+            "resources.nodes, and had for resources.node_timeout",
+        )
     if code is None:
         return "failed", "killed", "the process is gone"
     if code < 0:

@@ -121,11 +121,8 @@ class Planner:
             first = load(self.base, overrides)
         except UserError as error:
             raise UserError(self._place(str(error))) from None
-        if first.train.devices * first.train.nodes > max(1, self.spec.resources.devices):
-            raise UserError(
-                f"{self.source.file.where('resources')}: resources.devices: the run wants "
-                f"train.devices = {first.train.devices}"
-            )
+        if wrong := self.spec.resources.misfit(first.train):
+            raise UserError(f"{self.source.file.where(wrong.partition(':')[0])}: {wrong}")
         if wrong := misspent(first, {"flops": _entry(first, "", point).flops}):
             where = self.source.file.where(
                 "space.budget" if "budget" in self.spec.space else "space"

@@ -81,7 +81,7 @@ def print_plan(
             f"{planner.space.replicates} seeds"
         )
     if isinstance(plan, Tuned) and left:
-        print(*_prospect(plan.tuning, speeds), sep="\n")
+        print(*_prospect(plan.tuning, speeds, device), sep="\n")
     todo = [prices[t.entry.hash] for t in left]
     print(f"to go: {_cost(todo, device, speeds.name)}" if left else "nothing to do")
     if passes := _passes(trials):
@@ -118,14 +118,16 @@ def _cost(prices: list[Price], device: Device, name: str) -> str:
     guess = f"a guess of {GUESS[device.kind]:.0e} FLOP/s (?): not measured on {name}; use --measure"
     speed = guess if "guess" in bases else f"speed measured on {name}"
     near = ", of the nearest size or variant where marked ~" if "nearest" in bases else ""
+    each = "" if device.leased == 1 else f" of {device.leased:g} devices a trial"
     wall = duration(wall_seconds(seconds, device.slots))
     return (
-        f"{sum(seconds) / 3600:.2g} device-hours, {wall} with {device.slots} at a time; "
+        f"{sum(seconds) * device.leased / 3600:.2g} device-hours{each}, {wall} with "
+        f"{device.slots} at a time; "
         f"by {speed}{near}"
     )
 
 
-def _prospect(tuning: Tuning, speeds: Speeds) -> Iterator[str]:
+def _prospect(tuning: Tuning, speeds: Speeds, device: Device) -> Iterator[str]:
     """What the whole sweep costs; the trials above are those that are known by now. No value of the
     tuned key changes a price.
     """
@@ -136,7 +138,7 @@ def _prospect(tuning: Tuning, speeds: Speeds) -> Iterator[str]:
             runs = measuring + values * tuned
             trials += runs
             flops += runs * (trial.entry.flops or 0.0)
-            hours += runs * speeds.price(trial).seconds / 3600
+            hours += runs * speeds.price(trial).seconds * device.leased / 3600
         yield (
             f"with tuning, {name}: {trials:.0f} trials, {flops:.3g} FLOPs, {hours:.2g} device-hours"
         )

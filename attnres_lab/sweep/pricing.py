@@ -16,6 +16,7 @@ import psutil
 
 from attnres_lab.config import Budget, RunConfig, content_hash, to_yaml
 from attnres_lab.errors import UserError
+from attnres_lab.mixers.moe import MoEConfig
 from attnres_lab.model.flops import num_params
 from attnres_lab.runs.failures import REMEDY
 from attnres_lab.runs.folder import RunFolder, read_json, write_atomic, write_json
@@ -33,14 +34,16 @@ GUESS = {"cpu": 1e10, "gpu": 2e13}
 
 @dataclass(frozen=True)
 class Device:
-    """What trials run on: its name (empty: nobody knows yet), its memory in bytes, and how many
-    trials at a time.
+    """What trials run on: its name (empty: nobody knows yet), its memory in bytes, how many trials
+    at a time, how many of them on one device, and how many devices one trial takes up.
     """
 
     kind: str
     name: str
     memory: float
     slots: int
+    shared: int = 1
+    leased: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class Speeds:
 
     def __init__(self, device: Device) -> None:
         self.path = cache_folder() / "speed.json"
-        self.kind, self.name = device.kind, device.name
+        self.kind, self.name, self.shared = device.kind, device.name, device.shared
         self.all = _speeds(read_json(self.path) or {})
 
     @property
@@ -94,10 +97,27 @@ class Speeds:
                 self.name = self.name or where
                 e = trial.entry
                 facts = {"variant": e.variant, "params": e.num_params, "speed": speed}
-                self.all.setdefault(where, {})[_key(trial.config)] = facts
+                self.all.setdefault(where, {})[self._key(trial.config)] = facts
         if json.dumps(self.all) != before:
             with suppress(OSError):  # a cache that cannot be written is no reason to fail
                 write_json(self.path, self.all)
+
+    def _key(self, c: RunConfig) -> str:
+        """What decides a run's speed."""
+        t = c.train
+        model = (
+            c.variant,
+            c.model.size,
+            c.task.tokens(c.data.seq_len),
+            t.micro,
+            t.precision,
+            t.compile,
+        )
+        parts = (*model, t.world, t.threads, c.model.activation_checkpointing)
+        # what came later stands only where it is at work, so that older speeds stay known
+        shared = (f"/{self.shared}",) if self.shared > 1 else ()
+        nodes = (f"{t.nodes}x",) if t.nodes > 1 else ()
+        return " ".join(map(str, (*parts, *nodes, *shared)))
 
     def price(self, trial: Trial) -> Price:
         """The time of a trial by the speed of an equal one, else of the one nearest in size, its
@@ -106,7 +126,7 @@ class Speeds:
         if trial.config.budget.unit == "seconds":
             return Price(trial.config.budget.value, "measured")
         flops = trial.entry.flops or 0.0
-        if found := self.known.get(_key(trial.config)):
+        if found := self.known.get(self._key(trial.config)):
             return Price(flops / found["speed"], "measured")
         if not self.known:
             return Price(flops / GUESS[self.kind], "guess")
@@ -122,7 +142,8 @@ class Speeds:
         with the resources of the sweep.
         """
         probes = {}
-        unknown = {_key(t.config): t for t in trials if _key(t.config) not in self.known}
+        keys = {t.entry.hash: self._key(t.config) for t in trials}
+        unknown = {k: t for t in trials if (k := keys[t.entry.hash]) not in self.known}
         for trial in unknown.values():
             config = replace(
                 trial.config,
@@ -153,48 +174,39 @@ class Speeds:
             shutil.rmtree(run.path)
 
 
-def _key(c: RunConfig) -> str:
-    """What decides a run's speed."""
-    t = c.train
-    model = (
-        c.variant,
-        c.model.size,
-        c.task.tokens(c.data.seq_len),
-        t.micro,
-        t.precision,
-        t.compile,
-    )
-    parts = (*model, t.world, t.threads, c.model.activation_checkpointing)
-    return " ".join(map(str, parts))
-
-
 def device_of(spec: SweepSpec, trials: list[Trial], slots: int) -> Device:
     """The first GPU where trials use one, else this machine; on a cluster the device that the sweep
     names, of unknown memory.
     """
+    r = spec.resources
     if not REGISTRY[spec.launcher.name].here:
-        kind = "gpu" if spec.resources.devices else "cpu"
-        return Device(kind, spec.resources.device or "", math.inf, slots)
-    gpus = spec.resources.devices > 0 and any(t.config.train.device != "cpu" for t in trials)
+        kind = "gpu" if r.devices else "cpu"
+        return Device(kind, r.device or "", math.inf, slots, r.shared, r.leased)
+    gpus = r.devices > 0 and any(t.config.train.device != "cpu" for t in trials)
     for name, megabytes in nvidia_smi("name", "memory.total") if gpus else ():
-        return Device("gpu", name, float(megabytes) * 2**20, slots)
+        return Device("gpu", name, float(megabytes) * 2**20, slots, r.shared, r.leased)
     memory = float(psutil.virtual_memory().total)
     limit = Path("/sys/fs/cgroup/memory.max")
     if limit.exists() and limit.read_text().strip().isdigit():
         memory = min(memory, float(limit.read_text()))
-    return Device("cpu", cpu_name(), memory, slots)
+    return Device("cpu", cpu_name(), memory, slots, leased=max(1.0, r.leased))
 
 
 def memory_needed(c: RunConfig) -> float:
     """Bytes that training cannot do without: weights, gradients, two moments, fp32 logits with
-    their gradient, and the sublayers' outputs.
+    their gradient, the sublayers' outputs, and the tokens sent to experts.
     """
     tokens = c.train.micro * c.data.seq_len
     share = {"fsdp": c.train.world, "pipeline": c.train.world // c.train.replicas}.get(
         c.train.strategy, 1
     )
     logits = 2 * 4 * tokens * c.model.vocab_size
-    kept = c.model.num_layers if c.model.activation_checkpointing else 8 * c.model.num_layers
+    layers = c.model.num_layers
+    # of each expert that a token goes to, what goes in and what comes out
+    routed = [2 * m.top_k for m in c.model.sublayers if isinstance(m, MoEConfig)]
+    kept = 8 * layers + sum(routed)
+    if c.model.activation_checkpointing:  # those of one layer at a time
+        kept = layers + max(routed, default=0)
     return 16 * num_params(c.model).total / share + logits + 2 * tokens * c.model.dim * kept
 
 
@@ -204,7 +216,8 @@ def check_memory(trials: list[Trial], device: Device, spec: SweepSpec) -> None:
     """
     own = spec.resources.memory_gb
     limit, where = (own * 1e9, "resources.memory_gb") if own else (device.memory, device.name)
-    together = device.slots if device.kind == "cpu" else 1
+    together = min(device.slots, device.shared) if device.kind == "gpu" else device.slots
+    remedy = "resources.devices higher" if device.kind == "gpu" else "launcher.workers lower"
     for trial in trials:
         need = memory_needed(trial.config)
         if need > limit:
@@ -215,7 +228,7 @@ def check_memory(trials: list[Trial], device: Device, spec: SweepSpec) -> None:
         if need * together > device.memory:
             raise UserError(
                 f"{trial.entry.run_name}: {together} at a time need at least "
-                f"{need * together / 1e9:.1f} GB; set launcher.workers lower"
+                f"{need * together / 1e9:.1f} GB; set {remedy}"
             )
 
 

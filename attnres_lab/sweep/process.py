@@ -22,6 +22,7 @@ from attnres_lab.runs import failures
 from attnres_lab.runs.folder import DONE, RunFolder, write_json
 from attnres_lab.runs.lock import heartbeat, tidy
 from attnres_lab.sweep import scoring
+from attnres_lab.training.ranks import start_ranks
 
 #: Seconds to wait for a process that is on its way out to let go of the folder.
 PATIENCE = 20.0
@@ -94,12 +95,18 @@ def _call(folder: RunFolder, function: str) -> None:
 
 def main() -> None:
     """``python -m attnres_lab.sweep.process FOLDER FUNCTION [--follow]``: for launchers that
-    start a fresh interpreter.
+    start a fresh interpreter; where ``NODE_RANK`` says that this is not a trial's first node, only
+    the processes of this one.
     """
     if "--follow" in sys.argv:
         os.setsid()
         threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
-    sys.exit(execute(Path(sys.argv[1]), sys.argv[2]))
+    folder = Path(sys.argv[1])
+    if os.environ.get("NODE_RANK", "0") != "0":
+        from attnres_lab.config import load
+
+        sys.exit(start_ranks(load(folder / "config.yaml").train, folder))
+    sys.exit(execute(folder, sys.argv[2]))
 
 
 def _follow(parent: int) -> None:

@@ -14,13 +14,13 @@ from pydantic import Field, TypeAdapter, ValidationError
 from attnres_lab.errors import UserError, nearest
 from attnres_lab.runs.secrets import check_address
 from attnres_lab.sweep.launchers import DEFAULT, REGISTRY, LauncherConfig
-from attnres_lab.sweep.launchers.base import Count, Strict
+from attnres_lab.sweep.launchers.base import Count, Positive, Strict
+from attnres_lab.sweep.resources import ONE_DEVICE, Resources
 from attnres_lab.sweep.scales import at_scale
 from attnres_lab.sweep.tune import Tune
 from attnres_lab.yamlfile import YamlFile
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
-Positive = Annotated[float, Field(gt=0)]
 TRAIN = "attnres_lab.training.run:run"
 #: What ``result.json`` of a training run holds, beside ``depth/...`` and ``perf/...``.
 RESULT = (
@@ -67,23 +67,6 @@ class Pruner(Strict):
     metric: str = "val/loss"
     """A metric of the logged rows."""
     options: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Resources(Strict):
-    """What one trial gets."""
-
-    devices: Annotated[int, Field(ge=0)] = 1
-    """Accelerators, where the machine has any; 0: CPU only."""
-    device: str | None = None
-    """What a cluster's trials run on, as the environment.json of a run there says; the plan takes
-    the speeds measured on it.
-    """
-    threads: Count = 1
-    memory_gb: Positive | None = None
-    """Refuse trials that need more; by default the device's memory."""
-    time_limit: Positive | None = None
-    """Hours; the trial then writes a checkpoint and goes on in a new attempt."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +137,7 @@ class SweepSpec(Strict):
     so that a sitting that ends early leaves whole cells.
     """
     launcher: AnyLauncher = DEFAULT
-    resources: Resources = Resources()
+    resources: Resources = ONE_DEVICE
     retry: Retry = Retry()
     stop: Stop = Stop()
     eval: Evaluation | None = None
@@ -193,6 +176,7 @@ FORMS = {
     "name": "is no name: letters, digits, '.', '_' and '-', at most 100, a letter or digit first",
     "function": "is not written module:function",
     "from": "is not written as: 3 smallest sizes",
+    "share": "is not written name:number in a device, for example shard:4 or mps:100",
 }
 FORM = "may hold letters, digits and . _ : , @ % + = / - only, a letter or digit first"
 #: What pydantic puts into a place beside the file's own keys: which member of a union was tried.
@@ -241,7 +225,18 @@ def load_spec(path: Path | str, scale: str | None = None) -> SpecFile:
     )
     if refusal:
         raise UserError(f"{file.where(refusal[0])}: {': '.join(refusal)}")
+    if wrong := _misplaced(spec):
+        raise UserError(f"{file.where(wrong.partition(':')[0])}: {wrong}")
     return SpecFile(spec, file)
+
+
+def _misplaced(spec: SweepSpec) -> str:
+    """Why trials cannot have these resources, after the key; empty where they can."""
+    if wrong := spec.resources.refusal():
+        return wrong
+    if spec.resources.nodes > 1 and spec.function != TRAIN:
+        return "resources.nodes: several are for training only; leave it out, or function"
+    return REGISTRY[spec.launcher.name].refusal(spec.launcher, spec.resources)
 
 
 def json_schema() -> dict[str, Any]:

@@ -8,7 +8,6 @@ import ctypes
 import logging
 import os
 import signal
-import subprocess
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -21,10 +20,11 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
+from torch.distributed import is_torchelastic_launched
 
 from attnres_lab.config import RunConfig, TrainConfig, content_hash, load, to_yaml
 from attnres_lab.errors import UserError
-from attnres_lab.runs.failures import REMEDY, describe, of_exit
+from attnres_lab.runs.failures import REMEDY, describe, of_exit, peer_gone
 from attnres_lab.runs.folder import (
     DONE,
     RunFolder,
@@ -46,11 +46,11 @@ from attnres_lab.training.environment import write_environment
 from attnres_lab.training.module import LitTransformer
 from attnres_lab.training.pipeline import LitPipeline, PipelineStrategy
 from attnres_lab.training.progress import Progress
+from attnres_lab.training.ranks import PARENT, meet, start_ranks, take_place
 from attnres_lab.training.task import make_task
 from attnres_lab.training.validation import Validation
 
 PROCESSES = 4  # ranks for each core that may be asked for
-PARENT = "ATTNRES_PARENT"  # the process id of who started this rank
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,13 @@ def _run(config: RunConfig, files: RunFolder, extra: Extra) -> RunResult:
         return _train(config, files, extra)
     except BaseException as error:
         failure, message = describe(error)
+        if failure == "killed" and config.train.nodes > 1:
+            failure, message = "infrastructure", "another node, or a process on it, is gone"
         with suppress(OSError):  # the disk may be what failed
-            step = files.status().step
-            files.set_status("failed", failure=failure, message=message, step=step)
+            status = files.status()
+            # who lost a peer does not know why; the peer may have said it
+            if status.state != "failed" or not peer_gone(error):
+                files.set_status("failed", failure=failure, message=message, step=status.step)
         if failure == "out_of_memory":
             raise UserError(f"{files.path}: out of memory; {REMEDY}") from error
         if isinstance(error, OSError):
@@ -130,6 +134,8 @@ def _run(config: RunConfig, files: RunFolder, extra: Extra) -> RunResult:
 
 def _train(config: RunConfig, files: RunFolder, extra: Extra) -> RunResult:
     torch.set_num_threads(config.train.threads)
+    if config.train.nodes > 1 and not is_torchelastic_launched():  # torchrun has a store of its own
+        meet(config.train, _accelerator(config.train))
     data = make_task(config).data(progress=extra.progress)
     dataset = data.dataset
     log = RunLog(files, config)
@@ -204,10 +210,8 @@ def _trainer(
         t.precision == "auto" and accelerator == "cuda" and torch.cuda.is_bf16_supported()
     )
     strategy: Any = "auto"
-    plugins: list[Any] = [AtomicCheckpoint()]
-    if t.nodes == 1:
-        # inside a Slurm job too: the lease is ours, not srun's
-        plugins.append(LightningEnvironment())
+    # inside a Slurm job too: ``ranks`` says who is who, not srun
+    plugins: list[Any] = [AtomicCheckpoint(), LightningEnvironment()]
     if t.strategy == "fsdp":
         strategy = ModelParallelStrategy(
             data_parallel_size=t.world, tensor_parallel_size=1, save_distributed_checkpoint=False
@@ -253,20 +257,15 @@ def _claim(config: RunConfig, files: RunFolder) -> None:
 
 
 def _run_ranks(config: RunConfig, files: RunFolder) -> RunResult:
-    """Several devices: Lightning starts the ranks by repeating the command line, so give it one
-    that is this run and nothing else.
+    """Several devices: processes of their own, each of which is this run and nothing else; on one
+    node Lightning starts them by repeating the command line.
     """
     _claim(config, files)
-    inherited = {**os.environ, "ATTNRES_LOCKED": str(files.path), PARENT: str(os.getpid())}
-    ranks = subprocess.Popen(
-        [sys.executable, "-m", "attnres_lab.training.run", str(files.path)], env=inherited
-    )
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, frame: ranks.send_signal(number))
-    code = ranks.wait()
+    code = start_ranks(config.train, files.path)
     status = files.status()
     state, failure, _ = of_exit(status, None, "", asked=False)
     if code and state != status.state:
+        failure = "infrastructure" if config.train.nodes > 1 else failure
         message = f"a rank ended with code {code}"
         files.set_status(state, failure=failure, message=message, step=status.step)
     if files.status().state == "failed":
@@ -301,4 +300,5 @@ def _end_with_parent() -> None:
 
 if __name__ == "__main__":
     _end_with_parent()
+    take_place()
     run(load(Path(sys.argv[1]) / "config.yaml"), sys.argv[1], progress=sys.stderr.isatty())

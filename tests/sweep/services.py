@@ -63,7 +63,7 @@ class SlurmCluster:
             device.symlink_to("/dev/null")
         (folder / "gres.conf").write_text(
             f"NodeName=n1 Name=gpu File={folder}/gpu[0-1]\nNodeName=n2 Name=gpu "
-            f"File={folder}/gpu[2-3]\n"
+            f"File={folder}/gpu[2-3]\nNodeName=n[1-2] Name=shard Count=4\n"
         )
         self.environment = {**os.environ, "SLURM_CONF": str(self.conf)}
         munge = [
@@ -112,7 +112,7 @@ class SlurmCluster:
             "KillWait": 5,
             "MaxArraySize": 4,
             "MpiDefault": "none",
-            "GresTypes": "gpu",
+            "GresTypes": "gpu,shard",
             "PreemptType": "preempt/partition_prio",
             "PreemptMode": "CANCEL",
             "SlurmctldParameters": "preempt_send_user_signal",
@@ -127,8 +127,8 @@ class SlurmCluster:
             }
         lines = [f"{key}={value}" for key, value in settings.items()]
         node = (
-            f"NodeName={{}} NodeHostname={host} NodeAddr=127.0.0.1 Port={{}} CPUs=2 "
-            "RealMemory=1000 Gres=gpu:2 State=UNKNOWN"
+            f"NodeName={{}} NodeHostname={host} NodeAddr=127.0.0.1 Port={{}} CPUs=4 "
+            "RealMemory=1000 Gres=gpu:2,shard:4 State=UNKNOWN"
         )
         lines += [node.format(name, free_port()) for name in ("n1", "n2")]
         lines += [

@@ -35,6 +35,8 @@ from tests.sweep.test_crash import CHAIN, check_exact, trial_pids, wait_for
         (-9, "out_of_memory", False, ("failed", "out_of_memory", "the node's memory was not")),
         (None, "", False, ("failed", "killed", "the process is gone")),
         (None, "stopped", False, ("stopped", None, "ended by the cluster")),
+        (None, "node_lost", False, ("failed", "infrastructure", "a node that it ran on is gone")),
+        (None, "node_missing", False, ("failed", "infrastructure", "its nodes never came")),
         (LOCKED, "", False, ("failed", "infrastructure", "another process still holds")),
         (UNWRITABLE, "", False, ("failed", "infrastructure", "the disk failed")),
         (3, "", False, ("failed", "bug", "exit code 3")),

@@ -6,15 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
+from attnres_lab.config import RunConfig, load
 from attnres_lab.errors import UserError
+from attnres_lab.model import Transformer
+from attnres_lab.model.flops import num_params
 from attnres_lab.runs.folder import read_json, write_json
 from attnres_lab.sweep.plan import Planner
 from attnres_lab.sweep.planview import print_plan
-from attnres_lab.sweep.pricing import Speeds, check_memory, device_of, wall_seconds
+from attnres_lab.sweep.pricing import Speeds, check_memory, device_of, memory_needed, wall_seconds
 from attnres_lab.sweep.spec import load_spec
 from tests.sweep.conftest import Lab
 
+#: Name and memory in MiB.
+GPU = ["NVIDIA H100", "0"]
 HUGE = {"space": {"model.dim": [65536]}, "overrides": {"model.num_layers": 400}}
 
 
@@ -105,6 +112,95 @@ def test_what_fits_once_but_not_once_per_worker_is_refused(lab: Lab) -> None:
         UserError, match=r"4000000 at a time need at least .* GB; set launcher.workers lower"
     ):
         check_memory(trials, device_of(source.spec, trials, 4_000_000), source.spec)
+
+
+def test_what_fits_a_device_once_but_not_as_often_as_it_is_shared_is_refused(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A device with room for three and a half trials: three may share it, four may not."""
+    trials = Planner(load_spec(lab.sweep())).grid()
+    room = 3.5 * max(memory_needed(t.config) for t in trials) / 2**20
+    for module in ("pricing", "launchers.local"):
+        monkeypatch.setattr(
+            f"attnres_lab.sweep.{module}.nvidia_smi", lambda *names: [GPU[: len(names)]]
+        )
+    GPU[1] = str(room)
+    local = {"launcher": {"name": "local"}}
+    assert "0.333 devices a trial" in plan(lab, capsys, resources={"devices": 0.333}, **local)
+    assert "with 3 at a time" in plan(lab, capsys, resources={"devices": 0.333}, **local)
+    with pytest.raises(
+        UserError, match=r"4 at a time need at least .* GB; set resources.devices h"
+    ):
+        plan(lab, capsys, resources={"devices": 0.25}, **local)
+    assert "1 at a time" in plan(
+        lab, capsys, resources={"devices": 0.25}, launcher={"name": "local", "workers": 1}
+    )
+
+
+def test_a_trial_over_nodes_costs_all_their_devices(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An hour each on two nodes of four: four trials, 32 device-hours; the speed of one device is
+    not that of eight.
+    """
+    flops = Planner(load_spec(lab.sweep())).grid()[0].entry.flops or 0
+    resources = {"nodes": 2, "devices": 4, "device": "NVIDIA H100"}
+    wide = {"train.nodes": 2, "train.devices": 4, "train.batch_size": 8}
+    on = {
+        "launcher": {"name": "slurm"},
+        "resources": resources,
+        "overrides": wide,
+        "function": "attnres_lab.training.run:run",
+    }
+    measured(lab, "NVIDIA H100", 2 * flops / 3600)
+    out = plan(lab, capsys, **on)
+    assert "32 device-hours of 8 devices a trial" in out
+    assert "of the nearest size or variant where marked ~" in out
+
+
+def test_a_shared_device_has_a_speed_of_its_own(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured(lab, "NVIDIA H100", 1e7)
+    lab.folder.path.rename(lab.path / "elsewhere")
+    on = {"launcher": {"name": "ray"}}
+    assert "marked ~" not in plan(lab, capsys, resources={"device": "NVIDIA H100"}, **on)
+    share = {"device": "NVIDIA H100", "devices": 0.25}
+    assert "marked ~" in plan(lab, capsys, resources=share, **on)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_memory_is_a_lower_bound_that_knows_experts(lab: Lab, recompute: bool) -> None:
+    """Against what autograd keeps in a step: every tensor once, in bf16, without weights."""
+    sizes = {"model.dim": 64, "model.num_layers": 6, "data.seq_len": 128}
+    experts = {"model.mlp.name": "moe", "model.mlp.experts": 8, "model.mlp.top_k": 4}
+    needs = []
+    for mlp in ({}, experts):
+        overrides = {**sizes, **mlp, "model.activation_checkpointing": recompute}
+        config = load(lab.path / "base.yaml", overrides)
+        need = memory_needed(config) - 16 * num_params(config.model).total
+        assert need < kept(config)
+        needs.append(need)
+    assert needs[1] > 1.2 * needs[0] or recompute
+
+
+def kept(config: RunConfig) -> float:
+    """Bytes between forward and backward pass: what autograd saved, 2 bytes a number, and fp32
+    logits with their gradient.
+    """
+    model = Transformer(config.model)
+    own = {p.data_ptr() for p in model.parameters()}
+    saved: dict[int, int] = {}
+
+    def pack(x: Tensor) -> Tensor:
+        if x.is_floating_point() and x.untyped_storage().data_ptr() not in own:
+            saved[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes() // 2
+        return x
+
+    tokens = torch.zeros(config.train.micro, config.data.seq_len, dtype=torch.long)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        logits = model(tokens)
+    return sum(saved.values()) + 2 * logits.numel() * 4
 
 
 def test_the_memory_of_this_machine_says_nothing_of_a_cluster(

@@ -107,6 +107,33 @@ def test_leases_share_no_device_and_no_core() -> None:
     assert len(make_leases(LocalConfig(), Resources(devices=0), [])) == cores
 
 
+def test_a_device_is_leased_to_as_many_trials_as_fit() -> None:
+    """Fewer trials than there is room for spread over the devices."""
+    gpus = ["GPU-a", "GPU-b"]
+    for share, each in ((0.25, 4), (1 / 3, 3), (0.3, 3), (0.1, 10), (0.6, 1)):
+        leases = make_leases(LocalConfig(), Resources(devices=share), gpus)
+        assert sorted(lease.gpus for lease in leases) == sorted([("GPU-a",), ("GPU-b",)] * each)
+    few = make_leases(LocalConfig(workers=2), Resources(devices=0.25), gpus)
+    assert [lease.gpus for lease in few] == [("GPU-a",), ("GPU-b",)]
+    assert few[0].environment()["CUDA_VISIBLE_DEVICES"] == "GPU-a"
+    assert len(make_leases(LocalConfig(workers=20), Resources(devices=0.05), ["GPU-a"])) == 20
+    # nothing to share on a CPU
+    cores = len(os.sched_getaffinity(0))
+    assert len(make_leases(LocalConfig(), Resources(devices=0.25), [])) == cores
+
+
+def test_four_trials_share_a_device(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All four are on it at once."""
+    monkeypatch.setattr("attnres_lab.sweep.launchers.local.visible_gpus", lambda: ["GPU-a"])
+    monkeypatch.setattr(Lease, "take", _take)
+    monkeypatch.setenv("SYNTHETIC_SECONDS", "0.1")
+    settings = {"launcher": {"name": "local"}, "resources": {"devices": 0.25}}
+    lab.run(lab.sweep(function="tests.sweep.synthetic:chain", **settings))
+    events = [e[0] for e in lab.witness()]
+    assert events == ["start"] * 4 + ["finish"] * 4
+    assert {e[4] for e in lab.witness() if e[0] == "start"} == {"GPU-a"}
+
+
 def test_four_trials_on_two_leases_never_share_a_device(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:

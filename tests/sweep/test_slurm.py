@@ -67,6 +67,23 @@ def test_a_sweep_runs_as_arrays_and_no_two_trials_share_a_device(lab: Lab) -> No
     )
 
 
+def test_trials_share_devices_where_the_cluster_does(
+    lab: Lab, cluster: SlurmCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More at a time than there are devices, each on one of them."""
+    monkeypatch.setenv("SYNTHETIC_SECONDS", "1")
+    half = {
+        "launcher": {"name": "slurm", "share": "shard:2"},
+        "resources": {"devices": 0.5},
+    }
+    coordinator = start(lab.sweep(space={"seed": list(range(6))}, **CHAIN, **LAUNCHER | half))
+    wait_for(lambda: len(cluster.call("squeue", "-h", "--array", "-t", "R").splitlines()) > 4, 120)
+    assert set(cluster.call("squeue", "-h", "-t", "R", "-o", "%b").split()) == {"gres:shard:1"}
+    assert coordinator.wait(300) == 0
+    check_exact(lab)
+    assert {e[4] for e in lab.witness() if e[0] == "start"} <= {"0", "1", "2", "3"}
+
+
 def test_jobs_outlive_their_coordinator_and_the_next_one_adopts_them(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -112,6 +112,54 @@ SPACE = "space: {seed: [0, 1]}\n"
             ":4: model.dmi: unknown key, did you mean 'dim'?",
         ),
         (HEAD + "space: {train.devices: [1, 2]}\n", "resources.devices"),
+        (HEAD + SPACE + "resources: {devices: -1}\n", ":4: resources.devices: should be greater"),
+        (
+            HEAD + SPACE + "resources: {devices: 1.5}\n",
+            ":4: resources.devices: 1.5 is neither a share of one device nor a number of whole",
+        ),
+        (
+            HEAD + SPACE + "resources: {devices: '1/4'}\n",
+            ":4: resources.devices: should be a valid",
+        ),
+        (
+            HEAD + SPACE + "resources: {devices: 0.25}\noverrides: {train.strategy: ddp}\n",
+            ":4: resources.devices: 0.25 of a device is for one process, and the run has "
+            "train.strategy: ddp over 1; give whole devices",
+        ),
+        (
+            HEAD + SPACE + "resources: {devices: 0.5}\noverrides: {train.devices: 2}\n",
+            ":4: resources.devices: 0.5 of a device is for one process",
+        ),
+        (
+            HEAD + SPACE + "launcher: {name: ray}\nresources:\n  nodes: 2\n  devices: 0.5\n",
+            ":6: resources.nodes: 2 nodes with a share of a device each; give a whole number",
+        ),
+        (
+            HEAD + SPACE + "resources: {nodes: 2}\n",
+            ":4: resources.nodes: local trials stay on one node; take launcher.name: slurm or ray",
+        ),
+        (HEAD + SPACE + "resources: {nodes: 0}\n", ":4: resources.nodes: should be greater than"),
+        (
+            HEAD + SPACE + "launcher: {name: slurm}\nresources: {nodes: 2, devices: 4}\n",
+            ":5: resources.nodes: 2 nodes of 4 processes each, but the run has train.nodes = 1, "
+            "train.devices = 1; set overrides: {train.nodes: 2, train.devices: 4}",
+        ),
+        (
+            HEAD + SPACE + "overrides: {train.nodes: 2}\n",
+            "resources.nodes: the run wants train.nodes = 2; give as many",
+        ),
+        (
+            HEAD + SPACE + "launcher: {name: ray}\nfunction: os:getcwd\nresources: {nodes: 2}\n",
+            ":6: resources.nodes: several are for training only; leave it out, or function",
+        ),
+        (
+            HEAD + SPACE + "launcher: {name: slurm}\nresources: {devices: 0.25}\n",
+            ":5: resources.devices: 0.25 needs a cluster that shares GPUs; set launcher.share",
+        ),
+        (
+            HEAD + SPACE + "launcher: {name: slurm, share: shard}\n",
+            ":4: launcher.share: 'shard' is not written name:number in a device, for example",
+        ),
         (HEAD + SPACE + "a: &a [x]\nb: [*a, *a]\n", "anchors and aliases are not supported"),
         (HEAD + SPACE + "a: " + "[" * 5000 + "]" * 5000 + "\n", ": nested deeper than 50 levels"),
         (

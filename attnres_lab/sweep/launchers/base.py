@@ -12,9 +12,10 @@ from pydantic import ConfigDict, Field
 from attnres_lab.runs.failures import Fate
 
 if TYPE_CHECKING:
-    from attnres_lab.sweep.spec import Resources
+    from attnres_lab.sweep.resources import Resources
 
 Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
 #: Goes into a batch script: no character that a shell or Slurm could read as anything but itself.
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:,@%+=/-]*$")]
 
@@ -58,6 +59,7 @@ class Launcher(ABC):
     Config: ClassVar[type[LauncherConfig]]
     here: ClassVar[bool] = False  # whether trials run on this machine, which then prices them
     limits_time: ClassVar[bool] = False  # whether it enforces resources.time_limit itself
+    spreads: ClassVar[bool] = False  # whether a trial may have several nodes
     slots: int  # trials at a time
 
     @abstractmethod
@@ -65,6 +67,18 @@ class Launcher(ABC):
         """For the sweep in ``folder`` (absolute), whose trials run ``function`` ("module:name").
         Raises UserError where it cannot work here.
         """
+
+    @classmethod
+    def refusal(cls, config: Any, resources: Resources) -> str:
+        """Why it cannot give trials these resources, after the key; empty where it can. Known
+        from the sweep file alone.
+        """
+        if resources.nodes > 1 and not cls.spreads:
+            return (
+                f"resources.nodes: {config.name} trials stay on one node; take launcher.name: "
+                "slurm or ray, or nodes: 1"
+            )
+        return ""
 
     @classmethod
     def expected_slots(cls, config: LauncherConfig, resources: Resources) -> int:

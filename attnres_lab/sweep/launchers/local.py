@@ -24,7 +24,7 @@ from attnres_lab.runs.failures import UNWRITABLE
 from attnres_lab.sweep.launchers.base import Count, Ended, Launcher, LauncherConfig
 
 if TYPE_CHECKING:
-    from attnres_lab.sweep.spec import Resources
+    from attnres_lab.sweep.resources import Resources
 
 START_METHOD = "forkserver"
 #: What multiprocessing reports where the fork server died before it could tell the exit code.
@@ -85,18 +85,19 @@ CROWD = 16
 
 
 def make_leases(config: LocalConfig, resources: Resources, gpus: list[str]) -> list[Lease]:
-    """Disjoint leases: no device and, where there are enough, no core is in two of them. Raises
-    UserError for more workers than could get on.
+    """Disjoint leases: no device, unless trials share it, and, where there are enough, no core is
+    in two of them. Raises UserError for more workers than could get on.
     """
-    cores, need = sorted(os.sched_getaffinity(0)), resources.threads * max(1, resources.devices)
-    if (config.workers or 0) > (most := CROWD * len(gpus or cores)):
+    cores, need = sorted(os.sched_getaffinity(0)), resources.threads * resources.ranks
+    if (config.workers or 0) > (most := max(CROWD, resources.shared) * len(gpus or cores)):
         raise UserError(
             f"launcher.workers: {config.workers} trials at a time on {len(cores)} cores and "
             f"{len(gpus)} GPUs would stand in each other's way; give at most {most}"
         )
     if gpus and resources.devices:
-        n = resources.devices
-        groups = [tuple(gpus[i : i + n]) for i in range(0, len(gpus) - n + 1, n)][: config.workers]
+        n = resources.whole
+        sets = [tuple(gpus[i : i + n]) for i in range(0, len(gpus) - n + 1, n)]
+        groups = (sets * resources.shared)[: config.workers]  # fewer workers spread over devices
     else:
         groups = [()] * (config.workers or max(1, len(cores) // need))
     per = len(cores) // len(groups) if groups else 0

@@ -18,15 +18,18 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
 
 from attnres_lab.errors import UserError
 from attnres_lab.runs.failures import Fate
 from attnres_lab.runs.folder import DONE, RunFolder, write_atomic
 from attnres_lab.sweep.launchers.base import Count, Ended, Launcher, LauncherConfig, Word
+from attnres_lab.training.ranks import SPREAD, TIMEOUT
 
 if TYPE_CHECKING:
-    from attnres_lab.sweep.spec import Resources
+    from attnres_lab.sweep.resources import Resources
 
 #: Seconds between two looks at the queue.
 POLL = 2.0
@@ -38,8 +41,13 @@ FATES: dict[str, Fate] = {
     "TIMEOUT": "stopped",
     "DEADLINE": "stopped",
     "OUT_OF_MEMORY": "out_of_memory",
+    "NODE_FAIL": "node_lost",
+    "BOOT_FAIL": "node_lost",
 }
-OVER = (*FATES, "COMPLETED", "CANCELLED", "FAILED", "NODE_FAIL", "BOOT_FAIL")
+OVER = (*FATES, "COMPLETED", "CANCELLED", "FAILED")
+
+
+Share = Annotated[str, Field(pattern=r"^[A-Za-z]\w*:[1-9][0-9]*$")]
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,9 @@ class SlurmConfig(LauncherConfig):
     account: Word | None = None
     qos: Word | None = None
     gres: Word | None = None
-    """By default gpu:N for resources.devices = N."""
+    """By default gpu:N for resources.devices = N, and a share where that is below 1."""
+    share: Share | None = None
+    """The gres of a share of a GPU, and how many of them a GPU has: shard:4, mps:100."""
     constraint: Word | None = None
     setup: str = ""
     """Shell lines before the trial, for example module load; run as they are."""
@@ -64,6 +74,7 @@ class SlurmLauncher(Launcher):
 
     Config = SlurmConfig
     limits_time = True
+    spreads = True
 
     def __init__(
         self, config: SlurmConfig, resources: Resources, function: str, folder: Path
@@ -77,6 +88,16 @@ class SlurmLauncher(Launcher):
         self.polled = 0.0
         found = re.search(r"MaxArraySize\s*=\s*(\d+)", _call("scontrol", "show", "config"))
         self.chunk = int(found[1]) - 1 if found else 1000
+
+    @classmethod
+    def refusal(cls, config: Any, resources: Resources) -> str:
+        if resources.shared > 1 and not (config.gres or config.share):
+            return (
+                f"resources.devices: {resources.devices:g} needs a cluster that shares GPUs; set "
+                "launcher.share to the gres of a share and how many a GPU has (shard:4, mps:100), "
+                "or give whole devices"
+            )
+        return super().refusal(config, resources)
 
     def adopt(self) -> list[str]:
         """A job is named after the list of folders that its array was submitted with."""
@@ -157,10 +178,13 @@ class SlurmLauncher(Launcher):
 
     def _script(self, stem: Path, count: int) -> str:
         config, resources = self.config, self.resources
+        apart = resources.nodes > 1  # then a task is a process of the trial, else it is all of them
         options = {
             "job-name": f"attnres-{self.folder.parent.name}-{stem.name}",
             "array": f"0-{count - 1}",
-            "cpus-per-task": resources.threads * max(1, resources.devices),
+            "nodes": resources.nodes if apart else None,
+            "ntasks-per-node": resources.ranks if apart else None,
+            "cpus-per-task": resources.threads * (1 if apart else resources.ranks),
             "output": "/dev/null",
             "signal": f"B:TERM@{NOTICE}",
             "time": math.ceil(60 * resources.time_limit + NOTICE / 60)
@@ -170,7 +194,7 @@ class SlurmLauncher(Launcher):
             "account": config.account,
             "qos": config.qos,
             "constraint": config.constraint,
-            "gres": config.gres or (f"gpu:{resources.devices}" if resources.devices else None),
+            "gres": config.gres or _gres(resources, config.share),
         }
         command = shlex.join([sys.executable, "-m", "attnres_lab.sweep.process"])
         lines = [
@@ -180,11 +204,41 @@ class SlurmLauncher(Launcher):
             config.setup,
             f"cd {shlex.quote(os.getcwd())}",
             f"export OMP_NUM_THREADS={resources.threads}",
+            *(_spread(resources) if apart else ()),
             'folder=$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" '
             f"{shlex.quote(str(stem.with_suffix('.txt')))})",
             f'exec {command} "$folder" {shlex.quote(self.function)} >>"$folder/log.txt" 2>&1',
         ]
         return "\n".join([*lines, ""])
+
+
+def _gres(resources: Resources, share: str | None) -> str | None:
+    """What a trial needs of each node's devices."""
+    if share and resources.shared > 1:
+        name, _, count = share.partition(":")
+        return f"{name}:{math.ceil(resources.devices * int(count) - 1e-9)}"
+    return f"gpu:{resources.whole}" if resources.whole else None
+
+
+def _spread(resources: Resources) -> list[str]:
+    """Shell lines for a trial over several nodes: its first process, on the first node, starts the
+    others by srun. They meet at the address at which Slurm itself reaches that node.
+    """
+    srun = shlex.join(
+        [
+            "srun",
+            f"--nodes={resources.nodes}",
+            f"--ntasks-per-node={resources.ranks}",
+            f"--cpus-per-task={resources.threads}",
+            "--distribution=block",
+            "--kill-on-bad-exit=1",
+        ]
+    )
+    address = "scontrol show node \"$SLURMD_NODENAME\" | sed -n 's/.*NodeAddr=\\([^ ]*\\).*/\\1/p'"
+    return [
+        f"export MASTER_ADDR=${{MASTER_ADDR:-$({address})}}",
+        f"export {SPREAD}={shlex.quote(srun)} {TIMEOUT}={resources.node_timeout:g}",
+    ]
 
 
 def _account(job: str) -> str:

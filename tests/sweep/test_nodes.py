@@ -1,0 +1,285 @@
+"""Trials over two nodes of a real Slurm and of a real Ray: the numbers of one node, whatever is
+killed, and a line where a node never comes.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from attnres_lab import run
+from attnres_lab.config import load, to_yaml
+from attnres_lab.runs.files import read_json
+from attnres_lab.runs.folder import RunFolder
+from tests.sweep.conftest import Lab, study_states
+from tests.sweep.services import SlurmCluster, free_port, wait_for
+from tests.sweep.test_crash import check_mlflow
+
+ROOT = Path(__file__).parents[2]
+STEPS = 200
+TWO = {"train.nodes": 2, "train.devices": 1}
+SWEEP: dict[str, Any] = {
+    "function": "attnres_lab.training.run:run",
+    "resources": {"nodes": 2, "devices": 1},
+    "retry": {"backoff": 0.1, "infrastructure": 5},
+}
+
+
+@pytest.fixture
+def long(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    """A base run on the CPU with a row at each step and many checkpoints."""
+    train = {"device": "cpu", "batch_size": 4, "log_every": 1, "checkpoint_every": 5}
+    base = {
+        "model": {"dim": 16, "num_layers": 2, "num_heads": 2},
+        "data": {"seq_len": 32, "val_tokens": 512},
+        "budget": f"{STEPS} steps",
+        "train": train,
+    }
+    (lab.path / "base.yaml").write_text(yaml.safe_dump(base))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return lab
+
+
+def start(path: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "attnres_lab", "sweep", "run", str(path)]
+    with open(path.parent / "log", "ab") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, env=os.environ)
+
+
+def said(lab: Lab) -> str:
+    """What the coordinator and the trials printed."""
+    logs = [lab.path / "log", *(lab.folder.trial(hash).log for hash in lab.states())]
+    return "\n".join(log.read_text() for log in logs if log.exists())
+
+
+def losses(folder: RunFolder) -> list[tuple[int, float]]:
+    """Step and training loss of each row, and the last validation."""
+    rows = [(row["step"], row["train/loss"]) for row in folder.rows() if "train/loss" in row]
+    return [*rows, (-1, (read_json(folder.result) or {})["val/loss"])]
+
+
+def check_numbers(lab: Lab) -> None:
+    """Each trial is finished, once, with the very losses of two processes on one node that nobody
+    disturbed; nothing is left running.
+    """
+    assert set(lab.states().values()) == {"finished"}, said(lab)
+    assert set(study_states(lab)) == {"COMPLETE"}
+    for index, hash in enumerate(lab.states()):
+        trial = lab.folder.trial(hash)
+        config = load(trial.config)
+        near = replace(config, train=replace(config.train, nodes=1, devices=2))
+        run(near, lab.path / f"near{index}")
+        assert losses(trial) == losses(RunFolder(lab.path / f"near{index}"))
+    wait_for(lambda: not processes_of(lab), 30)
+    check_mlflow(f"sqlite:///{lab.path}/runs/mlflow.db", len(lab.states()), steps=STEPS)
+
+
+def processes_of(lab: Lab, name: str = "") -> list[psutil.Process]:
+    """Those that train in the sweep's folder, on the Slurm node ``name`` or on all."""
+    found = psutil.process_iter(["cmdline", "environ"])
+    return [
+        p
+        for p in found
+        if str(lab.folder.trials) in " ".join(p.info["cmdline"] or [])
+        and (not name or (p.info["environ"] or {}).get("SLURMD_NODENAME") == name)
+    ]
+
+
+def checkpointed(lab: Lab) -> bool:
+    return any(lab.folder.trial(hash).checkpoint.exists() for hash in lab.states())
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
+    cluster = SlurmCluster(tmp_path_factory.mktemp("slurm") / "cluster")
+    yield cluster
+    cluster.stop()
+
+
+@pytest.mark.infra
+def test_slurm_trains_over_two_nodes_as_over_one(
+    long: Lab, slurm: SlurmCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_CONF", str(slurm.conf))
+    space = {"train.strategy": ["ddp", "fsdp", "pipeline"]}
+    path = long.sweep(space=space, overrides=TWO, launcher={"name": "slurm"}, **SWEEP)
+    coordinator, seen = start(path), set()
+    while coordinator.poll() is None:
+        seen |= {
+            (p.info["environ"]["SLURMD_NODENAME"], p.info["environ"].get("SLURM_PROCID"))
+            for name in ("n1", "n2")
+            for p in processes_of(long, name)
+            if "attnres_lab.training.run" in p.info["cmdline"]
+        }
+        time.sleep(0.3)
+    assert coordinator.returncode == 0, said(long)
+    assert seen == {("n1", "0"), ("n2", "1")}
+    check_numbers(long)
+
+
+@pytest.mark.infra
+@pytest.mark.parametrize(("strategy", "victim"), [("ddp", "n2"), ("pipeline", "n1")])
+def test_a_killed_slurm_node_costs_an_attempt(
+    long: Lab, slurm: SlurmCluster, monkeypatch: pytest.MonkeyPatch, strategy: str, victim: str
+) -> None:
+    """With all that it runs, as a machine that dies; the first node is where the trial's folder is
+    held.
+    """
+    monkeypatch.setenv("SLURM_CONF", str(slurm.conf))
+    path = long.sweep(
+        space={"train.strategy": [strategy]}, overrides=TWO, launcher={"name": "slurm"}, **SWEEP
+    )
+    coordinator = start(path)
+    wait_for(lambda: checkpointed(long), 300)
+    slurm.kill_node(victim)
+    (hash,) = long.states()
+    wait_for(lambda: long.folder.trial(hash).status().state != "running", 300)
+    time.sleep(1)
+    slurm.start_node(victim)
+    assert coordinator.wait(400) == 0, said(long)
+    assert (long.path / "log").read_text().count("(infrastructure)") == 1, said(long)
+    check_numbers(long)
+
+
+@pytest.fixture
+def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A head without devices, and two nodes of one device and one core."""
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("no ray: pip install attnres-lab[ray]")
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 0, "num_gpus": 0, "include_dashboard": False},
+    )
+    cluster.workers = [cluster.add_node(num_cpus=1, num_gpus=1) for _ in range(2)]
+    cluster.wait_for_nodes()
+    yield cluster
+    cluster.shutdown()
+
+
+def kill(cluster: Any, node: Any) -> None:
+    """A Ray node with all that it runs, as a machine that dies."""
+    raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+    for process in [raylet, *raylet.children(recursive=True)]:
+        process.kill()
+    cluster.remove_node(node, allow_graceful=False)
+
+
+@pytest.mark.infra
+@pytest.mark.parametrize("strategy", ["ddp", "pipeline"])
+def test_ray_trains_over_two_nodes_and_a_killed_one_costs_an_attempt(
+    long: Lab, ray: Any, strategy: str
+) -> None:
+    launcher = {"name": "ray", "address": ray.address}
+    path = long.sweep(
+        space={"train.strategy": [strategy]}, overrides=TWO, launcher=launcher, **SWEEP
+    )
+    coordinator = start(path)
+    wait_for(lambda: checkpointed(long), 300)
+    kill(ray, ray.workers[1])
+    ray.add_node(num_cpus=1, num_gpus=1)
+    assert coordinator.wait(400) == 0, said(long)
+    assert (long.path / "log").read_text().count("(infrastructure)") == 1, said(long)
+    check_numbers(long)
+
+
+@pytest.fixture
+def networks() -> Iterator[list[str]]:
+    """Two hosts on a wire, 10.213.7.1 and .2, each a network namespace; what this host's name
+    stands for leads from neither to the other.
+    """
+    names = [f"attnres-{os.getpid()}-{i}" for i in range(2)]
+    if os.getuid() or not shutil.which("ip"):
+        pytest.skip("network namespaces need root and iproute2")
+    try:
+        for name in names:
+            ip("netns", "add", name)
+        ends = [f"wire{i}" for i in range(2)]
+        peer = ["type", "veth", "peer", "name", ends[1], "netns", names[1]]
+        ip("link", "add", ends[0], "netns", names[0], *peer)
+        for i, name in enumerate(names):
+            ip("-n", name, "addr", "add", f"10.213.7.{i + 1}/24", "dev", ends[i])
+            for end in ("lo", ends[i]):
+                ip("-n", name, "link", "set", end, "up")
+        yield names
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], check=False)
+
+
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True)
+
+
+@pytest.mark.infra
+def test_processes_meet_over_the_clusters_own_network(long: Lab, networks: list[str]) -> None:
+    run_folder = RunFolder(long.path / "runs" / "far")
+    run_folder.path.mkdir(parents=True)
+    config = load(long.path / "base.yaml", TWO | {"budget": "20 steps"})
+    run_folder.config.write_text(to_yaml(config))
+    meeting = {"MASTER_ADDR": "10.213.7.1", "MASTER_PORT": str(free_port())}
+    words = [sys.executable, "-m", "attnres_lab.sweep.process", str(run_folder.path)]
+    nodes = [
+        subprocess.Popen(
+            ["ip", "netns", "exec", name, *words, "attnres_lab.training.run:run"],
+            env={**os.environ, **meeting, "NODE_RANK": str(rank), "ATTNRES_NODE_TIMEOUT": "120"},
+        )
+        for rank, name in enumerate(networks)
+    ]
+    assert [node.wait(300) for node in nodes] == [0, 0]
+    near = replace(config, train=replace(config.train, nodes=1, devices=2))
+    run(near, long.path / "near")
+    assert losses(run_folder) == losses(RunFolder(long.path / "near"))
+
+
+@pytest.mark.infra
+def test_a_ray_node_that_never_comes_is_a_line(long: Lab, ray: Any) -> None:
+    """Two nodes of two devices, where each has one."""
+    wide = {
+        "overrides": {"train.nodes": 2, "train.devices": 2},
+        "resources": {"nodes": 2, "devices": 2, "node_timeout": 3},
+        "retry": {"infrastructure": 0},
+    }
+    launcher = {"name": "ray", "address": ray.address}
+    path = long.sweep(space={"seed": [0]}, launcher=launcher, **SWEEP | wide)
+    assert start(path).wait(300) == 1
+    (hash,) = long.states()
+    status = long.folder.trial(hash).status()
+    assert (status.state, status.failure) == ("failed", "infrastructure")
+    assert status.message.startswith("its nodes never came: the cluster has fewer with these")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("rank", "message"),
+    [("0", "1 of 2 processes came to 127.0.0.1:"), ("1", "there is no first process at 127.0.0.1")],
+)
+def test_a_node_that_never_comes_is_a_line(
+    long: Lab, rank: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NODE_RANK": rank}
+    for name, value in {**meeting, "ATTNRES_NODE_TIMEOUT": "3"}.items():
+        monkeypatch.setenv(name, value)
+    folder = RunFolder(long.path / "run")
+    config = load(long.path / "base.yaml", TWO)
+    with pytest.raises(Exception, match=message) as error:
+        run(config, folder.path)
+    assert "\n" not in str(error.value)
+    assert "within 3 s: a node did not start" in str(error.value)
+    assert folder.status().failure == "infrastructure"
