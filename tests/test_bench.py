@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from attnres_lab.benchmarks import mixers, residual
 from attnres_lab.cli import app
 from attnres_lab.errors import UserError
+from attnres_lab.mixers import State
 from attnres_lab.ops import naive
 
 TINY = [
@@ -103,7 +104,7 @@ def test_a_decoded_token_is_the_one_that_a_whole_pass_gives():
     """What is timed is decoding: the state grows by what was fed, or does not grow."""
     mixer = mixers.sublayer("kda", 16)
     x_BTD = torch.randn(1, 12, 16)
-    state = {}
+    state = State()
     with torch.inference_mode():
         whole = mixer(x_BTD)
         mixer(x_BTD[:, :11], 0, state)

@@ -105,6 +105,17 @@ def _traffic(c: ModelConfig, work: Work) -> tuple[list[Traffic], list[dict[str, 
     return traffic(layout, [list(names) for names in named], work.caching), named
 
 
+def kept(c: ModelConfig, tokens: int) -> int:
+    """Numbers that the residual connection holds of so many tokens at the end of the depth, where
+    it holds most: of Block the embedding and the blocks.
+    """
+    residual = REGISTRY[c.residual.name](c.residual, c.num_sublayers, c.dim, c.norm_eps)
+    residual.apart = True
+    x = torch.empty(1).expand(1, tokens, c.dim)
+    (tensors,) = crossing(residual, c, x, (c.num_sublayers,))
+    return sum(t.numel() for t in tensors.values())
+
+
 def access(c: ModelConfig) -> float:
     """Numbers read and written by the residual connection, in units of the width per token and
     sublayer, forward. Raises ValueError for variants without a published count.
@@ -172,17 +183,21 @@ def estimate(c: ModelConfig, work: Work, machine: Machine) -> Estimate:
 
 
 def compare(c: ModelConfig, work: Work, machine: Machine) -> list[tuple[str, bool, Estimate]]:
-    """Label, caching and cost of the baseline (which has nothing to cache), Block as in ``c`` or of
-    8 blocks, Full and mHC.
-    """
-    block = c.residual if c.residual.name == "block" else BlockConfig()
+    """Label, caching and cost of the model's ``rivals``; only Block and Full have what to cache."""
     return [
         (
-            variant.label,
+            model.residual.label,
             caching,
-            estimate(replace(c, residual=variant), replace(work, caching=caching), machine),
+            estimate(model, replace(work, caching=caching), machine),
         )
-        for variant in (BaselineConfig(), block, FullConfig(), MHCConfig())
+        for model in rivals(c)
         for caching in (True, False)
-        if caching or variant.name in ("block", "full")
+        if caching or model.residual.name in ("block", "full")
     ]
+
+
+def rivals(c: ModelConfig) -> list[ModelConfig]:
+    """The model as the baseline, Block as in ``c`` or of 8 blocks, Full and mHC."""
+    block = c.residual if c.residual.name == "block" else BlockConfig()
+    variants = (BaselineConfig(), block, FullConfig(), MHCConfig())
+    return [replace(c, residual=variant) for variant in variants]
