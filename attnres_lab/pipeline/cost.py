@@ -10,7 +10,9 @@ pipelines, expert parallelism, the head's imbalance, launches.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 
@@ -95,25 +97,28 @@ def _traffic(c: ModelConfig, work: Work) -> tuple[list[Traffic], list[dict[str, 
             f"virtual: {c.num_sublayers} sublayers do not divide into {work.ranks} ranks x "
             f"{work.virtual} stages; change either"
         )
-    residual = REGISTRY[c.residual.name](c.residual, c.num_sublayers, c.dim, c.norm_eps)
-    residual.apart = True
-    x = torch.empty(1).expand(work.sequences, work.seq_len, c.dim)
     named = [
-        {name: t.numel() for name, t in tensors.items()}
-        for tensors in crossing(residual, c, x, layout.cuts)
+        {name: count * work.tokens for name, count in numbers.items()}
+        for numbers in _carried(c, layout.cuts)
     ]
     return traffic(layout, [list(names) for names in named], work.caching), named
+
+
+@lru_cache(maxsize=64)
+def _carried(c: ModelConfig, cuts: tuple[int, ...]) -> tuple[dict[str, int], ...]:
+    """How many numbers of a token each tensor has that crosses each cut, from a pass of one."""
+    residual = REGISTRY[c.residual.name](c.residual, c.num_sublayers, c.dim, c.norm_eps)
+    residual.apart = True
+    crossings = crossing(residual, c, torch.zeros(1, 1, c.dim), cuts)
+    return tuple({name: t.numel() for name, t in tensors.items()} for tensors in crossings)
 
 
 def kept(c: ModelConfig, tokens: int) -> int:
     """Numbers that the residual connection holds of so many tokens at the end of the depth, where
     it holds most: of Block the embedding and the blocks.
     """
-    residual = REGISTRY[c.residual.name](c.residual, c.num_sublayers, c.dim, c.norm_eps)
-    residual.apart = True
-    x = torch.empty(1).expand(1, tokens, c.dim)
-    (tensors,) = crossing(residual, c, x, (c.num_sublayers,))
-    return sum(t.numel() for t in tensors.values())
+    (numbers,) = _carried(c, (c.num_sublayers,))
+    return tokens * sum(numbers.values())
 
 
 def access(c: ModelConfig) -> float:
@@ -196,8 +201,10 @@ def compare(c: ModelConfig, work: Work, machine: Machine) -> list[tuple[str, boo
     ]
 
 
-def rivals(c: ModelConfig) -> list[ModelConfig]:
-    """The model as the baseline, Block as in ``c`` or of 8 blocks, Full and mHC."""
+def rivals(c: ModelConfig) -> Iterator[ModelConfig]:
+    """The model as the baseline, Block as in ``c`` or of 8 blocks, Full and mHC. Raises ValueError
+    for one that does not fit its depth.
+    """
     block = c.residual if c.residual.name == "block" else BlockConfig()
-    variants = (BaselineConfig(), block, FullConfig(), MHCConfig())
-    return [replace(c, residual=variant) for variant in variants]
+    for variant in (BaselineConfig(), block, FullConfig(), MHCConfig()):
+        yield replace(c, residual=variant)
