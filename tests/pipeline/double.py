@@ -2,6 +2,7 @@
 ``python double.py FOLDER``, started by the tests.
 """
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,15 @@ from attnres_lab.training import run as training
 
 
 class Trainer(pl.Trainer):
-    """Lightning's, in float64."""
+    """Lightning's, in float64, which keeps every checkpoint beside the last."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**(options | {"precision": "64-true"}))
+
+    def save_checkpoint(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+        super().save_checkpoint(filepath, *args, **kwargs)
+        if self.is_global_zero:
+            shutil.copy(filepath, Path(filepath).with_name(f"{self.global_step}.ckpt"))
 
 
 if __name__ == "__main__":

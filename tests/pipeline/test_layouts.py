@@ -1,4 +1,6 @@
-"""A checkpoint of one layout of processes goes on in every other, in float64."""
+"""A run that changes its layout of processes every two steps is the unbroken run of one layout, in
+float64.
+"""
 
 from __future__ import annotations
 
@@ -15,36 +17,29 @@ from helpers import tiny
 from attnres_lab.config import RunConfig, content_hash, to_yaml
 from attnres_lab.runs.folder import RunFolder
 
-STOPPED, STEPS = 4, 8
+EACH = 2  # steps in a layout
 BASE = {
-    "budget": f"{STEPS} steps",
     "model.num_layers": 4,
     "train.device": "cpu",
     "train.batch_size": 8,
-    "train.checkpoint_every": STOPPED,
+    "train.log_every": EACH,  # where a run that is asked to stop does
+    "train.checkpoint_every": EACH,
 }
 
 
-def piped(ranks: int, stages: int, schedule: str = "Interleaved1F1B") -> dict[str, Any]:
+def piped(stages: int, schedule: str = "Interleaved1F1B") -> dict[str, Any]:
     pipeline = {"virtual_stages": stages, "schedule": schedule, "microbatches": 4}
-    return {"train.devices": ranks, "train.strategy": "pipeline", "train.pipeline": pipeline}
+    return {"train.devices": 2, "train.strategy": "pipeline", "train.pipeline": pipeline}
 
 
-PIPE = piped(2, 2)
-LAYOUTS = {
-    "one": {},
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "pipeline": piped(2),
+    "two stages": piped(1, "1F1B"),
+    "eight stages": piped(4),
+    "one process": {},
+    "one process, the micro-batches of the pipeline": {"train.micro_batch_size": 2},
     "ddp": {"train.devices": 2, "train.strategy": "ddp"},
     "fsdp": {"train.devices": 2, "train.strategy": "fsdp"},
-    "two stages": piped(2, 1, "1F1B"),
-    "eight stages": piped(2, 4),
-    "four ranks": piped(4, 2),
-}
-#: With the micro-batches of the pipeline, in its order; only the place of a stage differs.
-IN_ORDER = {
-    "one": {"train.micro_batch_size": 2},
-    "two stages": LAYOUTS["two stages"],
-    "eight stages": LAYOUTS["eight stages"],
-    "four ranks": LAYOUTS["four ranks"],
 }
 BLOCK = {
     "model.residual": {"name": "block", "block_size": 3},
@@ -54,55 +49,60 @@ BLOCK = {
 BASELINE = {"optim.clip": 1e9}  # never reached: the norm is a sum over stages
 
 
-def train(config: RunConfig, folder: Path, source: Path | None = None) -> dict[str, torch.Tensor]:
-    """The weights in the end, or at the step where it was stopped; ``source``: the checkpoint to go
-    on from, taken as one of ``config``.
-    """
+def train(config: RunConfig, folder: Path, before: Path | None = None, stop: bool = True) -> None:
+    """Train in ``folder``, from the checkpoint ``before``, to the next row or to the end."""
     files = RunFolder(folder)
     files.checkpoint.parent.mkdir(parents=True, exist_ok=True)
     files.config.write_text(to_yaml(config))
-    if source is not None:
-        checkpoint = torch.load(RunFolder(source).checkpoint, weights_only=True)
-        assert checkpoint["run"]["step"] == STOPPED
+    if before is not None:
+        checkpoint = torch.load(before, weights_only=True)
         checkpoint |= {"config": to_yaml(config), "config_hash": content_hash(config)}
         torch.save(checkpoint, files.checkpoint)
+    if stop:
+        files.stop.touch()
     script = str(Path(__file__).parent / "double.py")
     inherited = {**os.environ, "ATTNRES_LOCKED": str(files.path)}
     done = subprocess.run([sys.executable, script, str(folder)], env=inherited, check=False)
     assert done.returncode == 0
-    weights: dict[str, torch.Tensor] = torch.load(files.checkpoint, weights_only=True)["state_dict"]
-    assert all(x.dtype == torch.float64 for x in weights.values())
-    return weights
 
 
-def stopped(config: RunConfig, folder: Path) -> Path:
-    """A run that stops at its first row."""
-    folder.mkdir()
-    RunFolder(folder).stop.touch()
-    train(config, folder)
-    return folder
+def weights(folder: Path, step: int) -> dict[str, torch.Tensor]:
+    path = RunFolder(folder).checkpoint.with_name(f"{step}.ckpt")
+    found: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["state_dict"]
+    assert all(x.dtype == torch.float64 for x in found.values())
+    return found
 
 
-def furthest(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
-    assert a.keys() == b.keys()
-    return max(float((a[name] - b[name]).abs().max()) for name in a)
+def distances(tmp_path: Path, common: dict[str, Any], order: list[str]) -> dict[str, float]:
+    """After each layout of ``order``, the largest difference of a weight from the unbroken run of
+    the first.
+    """
+    common = {**BASE, **common, "budget": f"{EACH * len(order)} steps"}
+    whole = tmp_path / "whole"
+    train(tiny(tmp_path, **common, **LAYOUTS[order[0]]), whole, stop=False)
+    found, before = {}, None
+    for place, layout in enumerate(order, 1):
+        folder, step = tmp_path / str(place), place * EACH
+        train(tiny(tmp_path, **common, **LAYOUTS[layout]), folder, before)
+        before = RunFolder(folder).checkpoint
+        ours, theirs = weights(folder, step), weights(whole, step)
+        assert ours.keys() == theirs.keys()
+        found[f"{place}: {layout}"] = max(
+            float((ours[name] - theirs[name]).abs().max()) for name in ours
+        )
+    print(found)
+    return found
 
 
 @pytest.mark.slow
-def test_a_checkpoint_goes_on_in_every_layout_and_back(tmp_path: Path) -> None:
+def test_a_run_goes_on_in_every_layout_and_back(tmp_path: Path) -> None:
     """To 1e-12: a batch that is cut differently, a norm over other parts and the deposits of other
     stages are sums in another order.
     """
-    pipe = tiny(tmp_path, **BASE, **BLOCK, **PIPE)
-    unbroken = train(pipe, tmp_path / "pipe")
-    source = stopped(pipe, tmp_path / "stopped")
-    for name, layout in LAYOUTS.items():
-        other = tiny(tmp_path, **BASE, **BLOCK, **layout)
-        there = train(other, tmp_path / f"to {name}", source)
-        back = train(pipe, tmp_path / f"from {name}", stopped(other, tmp_path / name))
-        print(name, furthest(there, unbroken), furthest(back, unbroken))
-        assert furthest(there, unbroken) < 1e-12, name
-        assert furthest(back, unbroken) < 1e-12, name
+    others = ["one process", "ddp", "fsdp", "two stages"]
+    order = ["pipeline", *(name for other in others for name in (other, "pipeline"))]
+    for name, distance in distances(tmp_path, BLOCK, order).items():
+        assert distance < 1e-12, name
 
 
 @pytest.mark.slow
@@ -110,13 +110,7 @@ def test_where_sums_keep_their_order_it_goes_on_to_the_bit(tmp_path: Path) -> No
     """The baseline's stages hand on one gradient; over the same micro-batches, one process adds up
     what a pipeline does, in its order.
     """
-    pipe = tiny(tmp_path, **BASE, **BASELINE, **PIPE)
-    unbroken = train(pipe, tmp_path / "pipe")
-    source = stopped(pipe, tmp_path / "stopped")
-    for name, layout in IN_ORDER.items():
-        other = tiny(tmp_path, **BASE, **BASELINE, **layout)
-        there = train(other, tmp_path / f"to {name}", source)
-        back = train(pipe, tmp_path / f"from {name}", stopped(other, tmp_path / name))
-        print(name, furthest(there, unbroken), furthest(back, unbroken))
-        for weights in (there, back):
-            assert all(torch.equal(weights[key], unbroken[key]) for key in unbroken), name
+    others = ["one process, the micro-batches of the pipeline", "eight stages", "two stages"]
+    order = ["pipeline", *others, "pipeline"]
+    for name, distance in distances(tmp_path, BASELINE, order).items():
+        assert distance == 0, name
