@@ -47,11 +47,16 @@ bench: .venv/ready
 	OMP_NUM_THREADS=2 $(BIN)/attnres bench residual --variants "baseline full block8 naive:full naive:block8"
 	OMP_NUM_THREADS=2 $(BIN)/attnres bench residual --variants "baseline full block8 naive:full naive:block8" --dim 64 --layers 8 --batch 32 --seq-len 128
 	$(BIN)/attnres bench residual --mode decode --batch 1 --seq-len 32 --threads 1
+	$(BIN)/attnres bench residual --mode decode --batch 1 --seq-len 4096 --threads 1
+	OMP_NUM_THREADS=2 $(BIN)/attnres bench residual --mode prefill --batch 1 --seq-len 4096 --chunk 512 --repeats 10
+	OMP_NUM_THREADS=2 $(BIN)/attnres bench residual --mode prefill --batch 1 --seq-len 4096 --chunk 4096 --repeats 10
 
 bench-gpu: .venv/ready
 	$(BIN)/attnres bench residual --device cuda --dtype bf16 --dim 1024 --layers 24 --batch 8 --seq-len 2048
 	$(BIN)/attnres bench residual --device cuda --dtype bf16 --dim 1024 --layers 24 --batch 1 --mode decode
 	$(BIN)/attnres bench residual --device cuda --dtype bf16 --dim 1024 --layers 24 --batch 32 --mode decode
+	$(BIN)/attnres bench residual --device cuda --dtype bf16 --dim 1024 --layers 24 --batch 1 --mode decode --seq-len 131072 --chunk 16384
+	$(BIN)/attnres bench residual --device cuda --dtype bf16 --dim 1024 --layers 24 --batch 1 --mode prefill --seq-len 131072 --chunk 16384
 
 clean:
 	rm -rf .venv build *.egg-info

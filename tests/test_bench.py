@@ -9,9 +9,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from attnres_lab.benchmarks import mixers, residual
+from attnres_lab.benchmarks import mixers, pipeline, residual
 from attnres_lab.cli import app
 from attnres_lab.errors import UserError
+from attnres_lab.mixers import State
+from attnres_lab.model import Transformer
 from attnres_lab.ops import naive
 
 TINY = [
@@ -90,6 +92,67 @@ def test_a_case_that_an_arm_does_not_fit_is_a_users_error():
         CliRunner().invoke(app, [*TINY, "--variants", "block8"], catch_exceptions=False)
 
 
+@pytest.mark.parametrize(
+    ("mode", "tokens", "label"),
+    [
+        ("prefill", 24, "prefill-cpu-fp32-d8-L2-1x24-c10"),
+        ("decode", 64, "decode-cpu-fp32-d8-L2-1x24"),
+    ],
+)
+def test_reading_and_decoding_are_rows_too(tmp_path, mode, tokens, label):
+    """A prompt of 24 tokens in chunks of 10, and 64 tokens after it."""
+    read = []
+
+    words = ["--mode", mode, "--seq-len", "24", "--chunk", "10", "--out", str(tmp_path)]
+    through = Transformer.through
+
+    def watched(self, x_BTD, cache=None):
+        if cache is not None:
+            read.append((cache.length, x_BTD.shape[1]))
+        return through(self, x_BTD, cache)
+
+    with (
+        patch.object(residual, "bandwidth", lambda case: 1e9),
+        patch.object(Transformer, "through", watched),
+    ):
+        result = CliRunner().invoke(app, [*TINY, *words, "--variants", "baseline full"])
+    assert result.exit_code == 0, result.output
+    (file,) = tmp_path.glob(f"*{label}.csv")
+    rows = list(csv.DictReader(file.read_text().splitlines()))
+    for row in rows:
+        found = float(row["tokens_per_second"]) * float(row["median_ms"]) / 1e3
+        assert found == pytest.approx(tokens)
+        assert float(row["quartile1_ms"]) <= float(row["quartile3_ms"])
+    prompt = [(0, 10), (10, 10), (20, 4)]
+    calls = 2 + 2 + 1  # to warm up, timed, and for the memory
+    assert read.count((0, 10)) == read.count((20, 4)) == 2 * (calls if mode == "prefill" else 1)
+    assert set(read) - set(prompt) == {(n, 1) for n in range(24, 88) if mode == "decode"}
+
+
+@pytest.mark.slow
+def test_the_pipeline_benchmark_counts_what_crosses():
+    """Two ranks of two stages, eight sublayers: 3 tensors of the baseline, 7 of Full with what a
+    rank holds and 15 without; there and back, in fp32.
+    """
+    sizes = ["--dim", "64", "--layers", "4", "--batch", "4", "--seq-len", "64", "--repeats", "2"]
+    result = CliRunner().invoke(app, ["bench", "pipeline", *sizes])
+    assert result.exit_code == 0, result.output
+    rows = [line.split() for line in result.stdout.splitlines()[2:]]
+    assert [" ".join(row[:-6]) for row in rows] == list(pipeline.ARMS)
+    assert float(rows[0][-3]) == 1.0
+    one = 2 * 4 * 64 * 64 * 4 / 1e6
+    assert [row[-1] for row in rows] == [f"{n * one:.2f}" for n in (3, 7, 15, 7, 15)]
+
+
+def test_a_pipeline_that_cannot_be_laid_out_is_not_measured():
+    for words, message in (
+        (["--layers", "3"], "6 sublayers do not divide into 2 ranks x 2 stages"),
+        (["--microbatches", "1"], "1 are fewer than the 2 ranks"),
+    ):
+        with pytest.raises(UserError, match=message):
+            CliRunner().invoke(app, ["bench", "pipeline", *words], catch_exceptions=False)
+
+
 def test_the_mixers_benchmark_times_steps_and_decoding_of_those_that_decode():
     rows = mixers.measure(
         ["attention", "kda", "swiglu"], dim=16, batch=1, seq_len=8, threads=1, repeats=2
@@ -103,7 +166,7 @@ def test_a_decoded_token_is_the_one_that_a_whole_pass_gives():
     """What is timed is decoding: the state grows by what was fed, or does not grow."""
     mixer = mixers.sublayer("kda", 16)
     x_BTD = torch.randn(1, 12, 16)
-    state = {}
+    state = State()
     with torch.inference_mode():
         whole = mixer(x_BTD)
         mixer(x_BTD[:, :11], 0, state)

@@ -11,7 +11,7 @@ from attnres_lab.config import RunConfig, to_yaml
 from attnres_lab.data.tokenizer import END_BYTE
 from attnres_lab.errors import UserError
 from attnres_lab.model import ModelConfig, Transformer
-from attnres_lab.model.generate import Sampling, generate, prefill
+from attnres_lab.model.generate import Reading, Sampling, generate, prefill
 from attnres_lab.residual.attnres import BlockConfig, FullConfig
 from attnres_lab.residual.baseline import BaselineConfig
 from attnres_lab.training.checkpoint import load_model
@@ -49,7 +49,7 @@ def test_reading_in_chunks_equals_the_full_forward(residual, chunk):
         pieces = torch.cat([model(piece, cache) for piece in tokens.split(chunk, 1)], 1)
         torch.testing.assert_close(pieces, whole, rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(
-            prefill(model, tokens, model.cache(), chunk),
+            prefill(model, tokens, model.cache(), Reading(chunk)),
             whole[:, -1],
             rtol=1e-9,
             atol=1e-9,
@@ -75,7 +75,9 @@ def test_a_prompt_among_others_gets_what_it_gets_alone(residual, temperature):
     def texts(prompts, seed):
         rows = [[] for _ in prompts]
         ended = lambda row, token: token % 7 == 0  # noqa: E731
-        for step in generate(model, prompts, 9, Sampling(temperature, seed=seed), 2, ended):
+        for step in generate(
+            model, prompts, 9, Sampling(temperature, seed=seed), Reading(2), ended
+        ):
             for row, token in zip(rows, step, strict=True):
                 row += [] if token is None else [token]
         return rows
@@ -144,7 +146,16 @@ def test_the_command_continues_the_prompt_from_either_layout_of_checkpoint(tmp_p
     for place in (tmp_path, tmp_path / "checkpoints" / "last.ckpt"):
         result = CliRunner().invoke(
             app,
-            ["generate", str(place), "--prompt", "def é", "--max-new-tokens", "12", "--chunk", "2"],
+            [
+                "generate",
+                str(place),
+                "--prompt",
+                "def é",
+                "--max-new-tokens",
+                "12",
+                "--prefill-chunk",
+                "2",
+            ],
         )
         assert result.exit_code == 0
         assert result.stdout == "def é" + expected + "\n"

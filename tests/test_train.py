@@ -10,6 +10,7 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -20,6 +21,7 @@ from helpers import tiny
 from attnres_lab.config import RunConfig, load, to_yaml
 from attnres_lab.errors import UserError
 from attnres_lab.runs.folder import RunFolder, read_json
+from attnres_lab.training.callbacks import Validation
 from attnres_lab.training.environment import uncommitted
 from attnres_lab.training.run import run
 
@@ -146,6 +148,22 @@ def test_a_run_leaves_its_whole_record_and_is_idempotent(tmp_path: Path) -> None
     before = files.checkpoint.stat().st_mtime_ns
     assert run(config, tmp_path / "run").metrics == result.metrics
     assert files.checkpoint.stat().st_mtime_ns == before
+
+
+def test_the_last_depth_record_is_of_the_training_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is what it is where nothing is validated."""
+    config = tiny(tmp_path, **{"model.residual.name": "full"})
+
+    def record(name: str) -> dict[str, Any]:
+        run(config, tmp_path / name)
+        file = RunFolder(tmp_path / name).artifacts / "depth/step-000012.json"
+        return json.loads(file.read_text())
+
+    validated = record("validated")
+    monkeypatch.setattr(Validation, "on_step_end", lambda *_: None)
+    assert record("not") == validated
 
 
 def test_the_model_learns(tmp_path: Path) -> None:

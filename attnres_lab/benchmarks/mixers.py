@@ -58,7 +58,7 @@ def train_step(mixer: Mixer, dim: int, batch: int, seq_len: int) -> Callable[[],
 def decode(mixer: Mixer, dim: int, context: int) -> Callable[[], None]:
     """Decode ``TOKENS`` tokens after ``context`` positions; every call starts there again."""
     make = torch.Generator().manual_seed(0)
-    state: State = {}
+    state = State()
     with torch.inference_mode():
         for start in range(0, context, 256):
             piece = torch.randn(1, min(256, context - start), dim, generator=make)
@@ -66,7 +66,7 @@ def decode(mixer: Mixer, dim: int, context: int) -> Callable[[], None]:
         tokens = torch.randn(TOKENS, 1, 1, dim, generator=make)
 
     def work() -> None:
-        own = dict(state)
+        own = State(state)
         with torch.inference_mode():
             for i, token in enumerate(tokens):
                 mixer(token, context + i, own)

@@ -1,5 +1,5 @@
-"""What a residual connection costs: interleaved runs of whole training steps (or greedy decoding),
-and reads alone, with peers in the same run.
+"""What a residual connection costs: interleaved runs of whole training steps (or of reading a
+prompt, or of decoding after it), and reads alone, with peers in the same run.
 
 An arm is ``variant`` or ``read:variant``: ``full``, ``block8``, ``block-s4``, any name of the
 registry; ``naive:full``, ``lean:block8``. Options follow a plus: ``full+heads=4+window=8``,
@@ -25,11 +25,12 @@ from torch import Tensor
 from attnres_lab import ops
 from attnres_lab.benchmarks.peers import Read, installed
 from attnres_lab.errors import UserError
-from attnres_lab.model import ModelConfig, Transformer
-from attnres_lab.model.generate import generate
+from attnres_lab.model import Cache, ModelConfig, Transformer
+from attnres_lab.model.generate import Reading, prefill
 from attnres_lab.ops import PAPER, decoding, lean, naive, twophase
 from attnres_lab.residual import REGISTRY
 
+DECODED = 64  # tokens of a timed call
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -45,12 +46,19 @@ class Case:
     dtype: str = "fp32"
     threads: int = 2
     repeats: int = 20
-    mode: str = "train"  # or "decode": milliseconds per token
+    mode: str = "train"  # "prefill": reading seq_len tokens; "decode": 64 tokens after them
+    chunk: int = 512  # tokens of a prompt that are read at once
 
     @property
     def label(self) -> str:
         shape = f"d{self.dim}-L{2 * self.layers}-{self.batch}x{self.seq_len}"
-        return f"{self.mode}-{self.device}-{self.dtype}-{shape}"
+        chunk = f"-c{self.chunk}" if self.mode == "prefill" else ""
+        return f"{self.mode}-{self.device}-{self.dtype}-{shape}{chunk}"
+
+    @property
+    def tokens(self) -> int:
+        """Of one timed call."""
+        return self.batch * (DECODED if self.mode == "decode" else self.seq_len)
 
 
 def model_of(arm: str, case: Case) -> Transformer:
@@ -138,8 +146,8 @@ def check(arm: str, case: Case) -> float:
     return error
 
 
-def work_of(model: Transformer, case: Case) -> Callable[[], None]:
-    """One training step, or the decoding of 64 tokens."""
+def work_of(model: Transformer, case: Case) -> Callable[[], object]:
+    """One training step, the reading of a prompt, or greedy decoding after it."""
     tokens = torch.randint(
         0, 256, (case.batch, case.seq_len + 1), generator=torch.Generator().manual_seed(0)
     ).to(case.device)
@@ -151,13 +159,20 @@ def work_of(model: Transformer, case: Case) -> Callable[[], None]:
         optimizer.step()
         optimizer.zero_grad()
 
-    prompts = tokens[:, :-1].tolist()
+    def read() -> Cache:
+        cache = model.cache()
+        prefill(model, tokens[:, :-1], cache, Reading(case.chunk))
+        return cache
 
+    cache = read() if case.mode == "decode" else model.cache()
+
+    @torch.inference_mode()
     def decode() -> None:
-        for _ in generate(model, prompts, 64):
-            pass
+        own, token = cache.copy(), tokens[:, -1:]
+        for _ in range(DECODED):
+            token = model(token, own).argmax(-1)
 
-    return train if case.mode == "train" else decode
+    return {"train": train, "prefill": read, "decode": decode}[case.mode]
 
 
 def seconds(work: Callable[[], object], case: Case) -> float:
@@ -168,7 +183,7 @@ def seconds(work: Callable[[], object], case: Case) -> float:
     return time.perf_counter() - start
 
 
-def peak_bytes(work: Callable[[], None], case: Case) -> int:
+def peak_bytes(work: Callable[[], object], case: Case) -> int:
     """Most memory held at once beyond what was held before the call (CPU: from the profiler's
     record of every allocation).
     """
@@ -251,17 +266,16 @@ def measure(case: Case, arms: Sequence[str]) -> list[dict[str, Any]]:
                 "min_ms": 1e3 * min(times[arm]),
             }
             row |= {"peak_bytes": peak_bytes(works[arm], case), "error": errors[arm]}
-            if arm.rpartition(":")[2] != "baseline":
+            if arm.rpartition(":")[2] != "baseline" and case.mode == "train":
                 row |= read_rates(case, ops.depth_attention)
         base = rows[0] if rows else row
-        tokens = case.batch * (case.seq_len if case.mode == "train" else 64)
         row |= {
             "ratio": row["median_ms"] / base["median_ms"],
             "ratio_min": row["min_ms"] / base["min_ms"],
         }
         row |= {
             "memory_ratio": row["peak_bytes"] / max(base["peak_bytes"], 1),
-            "tokens_per_second": tokens / mid,
+            "tokens_per_second": case.tokens / mid,
             "copy_bytes_per_second": copy,
         }
         rows.append(row)

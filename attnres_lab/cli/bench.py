@@ -37,18 +37,22 @@ def residual(  # noqa: PLR0913
     dtype: Literal["fp32", "bf16"] = typer.Option("fp32"),
     threads: int = typer.Option(2, min=1),
     repeats: int = typer.Option(20, min=2, help="Timed steps of each arm, interleaved."),
-    mode: Literal["train", "decode"] = typer.Option(
-        "train", help="A training step, or greedy decoding of 64 tokens."
+    mode: Literal["train", "prefill", "decode"] = typer.Option(
+        "train",
+        help="A training step, reading SEQ_LEN tokens, or greedy decoding of 64 after them.",
     ),
+    chunk: int = typer.Option(512, min=1, help="Tokens of a prompt that are read at once."),
     peers: bool = typer.Option(True, help="Measure installed peers too, as Full."),
     out: Path = typer.Option(Path("benchmarks/results"), help="Folder of the dated CSV and plot."),
 ) -> None:
-    """Time whole training steps of residual connections against the plain one."""
+    """Time whole training steps, prefill or decoding of residual connections against the plain
+    one's.
+    """
     from attnres_lab.benchmarks import residual as harness
     from attnres_lab.benchmarks import saving
     from attnres_lab.benchmarks.peers import installed
 
-    case = harness.Case(dim, layers, batch, seq_len, device, dtype, threads, repeats, mode)
+    case = harness.Case(dim, layers, batch, seq_len, device, dtype, threads, repeats, mode, chunk)
     arms = [
         *variants.replace(",", " ").split(),
         *(f"{peer}:full" for peer in (installed(device) if peers else {})),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -28,16 +31,16 @@ def generate(  # noqa: PLR0913
     top_k: int = typer.Option(0, min=0, help="Draw from so many likeliest tokens; 0: all."),
     top_p: float = typer.Option(1.0, min=0.0, max=1.0, help="Draw from those that sum to it."),
     seed: int = typer.Option(0, min=0, help="Of the draws, with a temperature."),
-    chunk: int = typer.Option(512, min=1, help="Tokens of the prompt that are read at once."),
+    prefill_chunk: int = typer.Option(512, min=1, help="Tokens of a prompt read at once."),
     chat: bool = typer.Option(False, "--chat", help="Prompts are messages to a chat model."),
 ) -> None:
     """Continue prompts with a trained model, on the GPU where there is one. A single one is
-    written as it grows.
+    written as it grows. Under torchrun the processes share each chunk of a prompt out.
     """
     import torch
 
     from attnres_lab.data.codec import load_codec
-    from attnres_lab.model.generate import Sampling
+    from attnres_lab.model.generate import Reading, Sampling
     from attnres_lab.model.generate import generate as decoding
     from attnres_lab.training.checkpoint import load_model
 
@@ -50,20 +53,52 @@ def generate(  # noqa: PLR0913
     model, config = load_model(checkpoint)
     codec = load_codec(config.data.tokenizer)
     tokens = [_encode(text, codec, model.config.vocab_size, chat) for text in texts]
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    with _together() as (group, writes):
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            reading = Reading(prefill_chunk, group)
+        except ValueError as error:
+            raise UserError(f"--prefill-{error}") from None
+        steps = decoding(
+            model,
+            tokens,
+            max_new_tokens,
+            Sampling(temperature, top_k, top_p, seed),
+            reading,
+            lambda row, token: token == codec.end,
+        )
+        with redirect_stdout(sys.stdout if writes else None):
+            _write(texts, steps, codec, chat)
+
+
+@contextmanager
+def _together() -> Iterator[tuple[Any, bool]]:
+    """The group of processes that torchrun has started (None: there is this one), and whether this
+    one writes.
+    """
+    import torch
+    from torch import distributed
+
+    if not distributed.is_torchelastic_launched():
+        yield None, True
+        return
+    if cuda := torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    distributed.init_process_group("nccl" if cuda else "gloo")
+    try:
+        yield distributed.group.WORLD, distributed.get_rank() == 0
+    finally:
+        distributed.destroy_process_group()
+
+
+def _write(
+    texts: Sequence[str], steps: Iterable[list[int | None]], codec: Codec, chat: bool
+) -> None:
+    """The prompts with their continuations; a single one as it grows."""
     rows: list[list[int]] = [[] for _ in texts]
-    shown = len(texts) == 1
+    shown, written = len(texts) == 1, ""
     if shown:
         print(texts[0], end="\n" if chat else "", flush=True)
-    written = ""
-    steps = decoding(
-        model,
-        tokens,
-        max_new_tokens,
-        Sampling(temperature, top_k, top_p, seed),
-        chunk,
-        lambda row, token: token == codec.end,
-    )
     for step in steps:
         for row, token in zip(rows, step, strict=True):
             row += [] if token is None or token == codec.end else [token]

@@ -12,10 +12,12 @@ from attnres_lab.errors import UserError
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
     plan = typer.Typer(
-        help="Models of cost, nothing measured.", no_args_is_help=True, rich_markup_mode=None
+        help="What a layout would cost; nothing is measured.",
+        no_args_is_help=True,
+        rich_markup_mode=None,
     )
     plan.command()(cluster)
-    plan.callback()(lambda: None)
+    plan.command()(prefill)
     app.add_typer(plan, name="plan")
 
 
@@ -65,3 +67,34 @@ def cluster(  # noqa: PLR0913
             f"{e.bare:8.3f}s {e.bare / first.bare:6.3f} {e.bubble:6.3f} {e.memory / 1e9:7.1f} "
             f"{e.sources / 1e9:7.2f} {rate:9.3g}"
         )
+
+
+def prefill(
+    config: Path = typer.Argument(..., help="A run YAML: the model."),
+    overrides: list[str] = typer.Argument(None, help="Overrides such as model.dim=7168."),
+    tokens: int = typer.Option(131_072, min=1, help="Of the prompt."),
+    ranks: int = typer.Option(8, min=1, help="That share it out."),
+    chunk: int = typer.Option(16_384, min=1, help="Tokens read at once; a multiple of the ranks."),
+    width: int = typer.Option(2, min=1, help="Bytes of a number."),
+) -> None:
+    """Bytes of what baseline, Block, Full and mHC hold of a prompt over depth: of all its tokens,
+    of a rank's share, and of its share of a chunk. Exact; keys and values, which no residual
+    connection changes, are not counted.
+    """
+    from attnres_lab.config import load, parse_overrides
+    from attnres_lab.pipeline.cost import kept, rivals
+
+    if chunk % ranks:
+        raise UserError(f"chunk: {chunk} tokens are no multiple of {ranks} ranks; give one that is")
+    run = load(config, parse_overrides(overrides or []))
+    print(f"{run.model.size}, {tokens} tokens, GB over depth")
+    print(f"{'variant':12} {'whole':>8} {f'{ranks} ranks':>9} {f'chunks of {chunk}':>16}")
+    try:
+        for model in rivals(run.model):
+            whole, share, piece = (
+                width * kept(model, count) / 1e9
+                for count in (tokens, -(-tokens // ranks), min(chunk // ranks, tokens))
+            )
+            print(f"{model.residual.label:12} {whole:8.3f} {share:9.3f} {piece:16.4f}")
+    except ValueError as error:
+        raise UserError(str(error)) from None

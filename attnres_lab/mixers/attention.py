@@ -64,6 +64,7 @@ class Attention(Mixer):
     """Grouped-query self-attention with rotary positions. Decoding keeps keys and values."""
 
     kind = "attention"
+    extends = True
 
     def __init__(self, c: AttentionConfig, trunk: Trunk) -> None:
         super().__init__()
@@ -101,17 +102,16 @@ class Attention(Mixer):
         if values is not None:
             v_BKTE = values(v_BKTE)
         q_BHTE, k_BKTE = self._turn(self.q_norm(q_BHTE), self.k_norm(k_BKTE), past)
+        window = self.c.window
         if state is not None:
-            k_BKTE, v_BKTE = self._append(state, k_BKTE, v_BKTE)
-        mask = visible(T, k_BKTE.shape[2], self.c.window, x_BTD.device)
-        y_BHTE = F.scaled_dot_product_attention(
-            q_BHTE,
-            k_BKTE,
-            v_BKTE,
-            attn_mask=mask,
-            is_causal=self.c.causal and mask is None,
-            enable_gqa=self.kv_heads != self.heads,
-        )
+            keep = None if window is None else window - 1  # of those the next token sees
+            k_BKTE = state.extend("k", k_BKTE, 2, keep)
+            v_BKTE = state.extend("v", v_BKTE, 2, keep)
+        if self.c.causal:
+            y_BHTE = attend(q_BHTE, k_BKTE, v_BKTE, window)
+        else:
+            gqa = self.kv_heads != self.heads
+            y_BHTE = F.scaled_dot_product_attention(q_BHTE, k_BKTE, v_BKTE, enable_gqa=gqa)
         y_BTP = y_BHTE.transpose(1, 2).reshape(B, T, -1)
         if self.gate is not None:
             y_BTP = y_BTP * self.gate(x_BTD).sigmoid()
@@ -134,22 +134,38 @@ class Attention(Mixer):
         angles = rope_angles(rope, width, self.theta, positions, q_BHTE.device)
         return rotate(q_BHTE, angles, rope.amplitude), rotate(k_BKTE, angles, rope.amplitude)
 
-    def _append(self, state: State, k_BKTE: Tensor, v_BKTE: Tensor) -> tuple[Tensor, Tensor]:
-        """All keys and values that are still seen; of those the next token sees are kept."""
-        if state:
-            k_BKTE, v_BKTE = (
-                torch.cat([state["k"], k_BKTE], 2),
-                torch.cat([state["v"], v_BKTE], 2),
-            )
-        gone = 0 if self.c.window is None else max(0, k_BKTE.shape[2] - self.c.window + 1)
-        state["k"], state["v"] = k_BKTE[:, :, gone:], v_BKTE[:, :, gone:]
-        return k_BKTE, v_BKTE
-
     def flops_per_token(self, seq_len: int) -> int:
         """Scores counted in full, whatever the window."""
         D, inner = self.q.in_features, self.heads * self.width
         products = D * (3 if self.gate is not None else 2) * inner + D * self.kv.out_features
         return 2 * products + 4 * seq_len * inner
+
+
+#: Pairs of a query and a key whose mask is held at once.
+PAIRS = 2**26
+
+
+def attend(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, window: int | None = None) -> Tensor:
+    """Causal attention of the last T of S positions to all before them, [B, H, T, E]. A long piece
+    after a long past goes query by query, so that its mask stays small.
+    """
+    T, S = q_BHTE.shape[2], k_BKSE.shape[2]
+    rows = T if T == S and not window else max(1, PAIRS // S)
+    parts = []
+    for first in range(0, T, rows):
+        last = min(first + rows, T)
+        seen = S - T + last
+        mask = visible(last - first, seen, window, q_BHTE.device)
+        part = F.scaled_dot_product_attention(
+            q_BHTE[:, :, first:last],
+            k_BKSE[:, :, :seen],
+            v_BKSE[:, :, :seen],
+            attn_mask=mask,
+            is_causal=mask is None,
+            enable_gqa=k_BKSE.shape[1] != q_BHTE.shape[1],
+        )
+        parts.append(part)
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
 
 
 def visible(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor | None:

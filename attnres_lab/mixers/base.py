@@ -9,8 +9,25 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-#: What one sublayer keeps between two pieces of a sequence, by its own names.
-State = dict[str, Tensor]
+
+class State(dict[str, Tensor]):
+    """What one sublayer keeps between two pieces of a sequence, by its own names."""
+
+    #: While a piece is shared out over processes: ``model.shards.Shards``.
+    shards: Any = None
+
+    def extend(self, name: str, new: Tensor, dim: int, keep: int | None = None) -> Tensor:
+        """Add the new positions along ``dim``, of all processes that share the piece; the last
+        ``keep`` are kept (None: all). Returns those up to this process's last position.
+        """
+        after = 0
+        if self.shards is not None:
+            new, after = self.shards.gather(new, dim)
+        whole = torch.cat([self[name], new], dim) if name in self else new
+        count = whole.shape[dim]
+        gone = 0 if keep is None else max(0, count - keep)
+        self[name] = whole.narrow(dim, gone, count - gone)
+        return whole.narrow(dim, 0, count - after)
 
 
 class Trunk(Protocol):
@@ -57,6 +74,9 @@ class Mixer(nn.Module, ABC):
     """
 
     kind: Literal["attention", "mlp"]  # along the sequence or along the channels
+    #: Whether all that it keeps goes through ``State.extend``. Processes that share a piece then
+    #: run it at once; else in turn, each from where the one before has left the state.
+    extends: ClassVar[bool] = False
     group: Any = None  # the processes that train this sublayer too; None: all
 
     @abstractmethod

@@ -9,10 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnres_lab.mixers.attention import visible
+from attnres_lab.mixers.attention import attend
 from attnres_lab.mixers.base import Mixer, MixerConfig, State, Trunk, head_width
 
 #: Of the norms on latents, apart from the model's norm_eps, as in the released models.
@@ -46,6 +45,7 @@ class MLA(Mixer):
     """
 
     kind = "attention"
+    extends = True
 
     def __init__(self, c: MLAConfig, trunk: Trunk) -> None:
         super().__init__()
@@ -76,22 +76,13 @@ class MLA(Mixer):
         latent_BTR, shared_BTS = self.latent(x_BTD).split([self.latent_dim, self.shared_dim], -1)
         latent_BTR = self.latent_norm(latent_BTR)
         if state is not None:
-            if state:
-                latent_BTR = torch.cat([state["latent"], latent_BTR], 1)
-                shared_BTS = torch.cat([state["shared"], shared_BTS], 1)
-            state["latent"], state["shared"] = latent_BTR, shared_BTS
+            latent_BTR = state.extend("latent", latent_BTR, 1)
+            shared_BTS = state.extend("shared", shared_BTS, 1)
         keys = latent_BTR.shape[1]
         kv_BHTE = self.kv(latent_BTR).view(B, keys, self.heads, -1).transpose(1, 2)
         k_BHTE, v_BHTE = kv_BHTE.chunk(2, -1)
         shared = shared_BTS[:, None].expand(-1, self.heads, -1, -1)
-        mask = visible(T, keys, None, x_BTD.device)
-        y_BHTE = F.scaled_dot_product_attention(
-            q_BHTE,
-            torch.cat([k_BHTE, shared], -1),
-            v_BHTE,
-            attn_mask=mask,
-            is_causal=mask is None,
-        )
+        y_BHTE = attend(q_BHTE, torch.cat([k_BHTE, shared], -1), v_BHTE)
         y_BTP = y_BHTE.transpose(1, 2).reshape(B, T, -1)
         if self.gate is not None:
             y_BTP = y_BTP * self.gate(x_BTD).sigmoid()

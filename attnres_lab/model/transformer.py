@@ -4,6 +4,8 @@ decoder-only Transformer. Shapes: B batch, T time, D width, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -13,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from attnres_lab.mixers import Mixer, MixerConfig, MixersConfig, MLPConfig, State, SwiGLUConfig
 from attnres_lab.model.init import init_weights
+from attnres_lab.model.shards import Shards
 from attnres_lab.residual import REGISTRY, BaselineConfig, ResidualConfig, Sublayer
 
 
@@ -109,6 +112,30 @@ class Cache:
 
     states: list[State]
     length: int = 0
+    shards: Shards | None = None  # while a piece is shared out over processes
+
+    @property
+    def past(self) -> int:
+        """Positions before the first that this process reads next."""
+        return self.length + (self.shards.first if self.shards else 0)
+
+    @contextmanager
+    def shared(self, shards: Shards) -> Iterator[None]:
+        """Inside, what this process reads is its share of a piece."""
+        self._share(shards)
+        try:
+            yield
+        finally:
+            self._share(None)
+
+    def _share(self, shards: Shards | None) -> None:
+        self.shards = shards
+        for state in self.states:
+            state.shards = shards
+
+    def copy(self) -> Cache:
+        """One that goes on by itself; tensors are replaced and never written to."""
+        return Cache([State(state) for state in self.states], self.length)
 
 
 class Network(nn.Module):
@@ -134,7 +161,7 @@ class Network(nn.Module):
         for index in range(self.config.num_sublayers):
             state = self.residual.step(state, self.sublayer(index, cache), index)
         if cache is not None:
-            cache.length += x_BTD.shape[1]
+            cache.length += x_BTD.shape[1] * (cache.shards.size if cache.shards else 1)
         h_BTD: Tensor = self.norm(self.residual.finish(state))
         return h_BTD
 
@@ -142,7 +169,10 @@ class Network(nn.Module):
         """Sublayer ``index`` as the residual connection calls it."""
         call: Sublayer = self.sublayers[index]
         if cache is not None:
-            call = partial(self.sublayers[index], past=cache.length, state=cache.states[index])
+            state, mixer = cache.states[index], self.mixers()[index]
+            call = partial(mixer, past=cache.past, state=state)
+            if cache.shards and mixer.kind == "attention" and not mixer.extends:
+                call = cache.shards.in_turn(call, state)
         if self.residual.recompute and self.training and not self.residual.checkpoints:
             return partial(checkpoint, call, use_reentrant=False)
         return call
@@ -200,4 +230,4 @@ class Transformer(Network):
 
     def cache(self) -> Cache:
         """An empty cache for decoding."""
-        return Cache([{} for _ in self.sublayers])
+        return Cache([State() for _ in self.sublayers])

@@ -10,7 +10,9 @@ pipelines, expert parallelism, the head's imbalance, launches.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 
@@ -95,14 +97,28 @@ def _traffic(c: ModelConfig, work: Work) -> tuple[list[Traffic], list[dict[str, 
             f"virtual: {c.num_sublayers} sublayers do not divide into {work.ranks} ranks x "
             f"{work.virtual} stages; change either"
         )
-    residual = REGISTRY[c.residual.name](c.connection, c.num_sublayers, c.dim, c.norm_eps)
-    residual.apart = True
-    x = torch.empty(1).expand(work.sequences, work.seq_len, c.dim)
     named = [
-        {name: t.numel() for name, t in tensors.items()}
-        for tensors in crossing(residual, c, x, layout.cuts)
+        {name: count * work.tokens for name, count in numbers.items()}
+        for numbers in _carried(c, layout.cuts)
     ]
     return traffic(layout, [list(names) for names in named], work.caching), named
+
+
+@lru_cache(maxsize=64)
+def _carried(c: ModelConfig, cuts: tuple[int, ...]) -> tuple[dict[str, int], ...]:
+    """How many numbers of a token each tensor has that crosses each cut, from a pass of one."""
+    residual = REGISTRY[c.residual.name](c.residual, c.num_sublayers, c.dim, c.norm_eps)
+    residual.apart = True
+    crossings = crossing(residual, c, torch.zeros(1, 1, c.dim), cuts)
+    return tuple({name: t.numel() for name, t in tensors.items()} for tensors in crossings)
+
+
+def kept(c: ModelConfig, tokens: int) -> int:
+    """Numbers that the residual connection holds of so many tokens at the end of the depth, where
+    it holds most: of Block the embedding and the blocks.
+    """
+    (numbers,) = _carried(c, (c.num_sublayers,))
+    return tokens * sum(numbers.values())
 
 
 def access(c: ModelConfig) -> float:
@@ -172,17 +188,23 @@ def estimate(c: ModelConfig, work: Work, machine: Machine) -> Estimate:
 
 
 def compare(c: ModelConfig, work: Work, machine: Machine) -> list[tuple[str, bool, Estimate]]:
-    """Label, caching and cost of the baseline (which has nothing to cache), Block as in ``c`` or of
-    8 blocks, Full and mHC.
-    """
-    block = c.residual if c.residual.name == "block" else BlockConfig()
+    """Label, caching and cost of the model's ``rivals``; only Block and Full have what to cache."""
     return [
         (
-            variant.label,
+            model.residual.label,
             caching,
-            estimate(replace(c, residual=variant), replace(work, caching=caching), machine),
+            estimate(model, replace(work, caching=caching), machine),
         )
-        for variant in (BaselineConfig(), block, FullConfig(), MHCConfig())
+        for model in rivals(c)
         for caching in (True, False)
-        if caching or variant.name in ("block", "full")
+        if caching or model.residual.name in ("block", "full")
     ]
+
+
+def rivals(c: ModelConfig) -> Iterator[ModelConfig]:
+    """The model as the baseline, Block as in ``c`` or of 8 blocks, Full and mHC. Raises ValueError
+    for one that does not fit its depth.
+    """
+    block = c.residual if c.residual.name == "block" else BlockConfig()
+    for variant in (BaselineConfig(), block, FullConfig(), MHCConfig()):
+        yield replace(c, residual=variant)

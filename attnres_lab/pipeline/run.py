@@ -70,8 +70,8 @@ class Elsewhere(nn.Module):
 
 
 def crossing(residual: Residual, c: ModelConfig, x_BTD: Tensor, cuts: Sequence[int]) -> list[Named]:
-    """What crosses each cut, without its memory, of a batch like ``x_BTD``: as the residual
-    connection makes it around sublayers that return their input.
+    """What crosses each cut of what enters as ``x_BTD``, as the residual connection makes it around
+    sublayers that return their input.
     """
     values = (len(x_BTD), c.kv_heads, x_BTD.shape[1], c.dim // c.num_heads)
 
@@ -82,8 +82,8 @@ def crossing(residual: Residual, c: ModelConfig, x_BTD: Tensor, cuts: Sequence[i
 
     observer, residual.observer = residual.observer, None
     found: list[Named] = []
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        state = residual.start(torch.empty(x_BTD.shape, dtype=x_BTD.dtype, device=x_BTD.device))
+    with torch.no_grad():
+        state = residual.start(x_BTD)
         for index in range(max(cuts)):
             state = residual.step(state, sublayer, index)
             if index + 1 in cuts:
@@ -95,8 +95,9 @@ def crossing(residual: Residual, c: ModelConfig, x_BTD: Tensor, cuts: Sequence[i
 def shapes(network: Network, batch: tuple[int, ...], cuts: Sequence[int]) -> list[Named]:
     """Of a batch of tokens [B, T], what crosses each cut of a network, on the meta device."""
     like, c = next(network.parameters()), network.config
-    x_BTD = like.new_empty(1).expand(*batch, c.dim)
-    named = crossing(network.residual, c, x_BTD, cuts)
+    with FakeTensorMode(allow_non_fake_inputs=True):  # without their memory
+        x_BTD = torch.empty((*batch, c.dim), dtype=like.dtype, device=like.device)
+        named = crossing(network.residual, c, x_BTD, cuts)
     return [{n: _meta(x.shape, x.dtype) for n, x in tensors.items()} for tensors in named]
 
 
@@ -117,7 +118,8 @@ class Pipeline:
         self.place = distributed.get_rank(groups.pipeline)
         self.count = config.count(ranks)
         network.residual.apart = True
-        names = [list(named) for named in shapes(network, (1, 2), self.layout.cuts)]
+        self._shapes: dict[tuple[int, ...], list[Named]] = {}
+        names = [list(named) for named in self.shapes((1, 2))]
         self.traffic = traffic(self.layout, names, config.caching)
         self._cut()
         self.parts = [
@@ -127,6 +129,14 @@ class Pipeline:
         self.ledger, self.stages = Ledger(), list[Stage]()
         self._schedule: Any = None
         self._batch: tuple[int, ...] = ()
+
+    def shapes(self, batch: tuple[int, ...]) -> list[Named]:
+        """``shapes`` of the network, found once for every size of a batch: it takes a forward pass
+        of the residual connection.
+        """
+        if batch not in self._shapes:
+            self._shapes[batch] = shapes(self.network, batch, self.layout.cuts)
+        return self._shapes[batch]
 
     def _cut(self) -> None:
         network, place = self.network, self.place
@@ -181,7 +191,7 @@ class Pipeline:
         return self._schedule
 
     def _stages(self, batch: tuple[int, ...]) -> list[Stage]:
-        named, c = shapes(self.network, batch, self.layout.cuts), self.network.config
+        named, c = self.shapes(batch), self.network.config
         dtype = next(self.network.parameters()).dtype
         stages = []
         for part in self.parts:
@@ -200,7 +210,7 @@ class Pipeline:
         """Logits [B, T, V] of tokens [B, T] at the last process, None elsewhere. A batch of any
         size; stages work one after another.
         """
-        templates, values = shapes(self.network, inputs.shape, self.layout.cuts), Named()
+        templates, values = self.shapes(tuple(inputs.shape)), Named()
         ranks, place = self.groups.ranks, self.place
         for part in self.parts:
             received = [inputs]

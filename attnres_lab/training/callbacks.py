@@ -1,7 +1,8 @@
 """What turns training into the run folder's files: rows, depth records, and the end; validation
 has a file of its own.
 
-Small Lightning callbacks in this order; each is of use by itself on a ``LitTransformer``.
+Small Lightning callbacks in this order; each is of use by itself on a ``LitTransformer``. A depth
+record is closed before the validation of its step: what it watches is the training batch.
 """
 
 from __future__ import annotations
@@ -182,6 +183,28 @@ class DepthRecords(StepCallback):
         if trainer.is_global_zero:
             name = f"step-{module.step:06d}.json"
             write_json(self.run.folder.artifacts / "depth" / name, record)
+
+
+class Validation(StepCallback):
+    """Lightning's validation loop every ``train.val_every`` steps and at the end, whatever the
+    number of micro-batches.
+    """
+
+    def on_step_end(self, trainer: pl.Trainer, module: LitTransformer) -> None:
+        every = self.train.val_every
+        due = module.finished or (every is not None and module.step % every == 0)
+        if due and self.run.state == "running":
+            # as Lightning's own loop does it, which counts batches where we count steps
+            connector = trainer._logger_connector
+            first, trainer.validating = connector._first_loop_iter, True
+            trainer.fit_loop.epoch_loop.val_loop.run()
+            connector._first_loop_iter, trainer.training = first, True
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        assert isinstance(module, LitTransformer)
+        self.run.write(trainer, module, dict(module.validation))
+        if not math.isfinite(module.validation["val/loss"]):
+            self.run.state = "diverged"
 
 
 class End(StepCallback):

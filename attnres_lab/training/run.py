@@ -139,7 +139,7 @@ def _train(config: RunConfig, files: RunFolder, extra: Extra) -> RunResult:
     data = make_task(config).data(progress=extra.progress)
     dataset = data.dataset
     log = RunLog(files, config)
-    ours: list[pl.Callback] = [Rows(log), Validation(log), DepthRecords(log), End(log)]
+    ours: list[pl.Callback] = [Rows(log), DepthRecords(log), Validation(log), End(log)]
     bar = [Progress(config)] if extra.progress else []
     trainer = _trainer(config, files, [*ours, *bar, *extra.callbacks], extra.logger)
     module = (LitPipeline if config.train.strategy == "pipeline" else LitTransformer)(config)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from attnres_lab.config import ImagesConfig, RunConfig
 from attnres_lab.data import Corpus
+from attnres_lab.mixers.base import wide
 from attnres_lab.model import Network, Transformer, ViT
 from attnres_lab.training.datamodule import CorpusDataModule, ImageDataModule, StepDataModule
 
@@ -39,7 +40,7 @@ class Task(ABC):
 
     @abstractmethod
     def loss(self, network: Any, batch: Any) -> Tensor:
-        """Mean cross-entropy in nats per token or image, in fp32."""
+        """Mean cross-entropy in nats per token or image, in fp32 at least."""
 
     @abstractmethod
     def score(self, network: Any, batch: Any) -> tuple[int, tuple[float, ...]]:
@@ -63,7 +64,7 @@ class Language(Task):
 
     def loss(self, network: Any, batch: Tensor) -> Tensor:
         logits_BTV = network(batch[:, :-1])
-        return F.cross_entropy(logits_BTV.flatten(0, 1).float(), batch[:, 1:].flatten())
+        return F.cross_entropy(wide(logits_BTV.flatten(0, 1)), batch[:, 1:].flatten())
 
     def score(self, network: Any, batch: Tensor) -> tuple[int, tuple[float, ...]]:
         return len(batch), (float(self.loss(network, batch)),)

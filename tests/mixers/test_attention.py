@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from attnres_lab.mixers import State
 from attnres_lab.mixers.attention import Attention, AttentionConfig
 from attnres_lab.mixers.rope import RopeConfig, frequencies, rope_angles, rotate
 from attnres_lab.model import ModelConfig
@@ -42,7 +43,7 @@ def test_a_position_sees_the_window_and_nothing_before_it(window: int) -> None:
 
 
 def test_a_window_keeps_no_more_than_it_sees() -> None:
-    state: dict[str, torch.Tensor] = {}
+    state = State()
     attention = built(window=4)
     for past in range(T):
         attention(x_of()[:, past : past + 1], past, state)

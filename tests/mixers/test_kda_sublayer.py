@@ -8,6 +8,7 @@ from definitions import kda as definition
 from torch import Tensor
 from trunks import build, tokens
 
+from attnres_lab.mixers import State
 from attnres_lab.mixers.kda import KDA, KDAConfig
 from attnres_lab.model import ModelConfig
 
@@ -61,7 +62,7 @@ def test_the_state_has_the_same_size_at_any_length() -> None:
     sizes = set()
     with torch.no_grad():
         for length in (4, 256):
-            state: dict[str, Tensor] = {}
+            state = State()
             layer(x_of(length), 0, state)
             sizes.add(sum(value[0].numel() for value in state.values()))
     assert sizes == {2 * 6 * 6 + 3 * 3 * 12}  # a memory per head, three inputs of the convolution
@@ -85,7 +86,7 @@ def test_a_new_sequence_starts_afresh() -> None:
 def test_a_state_that_is_not_reset_is_caught(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     forward, left = KDA.forward, dict[int, Tensor]()
 
-    def leaking(self: KDA, x: Tensor, past: int = 0, state: dict[str, Tensor] | None = None):  # type: ignore[no-untyped-def]
+    def leaking(self: KDA, x: Tensor, past: int = 0, state: State | None = None):  # type: ignore[no-untyped-def]
         if state is not None and id(self) in left:
             state.setdefault(part, left[id(self)])
         out = forward(self, x, past, state)

@@ -9,6 +9,7 @@ import torch
 from definitions import mla as definition
 from torch import nn
 
+from attnres_lab.mixers import State
 from attnres_lab.mixers.mla import MLA, MLAConfig
 from attnres_lab.model import ModelConfig
 
@@ -49,6 +50,6 @@ def test_a_latent_that_is_not_normalised_is_caught() -> None:
 
 
 def test_decoding_keeps_the_latent_and_the_shared_key_only() -> None:
-    layer, state = built(), dict[str, torch.Tensor]()
+    layer, state = built(), State()
     layer(torch.randn(1, T, D, dtype=torch.float64), 0, state)
     assert sum(value[0, 0].numel() for value in state.values()) == 4 * 6 + 3

@@ -4,18 +4,18 @@ serve many cases.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, distributed, multiprocessing
+from torch import Tensor, distributed
 
 from attnres_lab.model import ModelConfig, Transformer
 from attnres_lab.pipeline import PipelineConfig
 from attnres_lab.pipeline.run import Groups, Pipeline
+from attnres_lab.training.pipeline import StageProbe
+from attnres_lab.training.probe import Probe
 
 B, T, VOCAB, STEPS = 8, 6, 13, 12
 
@@ -50,6 +50,7 @@ class Outcome:
     gradients: dict[str, Tensor]  # of the first step, before clipping
     weights: dict[str, Tensor]  # after the last
     logits: Tensor | None = None
+    depth: dict[str, Any] | None = None  # the depth record of the first step
 
 
 def named_gradients(network: Transformer) -> dict[str, Tensor]:
@@ -76,6 +77,18 @@ def one_process(config: ModelConfig, steps: int = STEPS, clip: float = 0.5) -> O
     return out
 
 
+def one_record(config: ModelConfig, microbatches: int, clip: float = 0.5) -> dict[str, Any]:
+    """The depth record of the first step, in one process that takes the micro-batches in turn."""
+    network = model(config)
+    optimizer, (inputs, targets) = optimiser(network), batch(0)
+    with Probe(network) as probe:
+        for part in zip(inputs.chunk(microbatches), targets.chunk(microbatches), strict=True):
+            (criterion(network(part[0]), part[1]) / microbatches).backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), clip)
+        optimizer.step()
+    return probe.record(0)
+
+
 @dataclass
 class Piped(Outcome):
     bytes: dict[str, int] | None = None  # sent by all stages in the first step, by direction
@@ -96,6 +109,9 @@ def pipelined(
     for step in range(steps):
         optimizer.zero_grad()
         inputs, targets = batch(step)
+        probe = StageProbe(network, pipe)
+        if step == 0:
+            probe.__enter__()
         loss = pipe.step(inputs[share], targets[share], criterion)
         distributed.all_reduce(loss)
         out.losses.append(float(loss) / world)
@@ -107,24 +123,10 @@ def pipelined(
             out.bytes = {w: sum(one[w] for one in every) for w in sent}
         out.norms.append(float(pipe.clip(clip, None)))
         optimizer.step()
+        if step == 0:
+            probe.__exit__(None, None, None)
+            out.depth = probe.record(0)
         network.after_step()
     out.weights = pipe.gather(network.state_dict())
     out.logits = pipe.gather({"logits": logits} if logits is not None else {}).get("logits")
     return out
-
-
-def _worker(rank: int, world: int, folder: str, task: Callable[[int], Any]) -> None:
-    torch.set_num_threads(1)
-    store = f"file://{folder}/store"
-    distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
-    result = task(rank)
-    if rank == 0:
-        torch.save(result, f"{folder}/result.pt")
-    distributed.barrier()
-    distributed.destroy_process_group()
-
-
-def on_ranks(world: int, folder: Path, task: Callable[[int], Any]) -> Any:
-    """What ``task(rank)`` returns at rank 0."""
-    multiprocessing.spawn(_worker, (world, str(folder), task), nprocs=world)
-    return torch.load(folder / "result.pt", weights_only=False)

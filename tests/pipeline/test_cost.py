@@ -3,6 +3,7 @@ rest.
 """
 
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,3 +77,50 @@ def test_the_command_prints_a_row_each_and_refuses_in_one_line(
     assert len(lines) == 2 + 6
     assert attnres(config, "model.num_layers=3", "--ranks", "4") == 2
     assert "do not divide into 4 ranks x 1 stages" in capsys.readouterr().err
+
+
+def test_a_large_model_is_planned_at_once(tmp_path: Path) -> None:
+    """27 layers of width 2304, as in the paper's 48B model; a pass in a mode that traces every
+    operation took minutes.
+    """
+    large = ModelConfig(64, 2304, 27, 32, residual=BlockConfig(block_size=6))
+    before = time.process_time()
+    rows = compare(large, Work(9, 3, 36, 1, 8192), MACHINE)
+    assert time.process_time() - before < 10
+    assert len(rows) == 6
+    # 26 of the embedding; at cut k of 26 a block for every 3 stages, and the open one in between
+    whole = 26 + sum(k // 3 + (k % 3 > 0) for k in range(1, 27))
+    units = {
+        caching: e.bytes // (8192 * 2304 * 2) for label, caching, e in rows if "block" in label
+    }
+    assert units[False] == whole
+    assert units[True] < whole
+
+
+def test_the_command_says_what_a_prompt_holds(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Block of 8: nine sources of 2 bytes; the baseline one; mHC four streams."""
+    config = str(Path(__file__).parents[2] / "experiments/tiny.yaml")
+    words = [
+        config,
+        "model.dim=128",
+        "model.num_heads=2",
+        "model.num_layers=8",
+        "--tokens",
+        "1000000",
+    ]
+    words += ["--ranks", "4", "--chunk", "1000"]
+    monkeypatch.setattr(sys, "argv", ["attnres", "plan", "prefill", *words])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert not caught.value.code
+    _, _, *rows = (line.split() for line in capsys.readouterr().out.splitlines())
+    one = 1e6 * 128 * 2 / 1e9
+    for (name, *found), sources in zip(rows, (1, 9, 17, 4), strict=True):
+        expected = [one * sources, one * sources / 4, one * sources / 4000]
+        assert [float(x) for x in found] == pytest.approx(expected, abs=1e-3), name
+    monkeypatch.setattr(sys, "argv", ["attnres", "plan", "prefill", config, "--chunk", "9"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert "chunk: 9 tokens are no multiple of 8 ranks" in capsys.readouterr().err

@@ -4,7 +4,8 @@ many cases.
 
 import pytest
 import torch
-from ranks import VOCAB, B, Piped, T, on_ranks, one_process, pipelined
+from processes import on_ranks
+from ranks import VOCAB, B, Piped, T, one_process, one_record, pipelined
 
 from attnres_lab.mixers import MixersConfig
 from attnres_lab.mixers.moe import MoEConfig
@@ -18,6 +19,7 @@ from attnres_lab.residual.denseformer import DenseFormerConfig
 from attnres_lab.residual.mhc import MHCConfig
 from attnres_lab.residual.mudd import MUDDConfig
 from attnres_lab.residual.value import ValueConfig
+from attnres_lab.training.probe import PER_SUBLAYER
 
 DIM = 16
 LOOPED = PipelineConfig(ranks=2, virtual_stages=2, schedule="Interleaved1F1B", microbatches=4)
@@ -149,6 +151,22 @@ def check(found: Piped, config: ModelConfig) -> None:
     torch.testing.assert_close(found.logits, whole.logits, rtol=1e-12, atol=1e-12)
 
 
+def check_depth(found: Piped, config: ModelConfig, microbatches: int) -> None:
+    """Each sublayer and read has the row of its own stage; measured in fp32."""
+    whole = one_record(config, microbatches)
+    assert found.depth is not None
+    assert [r["sources"] for r in found.depth["reads"]] == [r["sources"] for r in whole["reads"]]
+    for ours, theirs in zip(found.depth["reads"], whole["reads"], strict=True):
+        assert ours["weights"] == pytest.approx(theirs["weights"], rel=1e-5)
+        assert ours["weights_by_position"] == [
+            pytest.approx(row, rel=1e-5) for row in theirs["weights_by_position"]
+        ]
+        assert (ours["sublayer"], ours["kind"]) == (theirs["sublayer"], theirs["kind"])
+    for key in PER_SUBLAYER:
+        assert len(whole[key]) == config.num_sublayers
+        assert found.depth[key] == pytest.approx(whole[key], rel=1e-5), key
+
+
 def check_bytes(name: str, found: Piped, case: tuple, ranks: int) -> None:
     """What the stages counted, the closed form where there is one, and the cost model agree."""
     config, pipeline = case[:2]
@@ -163,6 +181,7 @@ def check_bytes(name: str, found: Piped, case: tuple, ranks: int) -> None:
 @pytest.mark.parametrize("name", TWO)
 def test_two_ranks_train_as_one_process(name, on_two):
     check(on_two[name], TWO[name][0])
+    check_depth(on_two[name], TWO[name][0], TWO[name][1].microbatches)
     check_bytes(name, on_two[name], TWO[name], 2)
 
 

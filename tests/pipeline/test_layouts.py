@@ -1,0 +1,116 @@
+"""A run that changes its layout of processes every two steps is the unbroken run of one layout, in
+float64.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import tiny
+
+from attnres_lab.config import RunConfig, content_hash, to_yaml
+from attnres_lab.runs.folder import RunFolder
+
+EACH = 2  # steps in a layout
+BASE = {
+    "model.num_layers": 4,
+    "train.device": "cpu",
+    "train.batch_size": 8,
+    "train.log_every": EACH,  # where a run that is asked to stop does
+    "train.checkpoint_every": EACH,
+}
+
+
+def piped(stages: int, schedule: str = "Interleaved1F1B") -> dict[str, Any]:
+    pipeline = {"virtual_stages": stages, "schedule": schedule, "microbatches": 4}
+    return {"train.devices": 2, "train.strategy": "pipeline", "train.pipeline": pipeline}
+
+
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "pipeline": piped(2),
+    "two stages": piped(1, "1F1B"),
+    "eight stages": piped(4),
+    "one process": {},
+    "one process, the micro-batches of the pipeline": {"train.micro_batch_size": 2},
+    "ddp": {"train.devices": 2, "train.strategy": "ddp"},
+    "fsdp": {"train.devices": 2, "train.strategy": "fsdp"},
+}
+BLOCK = {
+    "model.residual": {"name": "block", "block_size": 3},
+    "model.tie_embeddings": True,
+    "optim.residual_clip": 0.5,
+}
+BASELINE = {"optim.clip": 1e9}  # never reached: the norm is a sum over stages
+
+
+def train(config: RunConfig, folder: Path, before: Path | None = None, stop: bool = True) -> None:
+    """Train in ``folder``, from the checkpoint ``before``, to the next row or to the end."""
+    files = RunFolder(folder)
+    files.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    files.config.write_text(to_yaml(config))
+    if before is not None:
+        checkpoint = torch.load(before, weights_only=True)
+        checkpoint |= {"config": to_yaml(config), "config_hash": content_hash(config)}
+        torch.save(checkpoint, files.checkpoint)
+    if stop:
+        files.stop.touch()
+    script = str(Path(__file__).parent / "double.py")
+    inherited = {**os.environ, "ATTNRES_LOCKED": str(files.path)}
+    done = subprocess.run([sys.executable, script, str(folder)], env=inherited, check=False)
+    assert done.returncode == 0
+
+
+def weights(folder: Path, step: int) -> dict[str, torch.Tensor]:
+    path = RunFolder(folder).checkpoint.with_name(f"{step}.ckpt")
+    found: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["state_dict"]
+    assert all(x.dtype == torch.float64 for x in found.values())
+    return found
+
+
+def distances(tmp_path: Path, common: dict[str, Any], order: list[str]) -> dict[str, float]:
+    """After each layout of ``order``, the largest difference of a weight from the unbroken run of
+    the first.
+    """
+    common = {**BASE, **common, "budget": f"{EACH * len(order)} steps"}
+    whole = tmp_path / "whole"
+    train(tiny(tmp_path, **common, **LAYOUTS[order[0]]), whole, stop=False)
+    found, before = {}, None
+    for place, layout in enumerate(order, 1):
+        folder, step = tmp_path / str(place), place * EACH
+        train(tiny(tmp_path, **common, **LAYOUTS[layout]), folder, before)
+        before = RunFolder(folder).checkpoint
+        ours, theirs = weights(folder, step), weights(whole, step)
+        assert ours.keys() == theirs.keys()
+        found[f"{place}: {layout}"] = max(
+            float((ours[name] - theirs[name]).abs().max()) for name in ours
+        )
+    print(found)
+    return found
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_in_every_layout_and_back(tmp_path: Path) -> None:
+    """To 1e-12: a batch that is cut differently, a norm over other parts and the deposits of other
+    stages are sums in another order.
+    """
+    others = ["one process", "ddp", "fsdp", "two stages"]
+    order = ["pipeline", *(name for other in others for name in (other, "pipeline"))]
+    for name, distance in distances(tmp_path, BLOCK, order).items():
+        assert distance < 1e-12, name
+
+
+@pytest.mark.slow
+def test_where_sums_keep_their_order_it_goes_on_to_the_bit(tmp_path: Path) -> None:
+    """The baseline's stages hand on one gradient; over the same micro-batches, one process adds up
+    what a pipeline does, in its order.
+    """
+    others = ["one process, the micro-batches of the pipeline", "eight stages", "two stages"]
+    order = ["pipeline", *others, "pipeline"]
+    for name, distance in distances(tmp_path, BASELINE, order).items():
+        assert distance == 0, name
