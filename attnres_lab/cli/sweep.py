@@ -245,10 +245,12 @@ def retry(
 def export(
     spec: Path = SPEC,
     scale: str | None = SCALE,
-    to: Path = typer.Option(None, "--to", help="A folder; by default the sweep's own."),
+    to: Path = typer.Option(
+        None, "--to", help="A folder, or a .csv or .parquet file; by default the sweep's own."
+    ),
 ) -> None:
-    """Write everything about every trial to trials.csv and trials.parquet; a sweep file that names
-    the former under known takes the finished ones from there.
+    """Write what is known about every trial to trials.csv and trials.parquet; a sweep file that
+    names the former under known takes the finished ones from there.
     """
     from attnres_lab.sweep.known import export as write
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -36,26 +37,37 @@ SECTIONS = {field.name for field in fields(RunConfig)}
 #: Places on one machine; no part of a run's identity.
 PLACES = ("data.cache_dir", "init_from")
 ENVIRONMENT = "environment/"
+#: Three of four columns of a deep model; its depth records have them.
+SUBLAYER = re.compile(r"depth/[^/]+/\d+")
 
 
 def export(folder: SweepFolder, to: Path) -> list[Path]:
-    """Everything known about every trial, a row each, as CSV and Parquet. Raises UserError for a
-    sweep that never ran.
+    """What is known about every trial, a row each, save values by sublayer that the sweep's file
+    does not name: into ``to`` where it ends in .csv or .parquet, else into trials.csv and
+    trials.parquet in the folder ``to``. Raises UserError for a sweep that never ran.
     """
     import pandas as pd
 
     trials = sorted(progress(folder), key=lambda trial: _place(trial.entry))
-    rows = [_row(trial, folder.trial(trial.entry.hash)) for trial in trials]
+    told = str(folder.facts().get("yaml", ""))
+    rows = [
+        {k: v for k, v in row.items() if not SUBLAYER.fullmatch(k) or k in told}
+        for row in (_row(trial, folder.trial(trial.entry.hash)) for trial in trials)
+    ]
     if not rows:
         raise UserError(f"{folder.path}: nothing has run yet; start it with: attnres sweep run")
-    to.mkdir(parents=True, exist_ok=True)
-    paths = [to / "trials.csv", to / "trials.parquet"]
-    write_atomic(paths[0], _csv(rows).encode())
-    frame = pd.DataFrame(rows)
-    for name, column in frame.items():  # each of one type, as Parquet wants
-        if column.map(type).nunique() > 1 and not pd.api.types.is_numeric_dtype(column):
-            frame[name] = column.map(lambda v: None if v is None else str(v))
-    frame.to_parquet(paths[1], index=False)
+    own = to.suffix in (".csv", ".parquet")
+    paths = [to] if own else [to / "trials.csv", to / "trials.parquet"]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".csv":
+            write_atomic(path, _csv(rows).encode())
+            continue
+        frame = pd.DataFrame(rows)
+        for name, column in frame.items():  # each of one type, as Parquet wants
+            if column.map(type).nunique() > 1 and not pd.api.types.is_numeric_dtype(column):
+                frame[name] = column.map(lambda v: None if v is None else str(v))
+        frame.to_parquet(path, index=False)
     return paths
 
 

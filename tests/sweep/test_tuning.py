@@ -130,6 +130,15 @@ def test_the_trials_extend_at_an_edge_and_only_there(lab: Lab) -> None:
     assert tried["d32-L4", "full"] == [5e-3, 1e-2, 2e-2, 4e-2][: len(tried["d32-L4", "full"])]
 
 
+def test_smallest_first_finishes_a_cell_before_the_next_begins(lab: Lab) -> None:
+    """Three rates, two more at the edge, then its two measuring runs."""
+    lab.run(tuned(lab, order="smallest", stop={"trials": 7}, launcher={"workers": 1}))
+    states = lab.states()
+    done = [e for e in lab.folder.plan() if states[e.hash] == "finished"]
+    assert {(e.size, e.variant) for e in done} == {("d16-L4", "baseline")}
+    assert sorted(e.tuning for e in done) == [False] * 2 + [True] * 5
+
+
 @pytest.mark.parametrize(
     ("function", "lost", "changes"),
     [
