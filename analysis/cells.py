@@ -93,6 +93,13 @@ def finished_runs(
     are no positive numbers, duplicate cells, mixed data fingerprints and mixed units of loss.
     """
     frame = runs if columns.seed != "seed" or "seed" in runs else runs.assign(seed=0)
+    if "status" in frame and len(frame) and columns.y not in frame:
+        states = frame["status"].fillna("without a status").value_counts()
+        counts = ", ".join(f"{count} {state}" for state, count in states.items())
+        raise ValueError(
+            f"none of the {len(frame)} runs has a {columns.y} yet ({counts}); look again when some "
+            "have finished"
+        )
     for column in (columns.by, columns.size, columns.seed, columns.y, columns.x):
         if column is not None and column not in frame:
             raise ValueError(f"no column {column!r} in the runs{_nearest(column, frame.columns)}")

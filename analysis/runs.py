@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,20 +14,23 @@ import pandas as pd
 from analysis import store
 from analysis.store import LABELS
 from attnres_lab.runs import RunFolder, SweepFolder, UserError, runs_folder
-from attnres_lab.runs.table import as_text, find, planned, table
+from attnres_lab.runs.table import FIRST, as_text, find, planned, table
 
 __all__ = ["depth_artifacts", "load_curves", "load_runs", "runs_folder"]
 
 POSITION = ("tokens", "flops", "seconds")
 # of a record, but neither a label nor a number that came out
-_ABOUT = ("run", "run_name", "state", "failure", "config_hash", "revision", "dirty", "device")
+_ABOUT = (
+    *("run", "run_name", "state", "failure", "message", "config_hash", "revision", "dirty"),
+    *("device", "planned_flops", "planned_tokens"),
+)
 
 
 def load_runs(
     name_or_folder: str | Path, tracking_uri: str | None = None, *, tuning: bool = False
 ) -> pd.DataFrame:
-    """One row per run of a sweep (by its name, or its folder), of any folder of runs, or of a CSV
-    or Parquet file; with ``tracking_uri``, of a sweep or an experiment in that MLflow store.
+    """One row per run of a sweep (by its name, or its folder), of any folder of runs, or of a CSV,
+    Parquet or JSON file; with ``tracking_uri``, of a sweep or an experiment in that MLflow store.
 
     Columns: ``run_id`` (the run's folder, or MLflow's id), ``name``, ``sweep``, ``status``,
     ``variant``, ``size``, ``seed`` (int), ``data_fingerprint``, ``trial``; every final number
@@ -50,7 +54,7 @@ def load_runs(
     configured = {key for param in params for key in param} - {"name", "run_id", *LABELS}
     for column in (configured | {"seed"}) & set(runs):
         runs[column] = _numbers(runs[column])
-    first = ["run_id", "name", *(label for label in LABELS if label in runs)]
+    first = [column for column in FIRST if column in runs]
     runs = runs[[*first, *sorted(str(column) for column in set(runs) - set(first))]]
     return _of_kind(runs, tuning=tuning)
 
@@ -75,7 +79,7 @@ def load_curves(
     ``step``, ``tokens``, ``flops``, ``seconds``, ``value``.
 
     ``runs``: rows of ``load_runs`` to restrict the reading to, so choose before loading thousands.
-    A CSV or Parquet file in that form is read as it is. Raises as ``load_runs``.
+    A CSV, Parquet or JSON file in that form is read as it is. Raises as ``load_runs``.
     """
     if (read := _read_table(name_or_folder)) is not None:
         return read
@@ -173,6 +177,9 @@ def _rows_by_key(path: Path, keys: Sequence[str]) -> dict[str, pd.Series[Any]]:
 def _read_table(path: str | Path) -> pd.DataFrame | None:
     if Path(path).suffix == ".csv":
         return pd.read_csv(path)
+    if Path(path).suffix == ".json":
+        rows = json.loads(Path(path).read_text())
+        return pd.DataFrame(rows).replace({"nan": math.nan, "inf": math.inf, "-inf": -math.inf})
     return pd.read_parquet(path) if Path(path).suffix == ".parquet" else None
 
 

@@ -13,8 +13,9 @@ from typing import Any
 import pandas as pd
 
 from attnres_lab.runs import SweepFolder
+from attnres_lab.runs.table import FIRST
 
-LABELS = ("sweep", "status", "variant", "size", "seed", "data_fingerprint", "trial", "tuning")
+LABELS = FIRST[2:]  # what MLflow's tags hold too
 _LARGEST = 1.79e308  # what MLflow's SQL stores write for infinity
 
 

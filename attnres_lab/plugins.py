@@ -1,7 +1,10 @@
-"""Classes by name, also those that installed packages declare as entry points."""
+"""Classes by name, also those that installed packages declare as entry points, and what a dotted
+name means.
+"""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
@@ -9,6 +12,25 @@ from typing import Any, TypeVar
 from attnres_lab.errors import UserError
 
 T = TypeVar("T")
+#: Where a name that a config gives must come from.
+PLACE = (
+    "it must be importable from where attnres runs, as a module of an installed package or on "
+    "PYTHONPATH"
+)
+
+
+def imported(key: str, name: str) -> Any:
+    """What the dotted ``name`` (``package.module.Class``) means, for the config key ``key``. Raises
+    UserError where there is none.
+    """
+    module, _, attribute = name.rpartition(".")
+    if not module or not all(part.isidentifier() for part in name.split(".")):
+        raise UserError(f"{key}: {name!r} is no dotted name; write package.module.Class")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # importing runs code of others
+        why = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(f"{key}: {name}: {why}; {PLACE}") from None
 
 
 class Registry(Mapping[str, type[T]]):

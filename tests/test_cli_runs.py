@@ -99,5 +99,6 @@ def test_keys_and_workers_of_a_sweep_are_set_on_the_command_line(
     path = str(lab.sweep(space={"seed": [0]}))
     assert attnres(monkeypatch, "sweep", "run", path, "optim.lr=0.5", "--workers", "2") == 0
     assert Planner(load_spec(path)).grid()[0].entry.hash != (ran := lab.folder.plan()[0].hash)
-    assert content_hash(load(lab.path / "base.yaml", {"optim.lr": 0.5, "seed": 0})) == ran
+    asked = content_hash(load(lab.path / "base.yaml", {"optim.lr": 0.5, "seed": 0}))
+    assert content_hash(load(lab.folder.trial(ran).config)) == asked
     assert attnres(monkeypatch, "sweep", "run", path, "optim.lrr=0.5") == 2

@@ -246,3 +246,13 @@ def test_numbers_beyond_64_bits_are_refused() -> None:
         TrainConfig(log_every=2**80)
     with pytest.raises(ValueError, match=r"train\.checkpoint_every: "):
         TrainConfig(checkpoint_every=2**80)
+
+
+def test_a_caller_s_overrides_stay_as_they_are() -> None:
+    """A later key may go into a mapping that an earlier one gave."""
+    residual = {"name": "block", "num_blocks": 8}
+    given = {"model.residual": residual, "model.residual.num_blocks": 2}
+    assert load(TINY, given).variant == "block2"
+    assert residual == {"name": "block", "num_blocks": 8}
+    load(TINY, {"model.residual": residual, "model.residual.name": "full"})
+    assert residual == {"name": "block", "num_blocks": 8}

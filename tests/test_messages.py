@@ -6,8 +6,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+from analysis import compute_equivalent_gain
+from attnres_lab.config import load
+from attnres_lab.sweep.plan import Planner
+from attnres_lab.sweep.spec import load_spec
 from tests.test_cli import ROOT, attnres
 
 TINY = str(ROOT / "experiments" / "tiny.yaml")
@@ -63,6 +68,19 @@ CASES = [
     ("runs export x.csv", "", "no runs here; train or sweep first"),
     ("track rebuild", "", "no runs here; train or sweep first"),
     ("init {folder}", "", "exists; init overwrites nothing"),
+    ("sweep plan {file}", SWEEP.replace("seed: [0]", "optim.lr: [.nan]"), "a finite number, got"),
+    ("sweep plan {file}", SWEEP.replace("seed: [0]", "seed: [-1]"), "whole numbers from 0 on"),
+    (
+        "sweep plan {file}",
+        SWEEP + "overrides: {callbacks: [nowhere.Thing]}\n",
+        "nowhere.Thing: M",
+    ),
+    ("sweep run {file}", SWEEP + "storage: sqlite:////nowhere/at.db\n", "no study can be opened"),
+    ("train {tiny} loggers=pathlib.Path", "", "is no subclass of pytorch_lightning.loggers"),
+    ("runs export runs.txt", "", "no runs here; train or sweep first"),
+    ("bench sweep nothing", "", "no sweep is called so"),
+    ("bench sweep {file}", SWEEP, "no finished trial of training to time"),
+    ("sweep status {file}", SWEEP, "look from the project where it ran (or set ATTNRES_RUNS)"),
 ]
 
 
@@ -87,6 +105,43 @@ def test_a_mistake_is_one_line_with_its_remedy(
     assert message in error
     assert error.startswith("error: ")
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", ["train {tiny}", "sweep run {file}"])
+def test_a_disk_that_cannot_be_written_is_one_line(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """/proc takes no folders, of root neither."""
+    monkeypatch.setenv("ATTNRES_RUNS", "/proc/none")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (path := tmp_path / "file.yaml").write_text(SWEEP)
+    assert attnres(monkeypatch, *words.format(tiny=TINY, file=path).split()) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: /proc/none")
+    assert error.count("\n") == 1
+
+
+def test_what_is_meant_is_taken(tmp_path: Path) -> None:
+    """Residuals as plain strings, and a path where a list is meant."""
+    file = tmp_path / "file.yaml"
+    file.write_text(SWEEP.replace("seed: [0]", "model.residual: [baseline, full]"))
+    trials = Planner(load_spec(file)).grid()
+    assert [t.entry.variant for t in trials] == ["baseline", "full"]
+    source = {"name": "files", "paths": "texts/*.txt"}
+    assert load(TINY, {"data.source": source}).data.source.paths == ("texts/*.txt",)
+
+
+def test_a_notebook_on_a_sweep_that_has_not_finished_says_so() -> None:
+    runs = pd.DataFrame(
+        {
+            "variant": ["baseline", "full"],
+            "size": "s",
+            "seed": 0,
+            "status": ["running", "scheduled"],
+        }
+    )
+    with pytest.raises(ValueError, match=r"none of the 2 runs has a val/loss yet .* look again"):
+        compute_equivalent_gain(runs, "full")
 
 
 @pytest.mark.parametrize("words", ["ui --port 99999", "traim x", "sweep run", "train x --nope"])

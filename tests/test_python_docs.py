@@ -1,19 +1,70 @@
-"""docs/python.md is true: its code runs as it stands."""
+"""The pages with code are true: their Python runs as it stands, their commands in the order in
+which a reader meets them.
+"""
 
+import os
 import re
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.DOTALL)
+PAGES = ("python.md", "own_data.md", "own_model.md")
 
 
-@pytest.mark.parametrize("code", BLOCKS, ids=["run", "trainer"])
-def test_the_code_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)
+
+
+CODE = [(page, code) for page in PAGES for code in blocks(page, "python")]
+
+
+@pytest.mark.parametrize(("page", "code"), CODE, ids=[f"{p}-{i}" for i, (p, _) in enumerate(CODE)])
+def test_the_code_runs(
+    page: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     warnings.filterwarnings("ignore", module="pytorch_lightning.*")
     warnings.filterwarnings("ignore", module="lightning_fabric.*")
     (tmp_path / "experiments").symlink_to(ROOT / "experiments")
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "docs/python.md", "exec"), {})
+    monkeypatch.setenv("ATTNRES_CACHE", str(tmp_path / "cache")) if page == "own_data.md" else None
+    exec(compile(code, f"docs/{page}", "exec"), {})
+
+
+@pytest.mark.slow
+def test_own_text_in_an_empty_folder_from_plan_to_report_and_a_store_made_again(
+    tmp_path: Path,
+) -> None:
+    """The commands of own_data.md, then those of broken_store.md, as a shell runs them."""
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    for number in range(300):
+        words = " ".join(f"word{(number * k) % 97}" for k in range(400))
+        (texts / f"{number}.txt").write_text(words)
+    (sweep,) = blocks("own_data.md", "yaml")
+    sweep = re.sub(r"budget: \d+ steps", "budget: 12 steps", sweep)
+    (tmp_path / "own_text.yaml").write_text(sweep.replace("/data/texts", str(texts)))
+    hidden = ("MLFLOW_TRACKING_URI", "ATTNRES_RUNS")
+    environment = {k: v for k, v in os.environ.items() if k not in hidden}
+    environment |= {"ATTNRES_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+    said = ""
+    for page in ("own_data.md", "broken_store.md"):
+        (commands,) = blocks(page, "bash")
+        program = f"attnres() {{ '{sys.executable}' -m attnres_lab \"$@\"; }}\nset -e\n"
+        done = subprocess.run(
+            ["bash", "-c", program + commands],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        said += done.stdout
+    assert "18 trials, 18 new" in said
+    assert "18/18 done" in said
+    assert "full" in said
+    assert (tmp_path / "runs" / "sweeps" / "own_text" / "report" / "report.html").exists()
+    assert re.search(r"^1 runs and sweeps are in ", said, re.M)

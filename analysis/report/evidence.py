@@ -17,6 +17,7 @@ from analysis.depth import DepthRecord, load_depth
 from analysis.gain.gain import Gain, compute_equivalent_gain
 from analysis.isoflop import IsoFlop, isoflop
 from analysis.runs import depth_artifacts, load_runs, runs_folder
+from analysis.steps import priced
 from attnres_lab.runs import DONE, RunFolder, SweepFolder
 from attnres_lab.runs.folder import read_json
 
@@ -44,11 +45,16 @@ class Evidence:
     spec: Path | None
     tracking_uri: str | None
     words: str = ""
+    timed: str = ""  # how the seconds were measured; empty: by the clocks of the runs
 
     @property
     def name(self) -> str:
         """The sweep, the experiment, or the table's file without its folder."""
-        return Path(self.source).stem if self.source.endswith((".csv", ".parquet")) else self.source
+        return (
+            Path(self.source).stem
+            if self.source.endswith((".csv", ".parquet", ".json"))
+            else self.source
+        )
 
     @cached_property
     def done(self) -> pd.DataFrame:
@@ -156,7 +162,7 @@ class Evidence:
         table = self.comparable
         axes = [x for x in AXES if x in table]
         if {"seconds", "device_seconds"} <= set(axes) and bool(
-            np.allclose(table["seconds"], table["device_seconds"], equal_nan=True)
+            self.timed or np.allclose(table["seconds"], table["device_seconds"], equal_nan=True)
         ):
             axes.remove("device_seconds")  # one device a run: the same gain again
         for variant, by_x in found.items():
@@ -271,15 +277,14 @@ def gather(
     """
     default = runs_folder() / "sweeps" / str(source)
     folder = folder or (default if default.is_dir() else None)
-    runs = load_runs(source, tracking_uri)
+    runs, timed = priced(load_runs(source, tracking_uri), folder)
     if missing := {"variant", "size", "val/loss"} - set(runs):
         raise ValueError(
             f"{source}: no column {', '.join(sorted(missing))}; a report needs variant, size and "
             "val/loss"
         )
-    evidence = Evidence(
-        str(source), runs if "seed" in runs else runs.assign(seed=0), folder, spec, tracking_uri
-    )
+    runs = runs if "seed" in runs else runs.assign(seed=0)
+    evidence = Evidence(str(source), runs, folder, spec, tracking_uri, timed=timed)
     if evidence.done.empty:
         raise ValueError(
             f"{source}: none of its {len(evidence.runs)} runs has finished; there is nothing to "

@@ -57,7 +57,9 @@ def verdict(evidence: Evidence) -> str:
             f"{variant} {gain.gain:.2f} ({gain.interval[0]:.2f} to {gain.interval[1]:.2f})"
             for variant, gain in timed.items()
         ]
-        lines += [f"In training time on these machines, not FLOP, the gain is: {', '.join(found)}."]
+        lines += [
+            f"In training time, not FLOP, the gain is: {', '.join(found)} ({_clock(evidence)})."
+        ]
     refused = {
         variant: why
         for variant, by_x in evidence.gains.items()
@@ -76,6 +78,14 @@ def verdict(evidence: Evidence) -> str:
             if row["variant"] != BASELINE
         ]
     return "\n>\n".join(f"> {line}" for line in [*lines, _conditions(evidence)])
+
+
+def _clock(evidence: Evidence) -> str:
+    """Where the seconds are from."""
+    return evidence.timed or (
+        "by the clocks of trials that shared a machine or may have; after `attnres bench sweep "
+        f"{evidence.name}` by steps timed in turn"
+    )
 
 
 def _two_questions(evidence: Evidence) -> list[str]:
@@ -217,8 +227,9 @@ def _cost(evidence: Evidence, page: Page) -> None:
         if BASELINE in speed.index:
             speed["step / baseline"] = speed["step (s)"] / speed["step (s)"].to_dict()[BASELINE]
         note = (
-            f"Speed at {evidence.sizes[-1]}, median over runs; comparable only where the runs had "
-            "their machine to themselves."
+            f"Speed at {evidence.sizes[-1]}, median over runs by their own clocks; comparable only "
+            f"where the runs had their machine to themselves. Seconds of the gain: "
+            f"{_clock(evidence)}."
         )
         page.add(note, markdown(speed.reset_index()))
 

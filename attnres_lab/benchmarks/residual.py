@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from attnres_lab import ops
 from attnres_lab.benchmarks.peers import Read, installed
+from attnres_lab.benchmarks.timing import interleave
 from attnres_lab.errors import UserError
 from attnres_lab.model import Cache, ModelConfig, Transformer
 from attnres_lab.model.generate import Reading, prefill
@@ -246,13 +248,12 @@ def measure(case: Case, arms: Sequence[str]) -> list[dict[str, Any]]:
     torch.set_num_threads(case.threads)
     errors = {arm: check(arm, case) for arm in arms}
     works = {arm: work_of(model_of(arm, case), case) for arm in arms}
-    times: dict[str, list[float]] = {arm: [] for arm in arms}
-    for repeat in range(case.repeats + 2):
-        for arm in arms if repeat % 2 else arms[::-1]:
-            with reading(arm, case):
-                spent = seconds(works[arm], case)
-            if repeat >= 2:
-                times[arm].append(spent)
+
+    def timed(arm: str) -> float:
+        with reading(arm, case):
+            return seconds(works[arm], case)
+
+    times = interleave({arm: partial(timed, arm) for arm in arms}, case.repeats)
     copy = bandwidth(case)
     rows: list[dict[str, Any]] = []
     for arm in arms:

@@ -53,3 +53,11 @@ def main() -> None:
             f"error: {error}", style="red", markup=False
         )
         sys.exit(2)
+    except OSError as error:  # a disk that is full, read-only or gone, wherever it shows
+        if debug or not error.filename:
+            raise
+        where = f"error: {error.filename}: {error.strerror}; mend this, or set ATTNRES_RUNS"
+        Console(stderr=True, soft_wrap=True, highlight=False).print(
+            f"{where} to a folder that can be written", style="red", markup=False
+        )
+        sys.exit(2)

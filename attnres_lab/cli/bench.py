@@ -18,6 +18,7 @@ def register(app: typer.Typer) -> None:
     bench.command()(residual)
     bench.command()(mixers)
     bench.command()(pipeline)
+    bench.command()(sweep)
     app.add_typer(bench, name="bench")
 
 
@@ -159,3 +160,21 @@ def pipeline(  # noqa: PLR0913
             f"{r.arm:16} {r.median * 1e3:7.1f}ms {low * 1e3:8.1f}-{high * 1e3:8.1f} "
             f"{r.ratio:6.3f} {r.cpu_ratio:6.3f} {r.bytes / 1e6:8.2f}"
         )
+
+
+def sweep(
+    name: Path = typer.Argument(help="A sweep YAML, or the name of one, as sweep list has it."),
+    scale: str | None = typer.Option(
+        None, "--scale", help="For a study: nano, small, lab or paper."
+    ),
+    repeats: int = typer.Option(20, min=2, help="Timed steps of each variant, interleaved."),
+) -> None:
+    """Time a training step of each variant and size of a sweep that ran, on this device; its report
+    then prices seconds by them, not by the clocks of trials that shared a machine.
+    """
+    from attnres_lab.benchmarks import steps
+    from attnres_lab.cli.sweep import existing
+
+    folder = existing(name, scale)
+    print("\n".join(steps.lines(steps.measure(folder, repeats))))
+    print(f"wrote {steps.path_of(folder)}; attnres report {folder.path.name} takes it")

@@ -31,8 +31,14 @@ def report(
     from attnres_lab.sweep.scales import at_scale
     from attnres_lab.yamlfile import YamlFile
 
-    found = find(sweep, "sweeps")
-    file = at_scale(YamlFile(found), scale)
+    ran = SweepFolder.named(str(sweep)) if len(sweep.parts) == 1 and not scale else None
+    facts = ran.facts() if ran and not sweep.is_file() else {}
+    if facts.get("yaml"):  # a sweep that ran, by its name: by the file that it ran with
+        file, words = YamlFile(sweep, text=str(facts["yaml"])), str(sweep)
+    else:
+        found = find(sweep, "sweeps")
+        file = at_scale(YamlFile(found), scale)
+        words = f"sweeps/{found.name}{' --scale ' + scale if scale else ''}"
     name = file.data.get("name")
     if not isinstance(name, str):
         raise UserError(f"{file.where('name')}: name: missing; a sweep needs one")
@@ -41,14 +47,12 @@ def report(
 
     home = SweepFolder.named(name)
     out = out or home.path / "report"
-    if scale:  # what the study is at this scale
+    spec = file.path
+    if facts or scale:  # what the study is at this scale, or was
         out.mkdir(parents=True, exist_ok=True)
         (spec := out / "sweep.yaml").write_text(redact_settings(file.text))
-    else:
-        spec = found
-    words = f"{found.name} --scale {scale}" if scale else found.name
     try:
-        written = write_report(name, out, spec=spec, folder=home.path, words=f"sweeps/{words}")
+        written = write_report(name, out, spec=spec, folder=home.path, words=words)
     except ValueError as error:
         if home.plan():
             raise UserError(str(error)) from None

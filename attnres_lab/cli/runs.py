@@ -91,7 +91,7 @@ def compare(
 
 
 def export(
-    file: Path = typer.Argument(help="A .parquet or .csv file to write."),
+    file: Path = typer.Argument(help="A .csv, .parquet or .json file to write."),
     folder: Path = typer.Argument(None, help="A sweep's folder or any other; by default all runs."),
     rows: bool = typer.Option(False, "--rows", help="A line per logged row, not per run."),
 ) -> None:

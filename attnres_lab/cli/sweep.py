@@ -249,8 +249,8 @@ def export(
         None, "--to", help="A folder, or a .csv or .parquet file; by default the sweep's own."
     ),
 ) -> None:
-    """Write what is known about every trial to trials.csv and trials.parquet; a sweep file that
-    names the former under known takes the finished ones from there.
+    """Write what is known about every trial to trials.csv, trials.parquet and trials.json; a sweep
+    file that names the first under known takes the finished ones from there.
     """
     from attnres_lab.sweep.known import export as write
 

@@ -26,7 +26,9 @@ def train(
     run_config = load(find(config, "experiments"), parse_overrides(overrides or []))
     from attnres_lab import tracking  # heavy, and of no use for a config that does not load
     from attnres_lab.training import run as training
+    from attnres_lab.training.plugged import check_plugged
 
+    check_plugged([run_config])  # before a folder is made
     folder = (
         runs_folder()
         / "train"

@@ -5,6 +5,7 @@ A YAML file is data: it is merged strictly into the tree, and plain frozen objec
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -97,6 +98,7 @@ def to_yaml(config: RunConfig) -> str:
 INCIDENTAL = (
     "name",
     "init_from",  # what lies there counts: init_digest
+    "loggers",
     "data.cache_dir",
     "train.log_every",
     "train.checkpoint_every",
@@ -111,6 +113,7 @@ LATER = (
     *("model.mixers.", "model.mlp.", "optim.query_", "optim.residual_clip", "task."),
     *("model.scale_embeddings", "optim.freeze_trunk", "optim.lora.", "init_"),
     "train.pipeline.",
+    "callbacks",
     "train.threads",  # other orders of sums give other last digits
 )
 
@@ -174,7 +177,7 @@ def _set(raw: dict[str, Any], dotted: str, value: Any) -> None:
         node = child
     if last == "name" and ".".join(parents) in SECTIONS and node.get("name") != value:
         node.clear()
-    node[last] = value
+    node[last] = copy.deepcopy(value)  # a later key may change it, and it is the caller's
 
 
 @lru_cache(maxsize=4096)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from attnres_lab.config.budget import Budget
 from attnres_lab.config.lora import LoraConfig
@@ -111,12 +111,19 @@ class RunConfig:
     task: TaskConfig = field(default_factory=LanguageConfig)
     init_from: str | None = None  # the weights to start from: a checkpoint, or the folder of a run
     init_digest: str | None = None  # of those weights; taken from the file where it is left out
+    # classes of Lightning's kind by dotted name, or {name: package.Class, key: value}
+    callbacks: tuple[str | dict[str, Any], ...] = ()
+    loggers: tuple[str | dict[str, Any], ...] = ()  # beside the run folder and its mirror
 
     def __post_init__(self) -> None:
         """Raises ValueError for a name that is not a plain file name, and for a seed that numpy
         does not take; for a number anywhere in the config that is not finite or too large.
         """
         check_numbers(self)
+        for key in ("callbacks", "loggers"):
+            for item in getattr(self, key):
+                if isinstance(item, dict) and not isinstance(item.get("name"), str):
+                    raise ValueError(f"{key}: {item}: no name; write {{name: package.Class, ...}}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed: {self.seed} is not a whole number from 0 to 2^32 - 1")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", self.name):

@@ -26,6 +26,7 @@ from attnres_lab.evaluation.record import Answers
 from attnres_lab.evaluation.scorer import Scorer, encode_pair
 
 QUESTIONS = 400  # of each task
+CHOICES = 4  # of each question
 MOST_TOKENS = 1 << 20  # of the validation set
 WORDS = (5, 16)  # of a line that is shuffled: at least, and those that are taken
 NAME = 6  # letters of an invented name

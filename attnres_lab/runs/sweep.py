@@ -75,13 +75,16 @@ class SweepFolder:
         return RunFolder(self.trials / hash)
 
     def facts(self) -> dict[str, Any]:
-        """What ``describe`` wrote: ``name``, ``id``, ``base``, ``yaml``; empty before it did."""
+        """What ``describe`` wrote: ``name``, ``id``, ``base``, ``yaml``, ``file``; empty before it
+        did.
+        """
         return read_json(self.path / "sweep.json") or {}
 
-    def describe(self, name: str, base: str, yaml: str) -> None:
-        """Write ``sweep.json``; the id stays what it was."""
+    def describe(self, name: str, base: str, yaml: str, file: str = "") -> None:
+        """Write ``sweep.json``, ``file`` being where the YAML lies; the id stays what it was."""
         old = self.facts()
         value = {"name": name, "id": old.get("id", uuid.uuid4().hex), "base": base, "yaml": yaml}
+        value |= {"file": file} if file else {}
         if value != old or not self._guarded(yaml):
             self._write_facts(value)
 

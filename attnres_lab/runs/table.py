@@ -26,6 +26,14 @@ LABELS = (
     "device",
     "data_fingerprint",
 )
+#: The columns that open every table of runs, exports and ``analysis.load_runs`` alike; the others,
+#: numbers and dotted config keys, follow by the alphabet.
+FIRST = (
+    *("run_id", "name", "sweep", "status", "variant", "size", "seed"),
+    *("data_fingerprint", "trial", "tuning"),
+)
+#: What a table calls the keys of a record that have another name there.
+NAMES = {"run": "run_id", "run_name": "name", "state": "status"}
 
 
 def find(folder: Path | None = None) -> list[Path]:
@@ -125,7 +133,8 @@ def table(paths: Iterable[Path]) -> list[dict[str, Any]]:
 
 def planned(sweep: SweepFolder) -> list[dict[str, Any]]:
     """The records of the planned trials, in the order of the plan, with ``sweep`` and ``trial``
-    (the hash), and ``tuning`` under ``tune``. What the plan says of a trial stands where its folder
+    (the hash), ``planned_flops`` and ``planned_tokens``, and ``tuning`` under ``tune``. What the
+    plan says of a trial stands where its folder
     says nothing; folders beside the plan are left out: they are of an earlier one.
     """
     root, entries = runs_folder(), sweep.plan()
@@ -133,9 +142,33 @@ def planned(sweep: SweepFolder) -> list[dict[str, Any]]:
     return [
         {"sweep": sweep.path.name, "trial": entry.hash}
         | ({"tuning": entry.tuning} if tuned else {})
+        | {"planned_flops": entry.flops, "planned_tokens": entry.tokens}
         | _record(sweep.trial(entry.hash).path, root, entry)
         for entry in entries
     ]
+
+
+def tidy(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The records as rows of one schema, whatever is exported and in whatever format: the columns
+    ``FIRST``, then all others by the alphabet, config keys dotted and bare; None where a run has no
+    value. ``run_id`` is the run's folder.
+    """
+    root, rows = runs_folder(), list[dict[str, Any]]()
+    for record in records:
+        config = {k.removeprefix("config/"): v for k, v in record.items() if k[:7] == "config/"}
+        own = {NAMES.get(k, k): v for k, v in record.items() if k[:7] != "config/"}
+        own["run_id"] = str((root / str(record["run"])).absolute())
+        own["name"] = own["name"] or Path(own["run_id"]).name
+        rows.append(config | own)
+    return in_order(rows)
+
+
+def in_order(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with the columns of all of them, ``FIRST`` first, the others by the alphabet."""
+    rows = list(rows)
+    columns = {key for row in rows for key in row}
+    order = [key for key in FIRST if key in columns] + sorted(columns - set(FIRST))
+    return [{key: row.get(key) for key in order} for row in rows]
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -173,10 +206,15 @@ def _record(path: Path, root: Path, entry: Entry | None) -> dict[str, Any]:
     numbers = read_json(files.result) or files.last_row()
     if status.imported:
         labels["imported"] = status.imported
+    inside = path.relative_to(root) if path.is_relative_to(root) else path
+    parts = inside.parts
+    trial = len(parts) == 4 and (parts[0], parts[2]) == ("sweeps", "trials")
     head = {
-        "run": str(path.relative_to(root) if path.is_relative_to(root) else path),
+        "run": str(inside),
+        **({"sweep": parts[1], "trial": parts[3]} if trial else {}),
         "state": status.state,
         "failure": status.failure,
+        "message": status.message,
         **labels,
         "step": numbers.get("step", status.step),
     }

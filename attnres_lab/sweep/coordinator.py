@@ -15,7 +15,7 @@ from attnres_lab.runs.folder import DONE, write_atomic
 from attnres_lab.sweep import scoring
 from attnres_lab.sweep.decide import Action, Situation, after, decide
 from attnres_lab.sweep.launchers import Ended, Launcher
-from attnres_lab.sweep.plan import Plan
+from attnres_lab.sweep.plans import Plan
 from attnres_lab.sweep.pruning import Pruning
 from attnres_lab.sweep.results import Results
 from attnres_lab.sweep.rules import Rules
@@ -180,6 +180,7 @@ class Coordinator:
         if not run.config.exists():
             config = replace(trial.config, name=entry.run_name[:100])
             write_atomic(run.config, to_yaml(config).encode())
+        run.config.touch()  # when the trial was started last
         run.stop.unlink(missing_ok=True)
         scoring.ask(run, self.spec)
         if run.status().state != "finished":  # then only its evaluation is owed

@@ -12,10 +12,11 @@ from attnres_lab.sweep.coordinator import Coordinator, Outcome
 from attnres_lab.sweep.known import bring, check_data
 from attnres_lab.sweep.launchers import make_launcher
 from attnres_lab.sweep.optuna_study import OptunaStudy
-from attnres_lab.sweep.plan import Planner, make_plan
-from attnres_lab.sweep.pricing import Speeds, check_memory, device_of
+from attnres_lab.sweep.plan import Planner, changes, check_named
+from attnres_lab.sweep.plans import make_plan
+from attnres_lab.sweep.pricing import Speeds, check_memory, device_of, outlook
 from attnres_lab.sweep.results import Results
-from attnres_lab.sweep.spec import SpecFile
+from attnres_lab.sweep.spec import TRAIN, SpecFile
 from attnres_lab.sweep.trials import Trial
 from attnres_lab.sweep.view import Screen
 from attnres_lab.tracking import SweepMirror
@@ -36,10 +37,16 @@ def run_sweep(
         bring(source, folder)
         plan = make_plan(planner, folder, large=large or again is not None)
         trials = plan.known()
-        folder.describe(spec.name, str(planner.base.path), source.file.text)
+        check_named(trials)
+        told = list(changes(source, folder, trials))
+        file = str(source.file.path.resolve())
+        folder.describe(spec.name, str(planner.base.path), source.file.text, file)
         folder.write_plan([trial.entry for trial in trials])
         launcher = stack.enter_context(closing(make_launcher(spec, folder.path)))
-        screen = stack.enter_context(Screen(folder, spec.objectives[0].metric, launcher.slots))
+        goal = (spec.objectives[0].metric, spec.objectives[0].direction)
+        screen = stack.enter_context(Screen(folder, goal, launcher.slots))
+        for line in told:
+            screen.say(line)
         device = device_of(spec, trials, launcher.slots)
         check_memory(trials, device, spec)
         if trials:
@@ -55,6 +62,9 @@ def run_sweep(
         results = Results(spec, folder, study, screen)
         chosen = None if again is None else _choose(trials, folder, again)
         coordinator = Coordinator(plan, trials, results, launcher, chosen)
+        if spec.function == TRAIN and chosen is None:
+            known = outlook(Speeds(device), plan)
+            screen.outlook = lambda: known(coordinator.trials.values())
         done = coordinator.count("done")
         if spec.adaptive or done < len(trials):
             screen.say(

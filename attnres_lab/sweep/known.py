@@ -24,11 +24,16 @@ from attnres_lab.runs.files import checked, read_json, write_atomic, write_json
 from attnres_lab.runs.folder import DONE, RunFolder, Status
 from attnres_lab.runs.progress import Progress, progress
 from attnres_lab.runs.sweep import Entry, SweepFolder
+from attnres_lab.runs.table import NAMES as RECORD_NAMES
 from attnres_lab.runs.table import flatten as flat
+from attnres_lab.runs.table import in_order
 from attnres_lab.sweep.spec import TRAIN, SpecFile
+from attnres_lab.tracking.export import FORMATS, write_records
 from attnres_lab.yamlfile import YamlFile
 
 CHECKSUM = "sha256"
+#: What the table calls them, as every other export does; older tables have the names inside.
+NAMES = {"hash": "trial", **RECORD_NAMES}
 STATUS = ("state", "failure", "message")
 PLANNED = {"flops": "planned_flops", "tokens": "planned_tokens"}
 #: Columns that are neither config nor result.
@@ -43,11 +48,10 @@ SUBLAYER = re.compile(r"depth/[^/]+/\d+")
 
 def export(folder: SweepFolder, to: Path) -> list[Path]:
     """What is known about every trial, a row each, save values by sublayer that the sweep's file
-    does not name: into ``to`` where it ends in .csv or .parquet, else into trials.csv and
-    trials.parquet in the folder ``to``. Raises UserError for a sweep that never ran.
+    does not name: into ``to`` where it ends in .csv, .parquet or .json, else into trials.csv,
+    trials.parquet and trials.json in the folder ``to``. Raises UserError for a sweep that never
+    ran, and for what cannot be written.
     """
-    import pandas as pd
-
     trials = sorted(progress(folder), key=lambda trial: _place(trial.entry))
     told = str(folder.facts().get("yaml", ""))
     rows = [
@@ -56,19 +60,21 @@ def export(folder: SweepFolder, to: Path) -> list[Path]:
     ]
     if not rows:
         raise UserError(f"{folder.path}: nothing has run yet; start it with: attnres sweep run")
-    own = to.suffix in (".csv", ".parquet")
-    paths = [to] if own else [to / "trials.csv", to / "trials.parquet"]
-    for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".csv":
-            write_atomic(path, _csv(rows).encode())
-            continue
-        frame = pd.DataFrame(rows)
-        for name, column in frame.items():  # each of one type, as Parquet wants
-            if column.map(type).nunique() > 1 and not pd.api.types.is_numeric_dtype(column):
-                frame[name] = column.map(lambda v: None if v is None else str(v))
-        frame.to_parquet(path, index=False)
+    paths = [to] if to.suffix in FORMATS else [to / f"trials{ending}" for ending in FORMATS]
+    try:
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.suffix == ".csv":
+                write_atomic(path, _csv(rows).encode())
+            else:
+                write_records(path, in_order([_renamed(row, NAMES) for row in rows]))
+    except OSError as error:
+        raise UserError(f"{error.filename or to}: {error.strerror or error}") from None
     return paths
+
+
+def _renamed(row: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    return {names.get(key, key): value for key, value in row.items()}
 
 
 def bring(source: SpecFile, folder: SweepFolder) -> int:
@@ -141,11 +147,12 @@ def _csv(rows: list[dict[str, Any]]) -> str:
         for row in rows
     ]
     texts = [{key: text for key, text in row.items() if text} for row in texts]
-    columns = dict.fromkeys(["hash", CHECKSUM, *(key for row in texts for key in row)])
+    # the checksum is of the keys as they are inside
+    lines = in_order([_renamed(checked(row), NAMES) for row in texts])
     file = io.StringIO()
-    writer = csv.DictWriter(file, list(columns), lineterminator="\n")
+    writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(checked(row) for row in texts)
+    writer.writerows(lines)
     return file.getvalue()
 
 
@@ -158,10 +165,13 @@ def _read(path: Path, place: str) -> Iterator[tuple[int, dict[str, str]]]:
         raise UserError(f"{place}: {why}; attnres sweep export writes such a table") from None
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
-        if missing := {"hash", "state"} - set(reader.fieldnames or ()):
-            raise UserError(f"{place}: no column {min(missing)}: this is no table of trials")
+        inside = {outside: key for key, outside in NAMES.items()}
+        given = {inside.get(key, key) for key in reader.fieldnames or ()}
+        if missing := {"hash", "state"} - given:
+            name = NAMES[min(missing)]
+            raise UserError(f"{place}: no column {name}: this is no table of trials")
         for row in reader:
-            cells = {key: cell for key, cell in row.items() if key and cell}
+            cells = {inside.get(key, key): cell for key, cell in row.items() if key and cell}
             told = cells.pop(CHECKSUM, None)
             whole = told is None and CHECKSUM not in (reader.fieldnames or ())
             if not cells.get("hash", "").isalnum() or not (

@@ -4,55 +4,26 @@ cost.
 
 from __future__ import annotations
 
-import math
+import hashlib
+import importlib.util
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 from attnres_lab.config import RunConfig, content_hash, load
 from attnres_lab.errors import UserError
 from attnres_lab.model.flops import num_params
-from attnres_lab.runs.folder import DONE, read_json
 from attnres_lab.runs.sweep import Entry, SweepFolder
-from attnres_lab.runs.tuning import MOST
 from attnres_lab.shipped import find
-from attnres_lab.sweep.rules import number
 from attnres_lab.sweep.space import Point, Space, parse_space
-from attnres_lab.sweep.spec import SpecFile, SweepSpec
+from attnres_lab.sweep.spec import TRAIN, SpecFile
 from attnres_lab.sweep.trials import Trial
-from attnres_lab.sweep.tuning import Losses, Tuning, tuning_seeds
+from attnres_lab.sweep.tuning import tuning_seeds
 from attnres_lab.yamlfile import YamlFile
 
-if TYPE_CHECKING:  # Optuna, which a plain grid has no need of here
-    from attnres_lab.sweep.optuna_study import OptunaStudy
-
 LIMIT = 10_000
-
-
-class Plan(Protocol):
-    """Which trials a sweep has: all at once (``Grid``), one point after the other (``Search``), or
-    some first and the others once those are done (``Tuned``).
-
-    To plug in another kind, write a class with these two methods and have ``make_plan`` return it;
-    the engine needs nothing else. Trials come from ``Planner.resolve``, and both methods answer
-    from what is on disk and in ``trials`` alone, so that after a crash they answer the same.
-    """
-
-    def known(self) -> list[Trial]:
-        """The trials known now, without asking anybody: what ``attnres sweep plan`` prices and a
-        run starts with. Raises UserError.
-        """
-
-    def more(self, trials: Mapping[str, Trial], study: OptunaStudy) -> list[Trial]:
-        """Further trials to run, given those so far with their states (by hash; the results are in
-        their folders); empty: none for now.
-
-        Asked whenever a slot is free that no pending trial can take, and again after each trial
-        that ended, until there is none. What is returned is written into the plan on disk before
-        any of it starts; a trial that is there already is left out. ``study``
-        proposes points and holds the record of every point that is done.
-        """
 
 
 class Planner:
@@ -104,7 +75,7 @@ class Planner:
     def resolve(self, point: Point, *, tuning: int = 0) -> Iterator[Trial]:
         """A trial per seed; or as many as ``tuning``, on seeds that no point measures on."""
         first = self.config(point)
-        size, identity = first.model.size, content_hash(replace(first, seed=0))
+        size, identity = first.model.size, self.identity(replace(first, seed=0))
         if tuning:
             seeds = tuning_seeds(self.space, size, first.seed, tuning)
             identity += "-tuning"  # its runs are no replicates of the measuring ones
@@ -112,7 +83,27 @@ class Planner:
             seeds = self.space.seeds_at(size, first.seed)
         for seed in seeds:
             config = replace(first, seed=seed)
-            yield Trial(_entry(config, identity, point, tuning=bool(tuning)), config)
+            entry = _entry(config, identity, point, tuning=bool(tuning))
+            yield Trial(replace(entry, hash=self.identity(config)), config)
+
+    def identity(self, config: RunConfig) -> str:
+        """The hash of a trial: of its config, and where a function of the user's takes the place of
+        training, of its name and the file that it is in.
+        """
+        trained = content_hash(config)
+        if self.spec.function == TRAIN:
+            return trained
+        text = f"{trained} {self.spec.function} {self.place}"
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @cached_property
+    def place(self) -> str:
+        """The file of ``function``; empty where there is none, which its trials say."""
+        try:
+            found = importlib.util.find_spec(self.spec.function.partition(":")[0])
+        except Exception:  # of packages above it, which are imported
+            return ""
+        return str(Path(found.origin).resolve()) if found and found.origin else ""
 
     def config(self, point: Point) -> RunConfig:
         """The config of a point at the base's seed. Raises UserError for one that makes no run."""
@@ -152,90 +143,31 @@ class Planner:
         return message
 
 
-class Grid:
-    """Every point of the space, known from the start."""
+def check_named(trials: list[Trial]) -> None:
+    """Raises UserError for a callback or logger of a trial that cannot be had."""
+    if named := [t.config for t in trials if t.config.callbacks or t.config.loggers]:
+        from attnres_lab.training.plugged import check_plugged  # Lightning, which few plans need
 
-    def __init__(self, planner: Planner, *, large: bool = False) -> None:
-        self.planner, self.large = planner, large
-
-    def known(self) -> list[Trial]:
-        """All. Raises UserError for more than ``LIMIT``, unless ``large``."""
-        return self.planner.grid(large=self.large)
-
-    def more(self, trials: Mapping[str, Trial], study: OptunaStudy) -> list[Trial]:
-        """None."""
-        return []
+        check_plugged(named)
 
 
-class Search:
-    """Points that an Optuna sampler proposes, until there are as many as the sweep asks for."""
-
-    def __init__(self, planner: Planner, folder: SweepFolder) -> None:
-        self.planner, self.folder = planner, folder
-
-    def known(self) -> list[Trial]:
-        """The trials of the points proposed so far. A point that the space no longer holds keeps
-        its folder, but is not part of the plan.
-        """
-        trials: list[Trial] = []
-        for params in {e.point: e.params for e in self.folder.plan()}.values():
-            with suppress(KeyError):
-                known = dict(params)
-                place = self.planner.space.propose(lambda axis: known[axis.key])  # noqa: B023
-                trials += self.planner.resolve(place)
-        return trials
-
-    def more(self, trials: Mapping[str, Trial], study: OptunaStudy) -> list[Trial]:
-        """The trials of the next new point; one that was proposed before counts as proposed."""
-        points: dict[str, list[str]] = {}
-        for trial in trials.values():
-            points.setdefault(trial.entry.point, []).append(trial.entry.hash)
-        while study.proposed(points) < (self.planner.spec.trials or 0):
-            new = list(self.planner.resolve(study.propose()))
-            if (point := new[0].entry.point) not in points:
-                return new
-            study.bind(point, sorted(points[point]))
-        return []
-
-
-class Tuned:
-    """The plan of a sweep under ``tune``: what ``Tuning`` says of the results on disk."""
-
-    def __init__(self, planner: Planner, folder: SweepFolder, *, large: bool = False) -> None:
-        assert planner.spec.tune
-        planner.limit(planner.space.replicates + MOST * planner.spec.tune.seeds, large=large)
-        self.tuning, self.losses = Tuning(planner), losses_in(folder, planner.spec)
-
-    def known(self) -> list[Trial]:
-        """Every trial that the results so far ask for."""
-        return self.tuning.trials(self.losses)
-
-    def more(self, trials: Mapping[str, Trial], study: OptunaStudy) -> list[Trial]:
-        """Those that came up since."""
-        return [trial for trial in self.known() if trial.entry.hash not in trials]
-
-
-def make_plan(planner: Planner, folder: SweepFolder, *, large: bool = False) -> Plan:
-    """The plan that the sweep file asks for."""
-    if planner.spec.tune:
-        return Tuned(planner, folder, large=large)
-    return Search(planner, folder) if planner.spec.adaptive else Grid(planner, large=large)
-
-
-def losses_in(folder: SweepFolder, spec: SweepSpec) -> Losses:
-    """What the trials in ``folder`` came to by the first objective; a result is read once."""
-    goal, known = spec.objectives[0], dict[str, float]()
-
-    def loss(hash: str) -> float | None:
-        run = folder.trial(hash)
-        if hash not in known and (state := run.status().state) in DONE:
-            found = number((read_json(run.result) or {}).get(goal.metric))
-            lost = state != "finished" or found is None or not math.isfinite(found)
-            sign = 1.0 if goal.direction == "minimize" else -1.0
-            known[hash] = math.inf if lost or found is None else sign * found
-        return known.get(hash)
-
-    return loss
+def changes(source: SpecFile, folder: SweepFolder, trials: list[Trial]) -> Iterator[str]:
+    """What a run will do to a sweep of this name that ran before; nothing where it only goes on."""
+    facts, now = folder.facts(), {t.entry.hash for t in trials}
+    before, file = str(facts.get("file", "")), str(source.file.path.resolve())
+    if before and before != file:
+        yield (
+            f"another file of the name '{source.spec.name}': {before} before, {file} now; its plan "
+            f"takes the place of that one's in {folder.path}; another name keeps both"
+        )
+    gone = [e for e in folder.plan() if e.hash not in now and folder.trial(e.hash).path.exists()]
+    if gone:
+        kept = len(now & {e.hash for e in folder.plan()})
+        yield (
+            f"the plan has changed: {kept} of its {len(now)} trials were planned before; "
+            f"{len(gone)} that ran before are no part of it: their folders stay, and no status, "
+            "report or export counts them"
+        )
 
 
 def misspent(config: RunConfig, result: Mapping[str, Any]) -> str:

@@ -11,11 +11,12 @@ from attnres_lab.data import prepared
 from attnres_lab.errors import UserError
 from attnres_lab.runs.folder import DONE
 from attnres_lab.runs.sweep import SweepFolder
-from attnres_lab.runs.tuning import MOST
 from attnres_lab.sweep import scoring
+from attnres_lab.sweep.forecast import schedule
 from attnres_lab.sweep.known import bring
 from attnres_lab.sweep.launchers import expected_slots
-from attnres_lab.sweep.plan import Planner, Tuned, make_plan
+from attnres_lab.sweep.plan import Planner, changes, check_named
+from attnres_lab.sweep.plans import Prospect, Tuned, make_plan
 from attnres_lab.sweep.pricing import (
     GUESS,
     Device,
@@ -24,15 +25,14 @@ from attnres_lab.sweep.pricing import (
     check_memory,
     checkpoint_bytes,
     device_of,
-    wall_seconds,
+    scoring_flops,
 )
 from attnres_lab.sweep.process import resolve
 from attnres_lab.sweep.report import SHOWN
 from attnres_lab.sweep.space import sets
-from attnres_lab.sweep.spec import TRAIN, SpecFile, SweepSpec
+from attnres_lab.sweep.spec import TRAIN, Evaluation, SpecFile, SweepSpec
 from attnres_lab.sweep.summary import columns, duration, show
 from attnres_lab.sweep.trials import Trial
-from attnres_lab.sweep.tuning import EXPECTED, Tuning
 
 MARK = {"measured": "", "nearest": "~", "guess": "?"}
 
@@ -49,8 +49,11 @@ def print_plan(
     brought = bring(source, folder)
     plan = make_plan(planner, folder, large=large)
     trials = plan.known()
+    check_named(trials)
+    notes = list(changes(source, folder, trials))
     if brought and folder.holder() is None:  # then status and report have something to say
-        folder.describe(spec.name, str(planner.base.path), source.file.text)
+        file = str(source.file.path.resolve())
+        folder.describe(spec.name, str(planner.base.path), source.file.text, file)
         folder.write_plan(t.entry for t in trials)
     device = device_of(spec, trials, expected_slots(spec))
     check_memory(trials, device, spec)
@@ -80,10 +83,14 @@ def print_plan(
             f"{spec.sampler.name} proposes {spec.trials} points in all, each with "
             f"{planner.space.replicates} seeds"
         )
-    if isinstance(plan, Tuned) and left:
-        print(*_prospect(plan.tuning, speeds, device), sep="\n")
+    if (isinstance(plan, Tuned) and left) or spec.adaptive:
+        what = "with what is proposed" if spec.adaptive else "with tuning"
+        print(*_prospect(what, plan.prospect(), speeds, device), sep="\n")
     todo = [prices[t.entry.hash] for t in left]
     print(f"to go: {_cost(todo, device, speeds.name)}" if left else "nothing to do")
+    if spec.eval and (left or spec.adaptive):
+        print(*_scoring(spec.eval, plan.prospect(), speeds, device), sep="\n")
+    print(*(f"note: {line}\n" for line in notes), sep="", end="")
     if passes := _passes(trials):
         print(passes)
     disk = sum(checkpoint_bytes(t.config) for t in left)
@@ -119,7 +126,7 @@ def _cost(prices: list[Price], device: Device, name: str) -> str:
     speed = guess if "guess" in bases else f"speed measured on {name}"
     near = ", of the nearest size or variant where marked ~" if "nearest" in bases else ""
     each = "" if device.leased == 1 else f" of {device.leased:g} devices a trial"
-    wall = duration(wall_seconds(seconds, device.slots))
+    wall = duration(schedule(sorted(seconds, reverse=True), device.slots))
     return (
         f"{sum(seconds) * device.leased / 3600:.2g} device-hours{each}, {wall} with "
         f"{device.slots} at a time; "
@@ -127,20 +134,40 @@ def _cost(prices: list[Price], device: Device, name: str) -> str:
     )
 
 
-def _prospect(tuning: Tuning, speeds: Speeds, device: Device) -> Iterator[str]:
-    """What the whole sweep costs; the trials above are those that are known by now. No value of the
-    tuned key changes a price.
-    """
-    points = tuning.prospect()
-    for name, values in (("expected", EXPECTED), ("at most", float(MOST))):
+def _prospect(what: str, prospect: list[Prospect], speeds: Speeds, device: Device) -> Iterator[str]:
+    """What the whole sweep costs; the trials above are those that are known by now."""
+    for name in ("expected", "most"):
         trials = flops = hours = 0.0
-        for trial, measuring, tuned in points:
-            runs = measuring + values * tuned
+        for p in prospect:
+            runs = getattr(p, name)
             trials += runs
-            flops += runs * (trial.entry.flops or 0.0)
-            hours += runs * speeds.price(trial).seconds * device.leased / 3600
+            flops += runs * (p.trial.entry.flops or 0.0)
+            hours += runs * speeds.price(p.trial).seconds * device.leased / 3600
+        at = {"most": "at most"}.get(name, name)
+        yield f"{what}, {at}: {trials:.0f} trials, {flops:.3g} FLOPs, {hours:.2g} device-hours"
+
+
+def _scoring(
+    asked: Evaluation, prospect: list[Prospect], speeds: Speeds, device: Device
+) -> Iterator[str]:
+    """What the evaluations cost at most, on top of training."""
+    flops = hours = 0.0
+    unknown = list[str]()
+    for p in prospect:
+        once, unknown = scoring_flops(p.trial.config, asked)
+        flops += p.expected * once
+        if p.trial.entry.flops:
+            per_flop = speeds.price(p.trial).seconds / p.trial.entry.flops
+            hours += p.expected * once * per_flop * device.leased / 3600
+    if flops:
         yield (
-            f"with tuning, {name}: {trials:.0f} trials, {flops:.3g} FLOPs, {hours:.2g} device-hours"
+            f"and evaluations (nano): at most {flops:.3g} FLOPs, about {hours:.2g} device-hours at "
+            "the speed of training"
+        )
+    if unknown:
+        yield (
+            f"and evaluations ({', '.join(unknown)}): not priced, the number of their questions is "
+            "not known before their data are read; eval.limit bounds it"
         )
 
 

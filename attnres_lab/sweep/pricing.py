@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import heapq
 import json
 import math
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,15 +15,18 @@ import psutil
 
 from attnres_lab.config import Budget, RunConfig, content_hash, to_yaml
 from attnres_lab.errors import UserError
+from attnres_lab.evaluation import nano
 from attnres_lab.mixers.moe import MoEConfig
 from attnres_lab.model.flops import num_params
 from attnres_lab.runs.failures import REMEDY
 from attnres_lab.runs.folder import RunFolder, read_json, write_atomic, write_json
 from attnres_lab.runs.paths import cache_folder
 from attnres_lab.runs.sweep import SweepFolder
+from attnres_lab.sweep.forecast import Outlook
 from attnres_lab.sweep.launchers import REGISTRY, make_launcher
 from attnres_lab.sweep.launchers.local import nvidia_smi
-from attnres_lab.sweep.spec import TRAIN, SweepSpec
+from attnres_lab.sweep.plans import Plan
+from attnres_lab.sweep.spec import TRAIN, Evaluation, SweepSpec
 from attnres_lab.sweep.trials import Trial
 from attnres_lab.training.environment import cpu_name
 
@@ -232,14 +234,41 @@ def check_memory(trials: list[Trial], device: Device, spec: SweepSpec) -> None:
             )
 
 
+def outlook(speeds: Speeds, plan: Plan) -> Callable[[Collection[Trial]], Outlook]:
+    """What is known of a sweep's time beforehand, for the trials that there are by now: their
+    seconds, where all were measured on the device, and those that the plan is expected to add.
+    """
+    prospect = plan.prospect()
+    total = sum(p.expected for p in prospect)
+    made: list[tuple[int, Outlook]] = []
+
+    def now(trials: Collection[Trial]) -> Outlook:
+        if not made or made[-1][0] != len(trials):
+            part = max(0.0, 1 - len(trials) / total) if total else 0.0
+            later = [p for p in prospect if p.expected and part]
+            prices = {t.entry.hash: speeds.price(t) for t in [*trials, *(p.trial for p in later)]}
+            measured = all(price.basis == "measured" for price in prices.values())
+            seconds = {hash: price.seconds for hash, price in prices.items()} if measured else {}
+            coming = [(p.trial.entry, part * p.expected) for p in later]
+            made[:] = [(len(trials), Outlook(seconds, coming))]
+        return made[-1][1]
+
+    return now
+
+
+def scoring_flops(config: RunConfig, evaluation: Evaluation) -> tuple[float, list[str]]:
+    """At most how many FLOPs the evaluation of a finished trial takes (every choice a whole
+    sequence; a forward pass is a third of a training step), and the tasks of which nobody knows the
+    number of questions before their data are read.
+    """
+    unknown = [task for task in evaluation.tasks if task != "nano"]
+    if "nano" not in evaluation.tasks:
+        return 0.0, unknown
+    questions = len(nano.TASKS) * min(evaluation.limit or nano.QUESTIONS, nano.QUESTIONS)
+    tokens = questions * nano.CHOICES * config.data.seq_len
+    return tokens * config.flops_per_token / 3, unknown
+
+
 def checkpoint_bytes(c: RunConfig) -> float:
     """Disk that a run's checkpoint takes: weights and two moments in fp32."""
     return 12.0 * num_params(c.model).total
-
-
-def wall_seconds(prices: list[float], slots: int) -> float:
-    """When the last trial ends if ``slots`` run at a time, the longest first."""
-    ends = [0.0] * max(1, slots)
-    for price in sorted(prices, reverse=True):
-        heapq.heappush(ends, heapq.heappop(ends) + price)
-    return max(ends)

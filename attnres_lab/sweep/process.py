@@ -4,7 +4,6 @@ it ended.
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
 import sys
@@ -17,7 +16,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from attnres_lab.errors import UserError
+from attnres_lab.plugins import imported
 from attnres_lab.runs import failures
 from attnres_lab.runs.folder import DONE, RunFolder, write_json
 from attnres_lab.runs.lock import heartbeat, tidy
@@ -52,14 +51,7 @@ def execute(path: Path, function: str) -> int:
 
 def resolve(function: str) -> Any:
     """The callable ``module:name``. Raises UserError where there is none."""
-    module, _, name = function.partition(":")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(
-            f"function: {function}: {error}; it must be importable from where attnres runs, as a "
-            "module of an installed package or on PYTHONPATH"
-        ) from None
+    return imported("function", function.replace(":", "."))
 
 
 def _run(folder: RunFolder, function: str) -> int:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
 
 from attnres_lab.errors import UserError
 from attnres_lab.runs.folder import RunFolder
 from attnres_lab.runs.paths import runs_folder
 from attnres_lab.runs.progress import Progress, progress
 from attnres_lab.runs.sweep import SweepFolder
-from attnres_lab.sweep.summary import headline, summary, table
+from attnres_lab.sweep.board import board, style_of
+from attnres_lab.sweep.summary import best_line, goal_of, headline, rank, summary, table
 
 #: Lines that a terminal gets; longer lists are cut there, and whole elsewhere.
 SHOWN = 200
@@ -23,26 +28,48 @@ def print_status(folder: SweepFolder, *, as_json: bool, watch: bool, slots: int 
     """The state of a sweep and of its trials, of which ``slots`` run at a time (0: as many as are
     running). Raises UserError for a sweep that never ran.
     """
-    terminal = sys.stdout.isatty()
-    while True:
-        trials = progress(folder)
-        if not trials:
-            raise UserError(f"{folder.path}: nothing has run yet; start it with: attnres sweep run")
-        holder = folder.holder()
-        facts = summary(trials, slots=slots or max(1, sum(t.label == "running" for t in trials)))
-        if as_json:
-            print(json.dumps({**facts, "holder": holder, "trials": [_as_json(t) for t in trials]}))
-        else:
-            if watch and terminal:
-                print("\033[H\033[2J", end="")
-            whole = len(trials) <= SHOWN or not terminal
-            print(table(trials if whole else [t for t in trials if t.label == "running"]))
-            print(headline(facts))
-            where = f"run by process {holder['pid']} on {holder['host']}" if holder else ""
-            print(where or "not running now")
-        if not watch or not facts["pending"] or (holder is None and not facts["running"]):
-            return
-        time.sleep(2)
+    console = Console(soft_wrap=True, highlight=False)
+    goal, fits = goal_of(folder), watch and console.is_terminal and not as_json
+    with Live(console=console, auto_refresh=False) if fits else nullcontext() as live:
+        while True:
+            trials = progress(folder)
+            if not trials:
+                raise UserError(
+                    f"{folder.path}: nothing has run yet; start it with: attnres sweep run, or "
+                    "look from the project where it ran (or set ATTNRES_RUNS)"
+                )
+            holder = folder.holder()
+            at_once = slots or max(1, sum(t.label == "running" for t in trials))
+            facts = summary(trials, slots=at_once, goal=goal)
+            if live:
+                live.update(board(trials, facts, goal[0], console.size.height), refresh=True)
+            elif as_json:
+                rows = [_as_json(t) for t in trials]
+                print(json.dumps({**facts, "holder": holder, "trials": rows}))
+            else:
+                _print_table(console, trials, facts, goal[0])
+                where = f"run by process {holder['pid']} on {holder['host']}" if holder else ""
+                print(where or "not running now")
+            if not watch or not facts["pending"] or (holder is None and not facts["running"]):
+                return
+            time.sleep(2)
+
+
+def _print_table(
+    console: Console, trials: list[Progress], facts: dict[str, Any], metric: str
+) -> None:
+    """What runs first; on a terminal in colour, and a long list cut."""
+    ordered = sorted(trials, key=rank)
+    shown = ordered[: SHOWN if console.is_terminal else None]
+    head, *lines = table(shown, metric).split("\n")
+    console.print(Text(head, style="bold"))
+    for trial, line in zip(shown, lines, strict=True):
+        console.print(Text(line, style=style_of(trial.label)))
+    if len(ordered) > len(shown):
+        console.print(f"and {len(ordered) - len(shown)} more")
+    if best := best_line(facts):
+        console.print(Text(best, style="green"))
+    console.print(headline(facts), markup=False)
 
 
 def _as_json(trial: Progress) -> dict[str, Any]:

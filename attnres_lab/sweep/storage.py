@@ -19,28 +19,35 @@ from attnres_lab.runs.secrets import redact
 
 class Database:
     """An Optuna storage whose server may restart: every call is tried again for five minutes;
-    trials go on meanwhile.
+    trials go on meanwhile. One that cannot be opened is refused within seconds, before any starts.
+    Raises UserError.
     """
 
     def __init__(self, url: str, say: Callable[[str], None]) -> None:
         self._say = say
-        self._storage = self._try(lambda: _open(url))
+        self._storage = self._try(lambda: _open(url), opening=True)
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._storage, name)
         return lambda *args, **options: self._try(lambda: method(*args, **options))
 
-    def _try(self, call: Callable[[], Any]) -> Any:
+    def _try(self, call: Callable[[], Any], *, opening: bool = False) -> Any:
         from sqlalchemy.exc import SQLAlchemyError
 
-        for attempt in range(60):
+        reason = ""
+        for attempt in range(10 if opening else 60):
             try:
                 return call()
             except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-                if attempt == 0:
-                    reason = redact(str(error).splitlines()[0])
+                reason = redact(str(error).splitlines()[0])
+                if attempt == 0 and not opening:
                     self._say(f"storage: {reason}; trying again for five minutes")
-                time.sleep(0.2 if attempt < 5 else 5.0)
+                time.sleep(0.2 if attempt < 5 else 1.0 if opening else 5.0)
+        if opening:
+            raise UserError(
+                f"storage: {reason}; no study can be opened there: start the database or mend the "
+                "address, then run the sweep again"
+            )
         raise UserError(
             "storage: the database did not come back within five minutes; the trials' folders are "
             "complete, run the sweep again later"

@@ -2,44 +2,91 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, get_args
 
-from attnres_lab.runs.folder import DONE, State
+import yaml
+
+from attnres_lab.runs.folder import State
 from attnres_lab.runs.progress import Progress
+from attnres_lab.runs.sweep import SweepFolder
+from attnres_lab.sweep.forecast import NOTHING, Outlook, forecast
 from attnres_lab.sweep.rules import number
 
 #: States that are counted, and those of them that the one line names.
 COUNTED = (*get_args(State), "silent")
+ORDER = (
+    *("running", "silent", "failed", "diverged", "stopped"),
+    *("scheduled", "pruned", "finished"),
+)
+GOAL = ("val/loss", "minimize")
 NAMED = ("running", "silent", "failed", "diverged", "pruned", "stopped")
 
 
-def summary(trials: list[Progress], *, slots: int = 1) -> dict[str, Any]:
-    """Counts by state, device hours spent, seconds left if ``slots`` trials run at a time (None:
-    nothing measured yet).
+def summary(
+    trials: Sequence[Progress],
+    *,
+    slots: int = 1,
+    outlook: Outlook = NOTHING,
+    goal: tuple[str, str] = GOAL,
+) -> dict[str, Any]:
+    """Counts by state, device hours spent, the share of the whole sweep's time that is done, the
+    seconds left if ``slots`` trials run at a time (None: nothing measured yet), and the best
+    finished trial by ``goal``: a metric, and which way is better.
     """
     states = Counter(t.label.split(":")[0] for t in trials)
-    done = [t for t in trials if t.status.state in DONE]
-    left = [t for t in trials if t.status.state not in DONE]
+    done = sum(t.done for t in trials)
     spent = sum(number(t.row.get("device_seconds", t.row.get("seconds"))) or 0.0 for t in trials)
-    timed = [t for t in done if number(t.row.get("seconds")) and t.entry.flops]
-    seconds_left = None if left else 0.0
-    if left and timed and all(t.entry.flops for t in left):
-        seconds = sum(float(t.row["seconds"]) for t in timed)
-        rate = sum(t.entry.flops or 0.0 for t in timed) / seconds
-        to_go = ((t.entry.flops or 0.0) - (number(t.row.get("flops")) or 0.0) for t in left)
-        seconds_left = sum(max(0.0, flops) for flops in to_go) / rate / max(1, slots)
-    return {
+    metric, direction = goal
+    found = [
+        (value, t.entry)
+        for t in trials
+        if t.status.state == "finished" and not t.entry.tuning
+        if (value := number(t.row.get(metric))) is not None and math.isfinite(value)
+    ]
+    ahead = forecast(trials, slots, outlook)
+    facts: dict[str, Any] = {
         "trials": len(trials),
-        "done": len(done),
-        "pending": len(left),
+        "done": done,
+        "pending": len(trials) - done,
         **{state: states.get(state, 0) for state in COUNTED},
         "imported": sum(bool(t.status.imported) for t in trials),
         "device_hours": spent / 3600,
-        "seconds_left": seconds_left,
+        "share": ahead.share,
+        "seconds_left": ahead.seconds_left,
+        "best": None,
     }
+    if found:
+        value, entry = (max if direction == "maximize" else min)(found, key=lambda pair: pair[0])
+        point = {"trial": entry.hash, "run": entry.run_name, "params": entry.params}
+        facts["best"] = {"metric": metric, "value": value, **point}
+    return facts
+
+
+def goal_of(folder: SweepFolder) -> tuple[str, str]:
+    """The first objective of a sweep that ran, by the YAML that it ran with."""
+    try:
+        given = yaml.safe_load(str(folder.facts().get("yaml", "")))["objective"]
+        first = given[0] if isinstance(given, list) else given
+        return str(first.get("metric", GOAL[0])), str(first.get("direction", GOAL[1]))
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError, IndexError):
+        return GOAL
+
+
+def rank(trial: Progress) -> int:
+    """The place of a trial's state in a table: what runs first, then what needs a look."""
+    return ORDER.index(trial.label.split(":")[0])
+
+
+def best_line(facts: dict[str, Any]) -> str:
+    """The best trial so far; empty where there is none."""
+    if not (best := facts["best"]):
+        return ""
+    point = f" [{show(best['params'])}]" if best["params"] else ""
+    return f"best: {best['trial']} {best['run']}{point} {best['metric']} {best['value']:.4f}"
 
 
 def headline(facts: dict[str, Any]) -> str:
@@ -72,7 +119,7 @@ def columns(rows: Sequence[tuple[str, ...]]) -> str:
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
-def table(trials: list[Progress], metric: str = "val/loss") -> str:
+def table(trials: Sequence[Progress], metric: str = "val/loss") -> str:
     """A line for each trial."""
     rows = [("trial", "run", "state", "step", metric, "time", "params")]
     for t in trials:

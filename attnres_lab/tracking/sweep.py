@@ -18,7 +18,7 @@ from attnres_lab.runs.folder import DONE, read_json, write_json
 from attnres_lab.runs.looks import looks
 from attnres_lab.runs.secrets import redact, redact_settings
 from attnres_lab.runs.sweep import Entry, SweepFolder
-from attnres_lab.runs.table import flatten, table
+from attnres_lab.runs.table import flatten, planned, table, tidy
 from attnres_lab.tracking import figures
 from attnres_lab.tracking.artifacts import is_ours, stamp
 from attnres_lab.tracking.dataset import user
@@ -234,7 +234,7 @@ class SweepSync:
             return
         with tempfile.TemporaryDirectory() as place:
             records = table(paths)
-            write_records(Path(place) / "trials.csv", records)
+            write_records(Path(place) / "trials.csv", tidy(planned(SweepFolder(self.folder))))
             (Path(place) / "figures.html").write_text(figures.page(self.name, records, paths))
             self.store.client.log_artifacts(self._parent, place)
 

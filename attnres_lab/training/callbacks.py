@@ -209,7 +209,7 @@ class Validation(StepCallback):
 
 class End(StepCallback):
     """Checkpoints, and the end of the run: its budget, divergence, SIGTERM, Ctrl-C, a ``stop``
-    file.
+    file, or another callback that stops the trainer, with which the run has finished.
     """
 
     def __init__(self, run: RunLog) -> None:
@@ -226,7 +226,7 @@ class End(StepCallback):
         self._signalled = True
 
     def on_step_end(self, trainer: pl.Trainer, module: LitTransformer) -> None:
-        done, every = module.finished, self.train.checkpoint_every
+        done, every = module.finished or trainer.should_stop, self.train.checkpoint_every
         if self.run.state == "running":
             stop = self._asked_to_stop(trainer, module)
             if done or stop or (every and module.step % every == 0):

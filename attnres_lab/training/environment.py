@@ -98,3 +98,18 @@ def _git(folder: Path, *words: str) -> bytes:
         if shutil.which("git")
         else b""
     )
+
+
+def speed_key(c: RunConfig) -> str:
+    """What decides a run's speed."""
+    t = c.train
+    model = (
+        c.variant,
+        c.model.size,
+        c.task.tokens(c.data.seq_len),
+        t.micro,
+        t.precision,
+        t.compile,
+    )
+    parts = (*model, t.world, t.threads, c.model.activation_checkpointing)
+    return " ".join(map(str, parts))

@@ -45,6 +45,9 @@ from attnres_lab.training.checkpoint import AtomicCheckpoint, load_checkpoint, s
 from attnres_lab.training.environment import write_environment
 from attnres_lab.training.module import LitTransformer
 from attnres_lab.training.pipeline import LitPipeline, PipelineStrategy
+from attnres_lab.training.plugged import callbacks as named_callbacks
+from attnres_lab.training.plugged import check_plugged, given
+from attnres_lab.training.plugged import loggers as named_loggers
 from attnres_lab.training.progress import Progress
 from attnres_lab.training.ranks import PARENT, meet, start_ranks, take_place
 from attnres_lab.training.task import make_task
@@ -82,12 +85,14 @@ def run(
 ) -> RunResult:
     """Train ``config`` in ``folder``: resume what was interrupted, return at once what is done.
 
-    ``callbacks`` and ``logger`` are Lightning's, for runs on one device; they see every validation.
+    ``callbacks`` and ``logger`` (one, or a list) are Lightning's, for runs on one device; they see
+    every validation, as do those that the config names.
 
-    Raises UserError for bad data, a folder of another config, a corrupt checkpoint, a full disk, or
-    a folder that another process trains in.
+    Raises UserError for bad data, a folder of another config, a corrupt checkpoint, a full disk, a
+    callback that does not import, or a folder that another process trains in.
     """
     files = RunFolder(folder)
+    check_plugged([config])
     try:
         files.path.mkdir(parents=True, exist_ok=True)
         with only_one(files), heartbeat(files):
@@ -139,9 +144,12 @@ def _train(config: RunConfig, files: RunFolder, extra: Extra) -> RunResult:
     data = make_task(config).data(progress=extra.progress)
     dataset = data.dataset
     log = RunLog(files, config)
-    ours: list[pl.Callback] = [Rows(log), DepthRecords(log), Validation(log), End(log)]
+    ours: list[pl.Callback] = [Rows(log), DepthRecords(log), Validation(log)]
     bar = [Progress(config)] if extra.progress else []
-    trainer = _trainer(config, files, [*ours, *bar, *extra.callbacks], extra.logger)
+    added = [*named_callbacks(config), *extra.callbacks]
+    loggers = [*named_loggers(config, files.path / "loggers"), *given(extra.logger)]
+    # a checkpoint holds the state of those before ``End``, which writes it
+    trainer = _trainer(config, files, [*ours, *bar, *added, End(log)], loggers)
     module = (LitPipeline if config.train.strategy == "pipeline" else LitTransformer)(config)
     resume = _resume_point(config, log)
     if resume is None:
@@ -202,7 +210,7 @@ def _accelerator(t: TrainConfig) -> str:
 
 
 def _trainer(
-    config: RunConfig, files: RunFolder, callbacks: list[pl.Callback], logger: Any
+    config: RunConfig, files: RunFolder, callbacks: list[pl.Callback], loggers: list[Any]
 ) -> pl.Trainer:
     t = config.train
     accelerator = _accelerator(t)
@@ -230,7 +238,7 @@ def _trainer(
             max_epochs=1,
             callbacks=callbacks,
             plugins=plugins,
-            logger=logger or False,
+            logger=loggers or False,
             accumulate_grad_batches=t.accumulate,
             check_val_every_n_epoch=2,  # never: there is one epoch, and Validation has the schedule
             num_sanity_val_steps=0,

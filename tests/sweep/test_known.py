@@ -99,7 +99,7 @@ def test_what_comes_from_a_table_is_marked_everywhere(
     assert set(runs["imported"]) == {TABLE}
     assert f"12 runs of 12 taken from {TABLE}, not made here" in report_of(clone)
     assert clone.run(path).done == count
-    again, _ = export(clone.folder, clone.path / "out")
+    again, *_ = export(clone.folder, clone.path / "out")
     assert again.read_text() == (clone.path / TABLE).read_text(), "a table of a table is the same"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from attnres_lab.model.flops import num_params
 from attnres_lab.runs.folder import read_json, write_json
 from attnres_lab.sweep.plan import Planner
 from attnres_lab.sweep.planview import print_plan
-from attnres_lab.sweep.pricing import Speeds, check_memory, device_of, memory_needed, wall_seconds
+from attnres_lab.sweep.pricing import Speeds, check_memory, device_of, memory_needed
 from attnres_lab.sweep.spec import load_spec
 from tests.sweep.conftest import Lab
 
@@ -225,6 +226,41 @@ def test_a_probe_measures_where_trials_would_run_and_leaves_no_trial(
     assert not list(lab.folder.trials.iterdir())
 
 
-def test_the_end_is_that_of_the_longest_first_schedule() -> None:
-    """Two slots, worked out by hand: 5 and 4, then 3 after 4, then 3 after 5."""
-    assert wall_seconds([3, 3, 4, 5], 2) == 8
+def said(out: str, name: str) -> tuple[int, float]:
+    """Trials and FLOPs of a line of the plan."""
+    (line,) = re.findall(rf"with what is proposed, {name}: (\d+) trials, (\S+) FLOPs", out)
+    return int(line[0]), float(line[1])
+
+
+def test_a_search_is_priced_by_what_its_space_holds(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two widths and any learning rate: half of the points each are expected, at most all of the
+    wide ones.
+    """
+    search = {"sampler": {"name": "random"}, "trials": 10}
+    space = {"model.dim": [16, 64], "optim.lr": {"log": [1e-4, 1e-1]}, "seed": [0, 1]}
+    out = plan(lab, capsys, space=space, **search)
+    flops = {}
+    for dim in (16, 64):
+        source = load_spec(lab.sweep(space={"model.dim": [dim]}))
+        flops[dim] = Planner(source).grid()[0].entry.flops or 0.0
+    trials, most = said(out, "at most")
+    assert (trials, most) == (20, pytest.approx(20 * flops[64], rel=0.01))
+    trials, expected = said(out, "expected")
+    assert (trials, expected) == (20, pytest.approx(10 * sum(flops.values()), rel=0.15))
+    small = plan(lab, capsys, space={"model.dim": [16, 64]}, **search)  # ends with two points
+    assert said(small, "expected") == (2, pytest.approx(sum(flops.values()), rel=0.01))
+
+
+def test_evaluations_are_priced_where_their_questions_are_known(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At most 3 tasks x 10 questions x 4 choices x 64 tokens of a forward pass a trial."""
+    trained = {"function": "attnres_lab.training.run:run", "space": {"seed": [0, 1]}}
+    out = plan(lab, capsys, eval={"tasks": ["nano", "arc_easy"], "limit": 10}, **trained)
+    config = Planner(load_spec(lab.sweep())).grid()[0].config
+    flops = 2 * 3 * 10 * 4 * 64 * config.flops_per_token / 3
+    assert f"and evaluations (nano): at most {flops:.3g} FLOPs, about" in out
+    assert "and evaluations (arc_easy): not priced" in out
+    assert "evaluations" not in plan(lab, capsys, **trained)

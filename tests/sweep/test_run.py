@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from attnres_lab.config import content_hash
-from attnres_lab.sweep.plan import Grid, Planner
+from attnres_lab.sweep.plan import Planner
+from attnres_lab.sweep.plans import Grid
+from attnres_lab.sweep.planview import print_plan
 from attnres_lab.sweep.spec import load_spec
 from attnres_lab.sweep.trials import Trial
 from tests.sweep.conftest import Lab, study_states
@@ -125,6 +127,43 @@ def test_a_search_proposes_the_points_asked_for_with_all_their_seeds(
     assert study_states(lab) == ["COMPLETE"] * 5
     more = lab.sweep(space=space, sampler={"name": sampler}, trials=7)
     assert lab.run(more).done == 14  # a resumed sampler does not propose the same again
+
+
+def test_a_function_in_place_of_training_is_part_of_a_trial_s_identity(lab: Lab) -> None:
+    """What a stub returned must not stand as the result of another function, nor of training."""
+    plain = lab.sweep()
+    stub = Planner(load_spec(plain)).grid()
+    other = Planner(load_spec(lab.sweep(function="tests.sweep.synthetic:chain"))).grid()
+    trained = Planner(load_spec(lab.sweep(function="attnres_lab.training.run:run"))).grid()
+    hashes = [{t.entry.hash for t in plan} for plan in (stub, other, trained)]
+    assert len(set.union(*hashes)) == 12
+    assert len({t.entry.point for plan in (stub, other, trained) for t in plan}) == 6
+    assert [t.entry.hash for t in trained] == [content_hash(t.config) for t in trained]
+    lab.run(lab.sweep())
+    assert lab.run(lab.sweep()).done == 4
+    (lab.path / "mine.py").write_text("from tests.sweep.synthetic import quick\n")
+    assert Planner(load_spec(lab.sweep(function="mine:quick"))).place == ""
+
+
+def test_a_changed_plan_and_a_second_file_of_one_name_say_what_they_do(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lab.run(lab.sweep())
+    print_plan(load_spec(lab.sweep()), lab.folder)
+    assert "note:" not in capsys.readouterr().out
+    changed = lab.sweep(space={"optim.lr": [1e-3, 2e-3], "seed": [0, 1]})
+    said = "2 of its 4 trials were planned before; 2 that ran before are no part of it"
+    print_plan(load_spec(changed), lab.folder)
+    assert f"note: the plan has changed: {said}" in capsys.readouterr().out
+    second = changed.rename(lab.path / "second.yaml")
+    lab.run(second)
+    out = capsys.readouterr().out
+    assert out.index("another file of the name 's': ") < out.index(said) < out.index("finished")
+    assert "another name keeps both" in out
+    assert len(lab.folder.plan()) == 4
+    assert len(list(lab.folder.trials.iterdir())) == 6  # what ran before stays
+    lab.run(second)
+    assert "another file" not in capsys.readouterr().out
 
 
 class _InTwo(Grid):

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
+import time
 
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from attnres_lab.errors import UserError
+from attnres_lab.runs.folder import Status
+from attnres_lab.runs.progress import Progress
+from attnres_lab.runs.sweep import Entry
+from attnres_lab.sweep.board import board
 from attnres_lab.sweep.known import export
 from attnres_lab.sweep.report import print_log, print_status
+from attnres_lab.sweep.summary import goal_of, summary
 from tests.sweep.conftest import Lab, in_process
 from tests.sweep.services import wait_for
 from tests.sweep.test_crash import CHAIN
@@ -32,7 +41,9 @@ def test_a_terminal_gets_a_live_table_and_a_file_plain_lines(
     lab.run(lab.sweep(space={"seed": [2, 3]}, **CHAIN))
     plain = capsys.readouterr().out
     assert "\x1b" not in plain
-    assert [line.split()[0] for line in plain.splitlines()] == ["s:", "finished", "finished", "2/2"]
+    firsts = [line.split()[0] for line in plain.splitlines()]
+    assert firsts == ["s:", "finished", "finished", "2/2", "best:", "next:"]
+    assert "attnres report s; attnres ui" in plain
 
 
 def test_status_from_another_terminal(
@@ -50,6 +61,64 @@ def test_status_from_another_terminal(
     print_status(lab.folder, as_json=False, watch=True)  # until done
     coordinator.join()
     assert "4/4 done" in capsys.readouterr().out.splitlines()[-2]
+
+
+BEST = 1.0 + 1 / 32
+
+
+def test_the_best_trial_and_the_failed_ones_stand_out_in_colour(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "150")
+    lab.run(lab.sweep())
+    out = capsys.readouterr().out
+    best = next(line for line in out.splitlines() if "best:" in line)
+    assert "optim.lr=0.003" in best
+    assert f"val/loss {BEST:.4f}" in best
+    assert out.count("\x1b[32mfinished") == 4  # green
+    lab.run(lab.sweep(space={"seed": [2, 1]}, function="tests.sweep.synthetic:fails"))
+    out = capsys.readouterr().out
+    assert "\x1b[1;31mfailed" in out
+    assert "go on: the same command" in out
+    print_status(lab.folder, as_json=True, watch=False)
+    assert json.loads(capsys.readouterr().out)["best"] is None
+
+
+def test_the_objective_of_the_sweep_says_which_is_best(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    goal = {"metric": "val/loss", "direction": "maximize"}
+    lab.run(lab.sweep(objective=goal))
+    capsys.readouterr()
+    print_status(lab.folder, as_json=True, watch=False)
+    best = json.loads(capsys.readouterr().out)["best"]
+    assert best["params"]["optim.lr"] == 1e-3
+    assert goal_of(lab.folder) == ("val/loss", "maximize")
+
+
+@pytest.mark.parametrize("height", [8, 12, 40])
+def test_a_board_fits_its_pane_with_what_runs_first(height: int) -> None:
+    """Thirty trials, lines longer than the pane is wide: none is wrapped, none is below it."""
+    params = {"optim.lr": 3e-3, "model.residual": "a long name of a variant"}
+    entries = [
+        Entry(f"{seed:012}", "p", params, "full", "d32-L4", seed, f"full-d32-L4-s{seed}", 1, 1.0, 1)
+        for seed in range(30)
+    ]
+    states = {2: "running", 8: "running", 29: "running", 5: "failed", 20: "failed"}
+    trials = [
+        Progress(e, Status(states.get(e.seed, "finished"), "bug"), {"val/loss": 1.5}, time.time())  # type: ignore[arg-type]
+        for e in entries
+    ]
+    console = Console(width=60, height=height, file=io.StringIO(), force_terminal=True)
+    console.print(board(trials, summary(trials), "val/loss", height))
+    out = re.sub(r"\x1b\[[\d;]*m", "", console.file.getvalue()).splitlines()  # type: ignore[attr-defined]
+    assert len(out) < height
+    assert max(map(len, out)) <= 60
+    seen = [line.split()[2] for line in out[1 : min(6, height - 4)]]
+    assert seen == ["running", "running", "running", "failed:", "failed:"][: len(seen)]
+    assert "25/30 done, 3 running" in out[-1]
+    assert (f"and {30 - (height - 5)} more" in "\n".join(out)) == (height < 35)
 
 
 def test_a_trial_without_a_sign_of_life_is_called_silent(
@@ -83,10 +152,10 @@ def test_an_export_holds_every_trial_with_its_parameters_and_numbers(lab: Lab) -
             }
         )
     )
-    csv, parquet = export(lab.folder, lab.path / "out")
-    for table in (pd.read_csv(csv), pd.read_parquet(parquet)):
-        assert set(table["hash"]) == set(lab.states())
-        assert set(table["state"]) == {"finished"}
+    csv, parquet, text = export(lab.folder, lab.path / "out")
+    for table in (pd.read_csv(csv), pd.read_parquet(parquet), pd.read_json(text)):
+        assert set(table["trial"]) == set(lab.states())
+        assert set(table["status"]) == {"finished"}
         best = table[table["optim.lr"] == 3e-3]["val/loss"].max()
         assert best == pytest.approx(1.0 + 1 / 32)
         assert table["model.residual.num_blocks"].notna().sum() == 4
