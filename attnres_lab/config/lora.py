@@ -50,7 +50,7 @@ class LoraConfig:
                 )
         if strategy == "pipeline":
             raise ValueError(
-                "optim.lora.rank: a pipeline has no adapters; take train.strategy ddp or fsdp"
+                "optim.lora.rank: a pipeline has no adapters; take another train.strategy"
             )
 
     def covers(self, name: str) -> bool:

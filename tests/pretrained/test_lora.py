@@ -255,7 +255,7 @@ def test_a_run_without_adapters_keeps_its_identity(base: Path) -> None:
         ),
         (
             {"optim.lora.rank": 4, "train.strategy": "pipeline", "train.devices": 2},
-            "rank: a pipeline has no adapters; take train.strategy ddp",
+            "rank: a pipeline has no adapters; take another train.strategy",
         ),
     ],
 )
