@@ -266,11 +266,12 @@ def test_kill_9_at_three_random_moments_ends_in_the_same_weights(tmp_path: Path)
     assert same(weights(folder), weights(tmp_path / "whole"))
 
 
-def test_sigterm_writes_a_checkpoint_and_stops(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])  # the second through srun
+def test_sigterm_writes_a_checkpoint_and_stops(tmp_path: Path, number: int) -> None:
     process = start(tiny(tmp_path, **{"budget": "100_000 steps"}), tmp_path / "run")
     files = RunFolder(tmp_path / "run")
     wait_for_a_row(process, files.path)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     assert process.wait(30) == 0
     assert files.status().state == "stopped"
     assert torch.load(files.checkpoint, weights_only=True)["run"]["step"] == files.status().step > 0

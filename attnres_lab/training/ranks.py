@@ -75,7 +75,7 @@ def start_ranks(train: TrainConfig, folder: Path) -> int:
         return _wait(ranks)
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 def _alone(train: TrainConfig) -> UserError:

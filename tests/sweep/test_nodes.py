@@ -154,6 +154,26 @@ def test_a_killed_slurm_node_costs_an_attempt(
     check_numbers(long)
 
 
+@pytest.mark.infra
+def test_a_stop_reaches_processes_on_both_slurm_nodes(
+    long: Lab, slurm: SlurmCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Slurm's own notice before a time limit does: to the first process, which passes it on
+    through srun. A checkpoint at that very step, and it goes on from there.
+    """
+    monkeypatch.setenv("SLURM_CONF", str(slurm.conf))
+    settings = {**SWEEP, "overrides": TWO | {"train.checkpoint_every": 0}}
+    path = long.sweep(space={"seed": [0]}, launcher={"name": "slurm"}, **settings)
+    coordinator = start(path)
+    wait_for(lambda: any(long.folder.trial(hash).metrics.exists() for hash in long.states()), 300)
+    slurm.call(
+        "scancel", "--batch", "--signal=TERM", *slurm.call("squeue", "-h", "-o", "%A").split()
+    )
+    assert coordinator.wait(400) == 0, said(long)
+    assert "stopped" in (long.path / "log").read_text()
+    check_numbers(long)
+
+
 @pytest.fixture
 def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A head without devices, and two nodes of one device and one core."""
