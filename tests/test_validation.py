@@ -18,7 +18,7 @@ from attnres_lab.training.run import run
 from attnres_lab.training.validation import MOST, schedule
 
 ROOT = Path(__file__).parents[1]
-# 96 sequences to validate on is dear for 120 steps of 4: so a curve is drawn on every 4th
+# 96 sequences to validate on is dear for 120 steps of 4: so a curve is drawn on a part
 LONG = {"budget": "120 steps", "data.val_tokens": 96 * 32, "train.checkpoint_every": 50}
 
 
@@ -39,7 +39,7 @@ def test_a_curve_costs_less_than_two_per_cent_of_the_flops(name: str, residual: 
     config = load(ROOT / "experiments" / f"{name}.yaml", {"model.residual.name": residual})
     points, share = cost(config, config.data.val_tokens // config.data.seq_len)
     assert 5 <= points <= MOST
-    assert 0 < share <= 0.02 * (1 + 1e-9)
+    assert 0 < share <= 0.015 * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("steps", [1, 3, 7, 12, 50, 199, 10_000, 10**6])
@@ -48,7 +48,7 @@ def test_no_run_pays_more_however_short_or_long(tmp_path: Path, steps: int, exam
     config = tiny(tmp_path, budget=f"{steps} steps")
     points, share = cost(config, examples)
     assert points <= MOST
-    assert share <= 0.02 * (1 + 1e-9)
+    assert share <= 0.015 * (1 + 1e-9)
 
 
 def test_what_is_asked_for_is_done(tmp_path: Path) -> None:
@@ -63,9 +63,11 @@ def test_every_rank_has_a_batch_or_none_validates(tmp_path: Path) -> None:
     """A rank without one would leave the others waiting."""
     config = tiny(tmp_path, **LONG, **{"train.batch_size": 4})
     assert schedule(config, 96).every
-    four = replace(config, train=replace(config.train, devices=4))
-    assert schedule(four, 96).every  # 4 rows, one each
-    assert not schedule(four, 2).every
+    rows = 96 // schedule(config, 96).stride
+    assert rows == 3
+    for devices, every in ((2, True), (4, False)):  # of 2 rows and 1 row; of 1 row each and none
+        many = replace(config, train=replace(config.train, devices=devices))
+        assert bool(schedule(many, 96).every) == every
 
 
 def test_the_identity_of_a_run_does_not_depend_on_how_it_is_watched(tmp_path: Path) -> None:
@@ -124,4 +126,4 @@ def test_the_curve_falls_and_ends_on_the_whole_set(tmp_path: Path) -> None:
     result = run(config, tmp_path / "run")
     curve = [row["val/loss"] for row in RunFolder(tmp_path / "run").rows() if "val/loss" in row]
     assert curve[0] > curve[3] > curve[-1] == result.metrics["val/loss"]
-    assert abs(curve[-2] - curve[-1]) < 0.2
+    assert abs(curve[-2] - curve[-1]) < 0.5

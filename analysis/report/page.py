@@ -34,10 +34,11 @@ h1, h2 {{ line-height: 1.2; }} h2 {{ margin-top: 2.2rem; border-bottom: 1px soli
 a {{ color: var(--mark); }} nav ul {{ columns: 15rem; }}
 blockquote {{ margin: 1rem 0; padding: .4rem 1rem; border-left: .3rem solid var(--mark);
   background: var(--quote); font-size: 1.08rem; }}
-table {{ border-collapse: collapse; max-width: 100%; font-variant-numeric: tabular-nums; }}
+table {{ border-collapse: collapse; max-width: 100%; font-variant-numeric: tabular-nums;
+  font-size: .92rem; }}
 th, td {{ padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align: left;
-  vertical-align: top; overflow-wrap: anywhere; }} th {{ background: var(--soft); }}
-thead th:not(:first-child), td:not(:first-child) {{ min-width: 3.2rem; }}
+  vertical-align: top; }} th {{ background: var(--soft); }}
+td:last-child {{ overflow-wrap: anywhere; }}
 p:has(> img) {{ display: grid; gap: .7rem; justify-items: center;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); }}
 img {{ width: 100%; max-width: 42rem; background: #fff; border-radius: .3rem; }}
@@ -45,7 +46,7 @@ pre {{ background: var(--soft); padding: .7rem; white-space: pre-wrap; overflow-
   font-size: .85rem; }}
 {wide}
 @media (max-width: 40rem) {{ body {{ margin: 1rem auto; overflow-wrap: anywhere; }}
-  th, td {{ padding: .2rem .4rem; }} {narrow} }}
+  th, td {{ padding: .2rem .4rem; overflow-wrap: anywhere; }} {narrow} }}
 @media print {{ :root {{ color-scheme: light; --text: #000; --page: #fff; --line: #ddd;
   --soft: #f6f6f6; --quote: #f2f7fb; }} body {{ margin: 0; max-width: none; }}
   h2 {{ break-after: avoid; }} img, tr {{ break-inside: avoid; }} }}

@@ -19,8 +19,9 @@ AXES = ("tokens", "flops", "seconds")
 # of the baseline, then of the others (runs/looks.py)
 MARKERS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x")
 FILLS = ("", "-open", "-dot", "-open-dot")
-# of an image: inches, and pixels an inch, so that it is sharp and its letters are read in a tile
-TILE, DOTS = (4.2, 3.5), 180
+# of an image: inches, pixels an inch, and points of its letters, which are to be read in a tile of
+# MLflow's, about 2.2 inches high
+TILE, DOTS, LETTERS = (4.2, 3.5), 180, 11
 SHORT = {"attention": "attn", "output": "out", "embedding": "emb"}
 POINTS, RUNS = 200, 300  # more would make the page slow; it says what it leaves out
 
@@ -175,13 +176,13 @@ def heat_map(record: Mapping[str, Any]) -> npt.NDArray[np.uint8] | None:
     if not record["reads"]:
         return None
     rows, columns, weights = _grid(record["reads"])
-    with rc_context({"font.size": 9}):
+    with rc_context({"font.size": LETTERS}):
         figure = Figure(figsize=TILE, dpi=DOTS, layout="constrained")
         ax = figure.subplots()
         shown = ax.imshow(weights, cmap="cividis", norm=PowerNorm(0.5, 0, 1), aspect="auto")
         bar = figure.colorbar(shown, ax=ax, label="weight", ticks=[0, 0.05, 0.2, 0.5, 1])
         bar.ax.set_yticklabels(["0", "0.05", "0.2", "0.5", "1"])
-        for names, place, most in ((rows, ax.set_yticks, 12), (columns, ax.set_xticks, 7)):
+        for names, place, most in ((rows, ax.set_yticks, 9), (columns, ax.set_xticks, 6)):
             step = -(-len(names) // most)
             place(range(0, len(names), step), names[::step])
         ax.set(xlabel="source", ylabel="read before sublayer")

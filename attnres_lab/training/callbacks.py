@@ -185,28 +185,6 @@ class DepthRecords(StepCallback):
             write_json(self.run.folder.artifacts / "depth" / name, record)
 
 
-class Validation(StepCallback):
-    """Lightning's validation loop every ``train.val_every`` steps and at the end, whatever the
-    number of micro-batches.
-    """
-
-    def on_step_end(self, trainer: pl.Trainer, module: LitTransformer) -> None:
-        every = self.train.val_every
-        due = module.finished or (every is not None and module.step % every == 0)
-        if due and self.run.state == "running":
-            # as Lightning's own loop does it, which counts batches where we count steps
-            connector = trainer._logger_connector
-            first, trainer.validating = connector._first_loop_iter, True
-            trainer.fit_loop.epoch_loop.val_loop.run()
-            connector._first_loop_iter, trainer.training = first, True
-
-    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        assert isinstance(module, LitTransformer)
-        self.run.write(trainer, module, dict(module.validation))
-        if not math.isfinite(module.validation["val/loss"]):
-            self.run.state = "diverged"
-
-
 class End(StepCallback):
     """Checkpoints, and the end of the run: its budget, divergence, SIGTERM, Ctrl-C, a ``stop``
     file, or another callback that stops the trainer, with which the run has finished.

@@ -160,6 +160,7 @@ def _train(config: RunConfig, files: RunFolder, extra: Extra) -> RunResult:
     with _quiet():
         trainer.fit(module, data, ckpt_path=resume, weights_only=True if resume else None)
         if log.state == "running" and log.validated != module.step:
+            data.val_stride = 1
             trainer.validate(module, data, verbose=False)  # its row was lost
     return _conclude(log, module, trainer.is_global_zero)
 

@@ -14,6 +14,7 @@ import pytest
 from tracking_helpers import OLD_LOADER
 
 from attnres_lab.tracking import log_report
+from attnres_lab.tracking.figures import LETTERS, TILE
 
 pytestmark = [pytest.mark.infra, pytest.mark.filterwarnings(OLD_LOADER)]
 ROOT = Path(__file__).parents[2]
@@ -125,6 +126,8 @@ def test_the_table_opens_with_the_columns_of_the_science(page, address, shot) ->
         head.wait_for()
         box = head.bounding_box()
         assert box["x"] + box["width"] <= 1400, name
+    unfold(page)
+    page.get_by_role("link", name="full-d16-L8-s0", exact=True).wait_for()
 
 
 def test_a_filter_by_variant_leaves_its_trials(page, address, shot) -> None:
@@ -142,22 +145,24 @@ def test_a_filter_by_variant_leaves_its_trials(page, address, shot) -> None:
 
 
 def test_loss_curves_lie_over_each_other_against_flops(page, address, shot) -> None:
-    """Three variants in one chart, with FLOPs as the x axis."""
+    """Validation first, then training; three variants in one chart, with FLOPs as the x axis."""
     open_runs(page, address, "&compareRunsMode=CHART")
     unfold(page)
-    page.get_by_placeholder("Search metric charts").fill("^train/loss$")
-    page.locator(".scatterlayer .trace").nth(2).wait_for(state="attached")
+    page.get_by_placeholder("Search metric charts").fill("^(val|train)/loss$")
+    charts = page.locator(".js-plotly-plot")
+    for chart in (charts.nth(0), charts.nth(1)):
+        chart.locator(".scatterlayer .trace").nth(2).wait_for(state="attached")
     page.locator("[data-component-id='mlflow.charts.controls.global_chart_setup_dropdown']").click()
     page.get_by_text("Metric", exact=True).hover()
     page.get_by_role("menuitemcheckbox", name="flops", exact=True).press("Enter")
     page.keyboard.press("Escape")
-    page.locator(".xtitle", has_text="flops").first.wait_for()
-    chart = page.locator(".js-plotly-plot").first
-    lines = {
-        path.get_attribute("d") or ""
-        for path in chart.locator(".scatterlayer .trace path.js-line").all()
-    }
-    assert len({line for line in lines if line.count("L") + line.count("C") >= 5}) == 3
+    for chart in (charts.nth(0), charts.nth(1)):
+        chart.locator(".xtitle", has_text="flops").first.wait_for()
+        lines = {
+            path.get_attribute("d") or ""
+            for path in chart.locator(".scatterlayer .trace path.js-line").all()
+        }
+        assert len({line for line in lines if line.count("L") + line.count("C") >= 5}) == 3
 
 
 def test_the_note_of_the_sweep_is_a_page_with_a_table(page, address, shot) -> None:
@@ -180,8 +185,8 @@ def test_the_depth_heat_map_and_the_report_open(page, address, shot) -> None:
     page.get_by_placeholder("Search metric charts").fill("depth attention")
     image = page.locator("img[src*='depth']").or_(page.locator("img[src^='blob:']")).first
     image.wait_for()
-    # its letters, of 9 points in 3.5 inches, are read in the tile
-    assert image.evaluate("image => image.clientHeight") * 9 / (3.5 * 72) >= 8
+    shown = image.evaluate("image => image.clientHeight") / (TILE[1] * 72)
+    assert LETTERS * shown >= 9  # pixels of its letters in the tile
     shot.keep(page, "mlflow_depth")
     open_runs(page, address)
     page.get_by_role("link", name="browse", exact=True).click()

@@ -19,6 +19,18 @@ CUT = """() => [...document.querySelectorAll('body *')].filter(e => {
     return box.right > wide + 1 || box.left < -1 || e.scrollWidth > e.clientWidth + 1
         && getComputedStyle(e).display !== 'inline' && !['TR', 'TBODY', 'THEAD'].includes(e.tagName)
 }).map(e => e.tagName + ' ' + e.textContent.slice(0, 60))"""
+#: Words of heads and cells that stand on two lines.
+BROKEN = """() => [...document.querySelectorAll('th, td')].flatMap(cell => {
+    const text = cell.firstChild, found = []
+    if (!text || text.nodeType !== Node.TEXT_NODE) return found
+    for (const word of text.data.matchAll(/[\\w.]+/g)) {
+        const range = document.createRange()
+        range.setStart(text, word.index)
+        range.setEnd(text, word.index + word[0].length)
+        if (range.getClientRects().length > 1) found.push(word[0])
+    }
+    return found
+})"""
 #: Colours of text and page, as they are seen.
 COLORS = """() => [getComputedStyle(document.body).color,
     getComputedStyle(document.body).backgroundColor].map(c => c.match(/\\d+/g).map(Number))"""
@@ -73,6 +85,7 @@ def test_nothing_is_cut_or_wider_than_its_page(reports, page) -> None:
     for address in reports.values():
         page.goto(address)
         assert page.evaluate(CUT) == []
+        assert page.evaluate(BROKEN) == []
 
 
 def test_a_phone_has_a_panel_a_row_and_a_desk_two(reports, page, screen) -> None:
