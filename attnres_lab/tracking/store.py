@@ -71,9 +71,11 @@ def left_behind(folder: Path) -> None:
 
 
 def reason(error: BaseException) -> str:
-    """What went wrong in a line, without secrets: the innermost words of those that MLflow,
-    SQLAlchemy and the database each wrap around them.
+    """What went wrong in a line, without secrets: the words of the error around which MLflow,
+    SQLAlchemy and the database each wrapped their own.
     """
+    while error.__cause__ is not None:
+        error = error.__cause__
     words = str(error).splitlines()[:1] or [""]
     said = re.sub(r"^\([\w.]+\) ", "", words[0])
     return redact(f"{type(error).__name__}: {said}" if said else type(error).__name__)[:300]
@@ -112,6 +114,8 @@ def connect(*, thorough: bool = False) -> Store:
 
     for noisy in ("mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # it prints the traceback of what it raises
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     uri = tracking_uri()
     with lock(uri):
         if path := file_of(uri):
@@ -139,10 +143,20 @@ def connect(*, thorough: bool = False) -> Store:
 
 
 def provide(path: Path, *, thorough: bool = False) -> None:
-    """Have a database that can be read at ``path``; the caller holds its lock."""
+    """Have a database that can be read at ``path``; the caller holds its lock. Raises UserError for
+    one of something else that the user named.
+    """
     sqlite.forget(path)
     there = path.exists() and path.stat().st_size > 0
-    if there and (reason := sqlite.damage(path, thorough=thorough)):
+    reason = sqlite.damage(path, thorough=thorough) if there else ""
+    if there and not reason and sqlite.foreign(path):
+        if "MLFLOW_TRACKING_URI" in os.environ:
+            raise UserError(
+                f"MLFLOW_TRACKING_URI: {path} is a database of something else; give MLflow one of "
+                "its own"
+            )
+        reason = "it is a database of something else"
+    if reason:
         sqlite.set_aside(path, reason)
         there = False
     if not there:

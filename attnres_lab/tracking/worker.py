@@ -15,6 +15,7 @@ from uuid import uuid4
 
 from filelock import FileLock
 
+from attnres_lab.runs.files import same_folder
 from attnres_lab.runs.folder import RunFolder, read_json, write_json
 from attnres_lab.runs.secrets import redact
 from attnres_lab.tracking.run import Identity, RunSync
@@ -55,8 +56,9 @@ class Worker:
 
     def run(self) -> None:
         """Turns until the end; then turns until everything is sent or the grace is over."""
-        pause, deadline = TURN, None
+        pause, deadline, place = TURN, None, self.folder.stat()
         while True:
+            same_folder(self.folder, place)
             last = self.ended.is_set()
             if last and deadline is None:
                 deadline = time.monotonic() + self.task["grace"]
@@ -124,6 +126,7 @@ def main() -> None:
     try:
         with FileLock(worker.folder / ".tracking.lock"):
             worker.run()
-    except OSError as error:  # the folder is gone, or its disk
-        print(f"tracking: {worker.folder}: {reason(error)}", file=sys.stderr)
+    except OSError as error:  # the folder is gone, which its command tells, or its disk
+        if worker.folder.is_dir():
+            print(f"tracking: {worker.folder}: {reason(error)}", file=sys.stderr)
         sys.exit(1)
