@@ -24,6 +24,7 @@ from attnres_lab.runs.secrets import check_address, redact
 from attnres_lab.tracking import sqlite
 from attnres_lab.tracking.view import TAG, view
 
+LONGEST = 480  # bytes of the runs' path: SQLite takes 512 with its journal's name
 _LOCK_KEY = 7_142_853  # of the advisory lock in PostgreSQL: any fixed number
 
 
@@ -50,8 +51,15 @@ def tracking_uri() -> str:
             )
         check_address("MLFLOW_TRACKING_URI", uri, server=True)
         return uri
-    if "?" in str(runs_folder()):
-        raise UserError(f"{runs_folder()}: a store cannot lie in a folder with '?' in its name")
+    if bad := re.search(r"\?|%[\da-fA-F]{2}", str(runs_folder())):  # SQLAlchemy reads them
+        raise UserError(
+            f"{runs_folder()}: a store cannot lie in a folder with '{bad[0]}' in its name"
+        )
+    if len(os.fsencode(runs_folder())) > LONGEST:
+        raise UserError(
+            f"{runs_folder()}: SQLite takes no path of this length; set ATTNRES_RUNS to a folder "
+            f"of at most {LONGEST} bytes, or MLFLOW_TRACKING_URI to a store elsewhere"
+        )
     return f"sqlite:///{runs_folder() / 'mlflow.db'}"
 
 

@@ -303,7 +303,7 @@ class SweepSync:
         note = markdown(self.name, self.summary, trials)
         if note != self._note:
             self.store.client.set_tag(self._parent, "mlflow.note.content", note)
-            write_json(self.folder / "tracking.json", {"summary": self.summary})
+            write_json(self.folder / "tracking.json", {"id": self.id, "summary": self.summary})
         self._note, self._note_due = note, time.monotonic() + NOTE_SECONDS
 
 

@@ -27,17 +27,18 @@ LONGEST_PAUSE = 15.0  # seconds between attempts to reach a store that is away
 
 
 def single(store: Store, folder: Path) -> RunSync:
-    """The mirror of a run that belongs to no sweep; its id is kept in ``tracking.json``."""
+    """The mirror of a run that belongs to no sweep; its id is kept in ``tracking.json``, and is the
+    one that training drew, so that either file may be lost.
+    """
     memory = read_json(folder / "tracking.json") or {}
-    known = None
     if "id" not in memory:
-        memory["id"] = uuid4().hex
+        drawn = (read_json(RunFolder(folder).environment) or {}).get("id")
+        memory["id"] = drawn or uuid4().hex
         write_json(folder / "tracking.json", memory)
-    else:
-        found = store.client.search_runs(
-            [store.experiment_id], f"tags.`attnres.id` = '{memory['id']}'", 3, 1
-        )
-        known = found[0].info.run_id if found else None
+    found = store.client.search_runs(
+        [store.experiment_id], f"tags.`attnres.id` = '{memory['id']}'", 3, 1
+    )
+    known = found[0].info.run_id if found else None
     return RunSync(store, folder, Identity(memory["id"], folder.name), known)
 
 

@@ -27,9 +27,9 @@ def beside(runs: str | Path, name: str) -> Path:
     return Path(runs).with_name(f"{name}-of-{Path(runs).name}")
 
 
-def play(role: str) -> None:
-    """Say what this process is."""
-    (Path(os.environ[ROLES]) / f"{role}-{os.getpid()}").touch()
+def play(role: str, pid: int = 0) -> None:
+    """Say what a process is, by default this one."""
+    (Path(os.environ[ROLES]) / f"{role}-{pid or os.getpid()}").touch()
 
 
 def popen(command: Sequence[str], **options: Any) -> Any:

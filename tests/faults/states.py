@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 CLOCK = re.compile(
-    # of rows and results, and the checksums over them
-    r"(device_)?seconds|time|updated|peak_memory_bytes|perf/.*|system/.*|sha256|rows"
+    # of rows and results, the checksums over them, and what is drawn anew
+    r"(device_)?seconds|time|updated|peak_memory_bytes|perf/.*|system/.*|sha256|rows|id|started"
 )
 #: Of a process, not of the run; what the mirror remembers is compared in the store.
 LIVE = {"heartbeat", "lock", "alone", "log.txt", "tracking.json", ".tracking.lock"}

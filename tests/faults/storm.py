@@ -69,6 +69,7 @@ class Storm:
         """
         action, at = random.choice(list(ACTIONS)), random.randint(1, self.calls)
         role, after = random.choice(roles), random.uniform(0, self.seconds)
+        after *= 1 if self.start == "fork" else 5  # the real server imports torch first
         before = set(self._living(role))
         self.injector.arm(self.runs, at, action)
         self.process.start(TARGET, self.file, self.runs, self.start)

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from contextlib import nullcontext
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from attnres_lab.training.run import run
 from tests.faults.forked import ROLES, beside, play, popen
 
 TRIAL = local._trial
+ENSURE_RUNNING = forkserver.ForkServer.ensure_running
 
 
 def train(config: str, folder: str) -> int:
@@ -49,6 +51,8 @@ def mirrored_sweep(file: str, runs: str, start: str = "fork") -> int:
     local.START_METHOD = start
     if start == "fork":
         local._trial = _trial
+    else:
+        forkserver.ForkServer.ensure_running = _ensure_running  # type: ignore[method-assign]
     return engine.run_sweep(load_spec(Path(file)), SweepFolder.named("s")).exit_code
 
 
@@ -76,12 +80,17 @@ def command(runs: str, *words: str) -> int:
 
 def environment(runs: str) -> None:
     """Of the folder of runs, and nobody else's."""
-    os.environ |= {"PATH": "", "ATTNRES_RUNS": runs, "SYNTHETIC_SECONDS": "0.01"}
+    os.environ |= {"PATH": "", "ATTNRES_RUNS": runs, "SYNTHETIC_SECONDS": "0.05"}
     os.environ |= {"ATTNRES_CACHE": str(beside(runs, "cache")), ROLES: str(beside(runs, "roles"))}
     Path(os.environ[ROLES]).mkdir(exist_ok=True)
     for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
         del os.environ[name]
     worker.TURN = 0.1
+
+
+def _ensure_running(server: forkserver.ForkServer) -> None:
+    ENSURE_RUNNING(server)
+    play("forkserver", server._forkserver_pid)  # type: ignore[attr-defined]
 
 
 def _trial(*args: Any) -> None:
