@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from tests.faults.states import CLOCK, content
 
@@ -23,7 +24,7 @@ def store_state(runs: Path, database: Path | None = None) -> dict[str, Any]:
     metric, data, models, and the files that were uploaded.
     """
     path = database or runs / "mlflow.db"
-    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as store:
+    with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as store:
         assert store.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         rows = store.execute(
             "SELECT run_uuid, name, status, artifact_uri FROM runs WHERE lifecycle_stage = 'active'"
@@ -41,7 +42,7 @@ def store_state(runs: Path, database: Path | None = None) -> dict[str, Any]:
                 "latest": _points(_all(store, "SELECT key, step, value FROM latest_metrics", uid)),
                 "data": sorted(_data(store, uid)),
                 "models": sorted(_models(store, uid), key=str),
-                "files": dict(_files(Path(artifacts.removeprefix("file://")))),
+                "files": dict(_files(Path(unquote(artifacts.removeprefix("file://"))))),
             }
     return found
 
