@@ -23,6 +23,7 @@ UNFINISHED = (
     "failed",
     "stopped",
     "pruned",
+    "damaged",  # its status could not be read
     "killed",  # from here on also Weights & Biases' words
     "crashed",
     "preempting",

@@ -41,6 +41,8 @@ def evaluate(  # noqa: PLR0913
     from attnres_lab.errors import UserError
     from attnres_lab.evaluation.run import Settings
     from attnres_lab.evaluation.run import evaluate as score
+    from attnres_lab.runs.folder import RunFolder
+    from attnres_lab.runs.lock import mendable
 
     names = tuple(dict.fromkeys(name.strip() for name in tasks.split(",") if name.strip()))
     if not names:
@@ -56,7 +58,8 @@ def evaluate(  # noqa: PLR0913
         allow_code,
     )
     for folder in dict.fromkeys(path for name in runs for path in _folders(name)):
-        values = score(folder, settings, again=again)
+        with mendable(RunFolder(folder)):
+            values = score(folder, settings, again=again)
         print(f"{folder}{'' if values else ': has these scores already'}")
         for key, value in values.items():
             if not key.endswith("_stderr"):
@@ -69,7 +72,6 @@ def evaluate(  # noqa: PLR0913
 def _folders(name: str) -> Iterable[Path]:
     """Folders of the finished runs of a sweep, or of one run."""
     from attnres_lab.errors import UserError
-    from attnres_lab.runs.folder import RunFolder
     from attnres_lab.runs.sweep import SweepFolder
     from attnres_lab.runs.table import locate
 
@@ -80,8 +82,6 @@ def _folders(name: str) -> Iterable[Path]:
             if not done:
                 raise UserError(f"{name}: none of its {len(found)} trials has finished yet")
             return done
-    if RunFolder(name).checkpoint.exists():  # a converted model is no run of the table
-        return [Path(name)]
     return [locate(name)]
 
 
@@ -91,8 +91,7 @@ def _mirror(folder: Path) -> None:
     from attnres_lab.runs.sweep import SweepFolder
     from attnres_lab.tracking.store import reason
 
-    held = SweepFolder(folder.absolute().parent.parent).holder()
-    if held or not (folder / "status.json").exists():
+    if SweepFolder(folder.absolute().parent.parent).holder():
         return
     try:
         for _ in tracking.rebuild(folder):

@@ -61,6 +61,7 @@ def write(
     """Write the artifact, then the final numbers, which say that it is there. The caller holds the
     folder. Returns the numbers.
     """
+    files.still_there()
     values: dict[str, float] = {}
     for a in answers:
         values[a.key] = a.value

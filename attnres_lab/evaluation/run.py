@@ -59,8 +59,7 @@ def evaluate(folder: Path, settings: Settings, *, again: bool = False) -> dict[s
     and data that are not.
     """
     files = RunFolder(folder)
-    converted = files.checkpoint.exists() and not (files.path / "status.json").exists()
-    if not converted and (state := files.status().state) != "finished":
+    if (state := files.status().state) != "finished":
         raise UserError(f"{folder}: the run is {state}; only finished runs are evaluated")
     with only_one(files):
         wanted = {

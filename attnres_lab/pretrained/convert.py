@@ -35,9 +35,9 @@ def convert(
     overrides: Mapping[str, Any] | None = None,
     cache: Path | None = None,
 ) -> RunConfig:
-    """Write ``config.yaml``, ``checkpoints/last.ckpt`` (fp32) and ``hf/`` (tokenizer, chat
-    template) into ``folder``. ``source`` is what ``source.find`` takes, ``overrides`` are dotted
-    keys, those of ``model.residual`` above all.
+    """Write ``config.yaml``, ``checkpoints/last.ckpt`` (fp32), ``status.json`` and ``hf/``
+    (tokenizer, chat template) into ``folder``. ``source`` is what ``source.find`` takes,
+    ``overrides`` are dotted keys, those of ``model.residual`` above all.
 
     Reads start as sums (``scale: sum``) unless the overrides say otherwise: then the function is
     the source's at any eps of the norms (docs/decisions/009).
@@ -63,6 +63,7 @@ def convert(
         shutil.copytree(scratch, files.path / FILES)
     write_atomic(files.config, to_yaml(config).encode())
     save(files, config, model)
+    files.set_status("finished", message="converted")
     return config
 
 

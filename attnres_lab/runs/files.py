@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -89,6 +90,14 @@ def set_aside(path: Path, data: bytes) -> None:
         say(f"{path}: damaged; set aside as {aside.name}")
     except OSError:
         say(f"{path}: damaged, and cannot be renamed; it is taken as missing")
+
+
+def same_folder(path: Path, place: os.stat_result) -> None:
+    """Raises OSError where ``path`` is no longer the folder that ``place`` was taken of: it was
+    moved, deleted or unmounted, and what is written from here on would start another in its place.
+    """
+    if not path.exists() or not os.path.samestat(place, path.stat()):
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
 
 
 def say(text: str) -> None:

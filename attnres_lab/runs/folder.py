@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 from attnres_lab.runs import rows
-from attnres_lab.runs.files import finite, read_json, say, set_aside, write_atomic, write_json
+from attnres_lab.runs.files import (
+    finite,
+    read_json,
+    same_folder,
+    say,
+    set_aside,
+    write_atomic,
+    write_json,
+)
 
 __all__ = [
     "DONE",
@@ -71,6 +79,18 @@ class RunFolder:
         self.artifacts = self.path / "artifacts"
         self.log = self.path / "log.txt"
         self.stop = self.path / "stop"  # its presence asks the run to write a checkpoint and end
+        self._place: os.stat_result | None = None
+
+    def hold(self) -> None:
+        """Write into the folder that is here now, and into no other that takes its place. Raises
+        OSError.
+        """
+        self._place = self.path.stat()
+
+    def still_there(self) -> None:
+        """Raises OSError where the folder that is held was moved, deleted or unmounted."""
+        if self._place:
+            same_folder(self.path, self._place)
 
     def status(self) -> Status:
         """The last written status; ``scheduled`` before the first, and where a damaged one was set
@@ -83,6 +103,12 @@ class RunFolder:
             return Status(**value)
         set_aside(path, path.read_bytes())
         return Status("scheduled")
+
+    @property
+    def damaged(self) -> bool:
+        """Whether nobody knows how far the run is: its status was set aside as damaged."""
+        aside = self.path.glob("status.json.damaged-*")
+        return not (self.path / "status.json").exists() and any(aside)
 
     def set_status(
         self, state: State, *, failure: Failure | None = None, message: str = "", step: int = 0
@@ -118,11 +144,13 @@ class RunFolder:
         """Append one row: ``step``, ``time`` (unix seconds) and metrics; a whole line in one
         write.
         """
+        self.still_there()
         with open(self.metrics, "ab") as file:
             file.write((json.dumps(finite(row)) + "\n").encode())
 
     def sync_metrics(self) -> None:
         """Bring the rows to the disk: before a checkpoint or a status that counts on them."""
+        self.still_there()
         try:
             with open(self.metrics, "rb") as file:
                 os.fsync(file.fileno())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +19,8 @@ BEAT = 1.0  # seconds
 
 @contextmanager
 def only_one(files: RunFolder) -> Iterator[None]:
-    """Hold the folder's lock; ranks of one run share their parent's."""
+    """Hold the folder and its lock; ranks of one run share their parent's lock."""
+    files.hold()
     if "LOCAL_RANK" in os.environ or os.environ.get("ATTNRES_LOCKED") == str(files.path):
         yield
         return
@@ -28,6 +30,21 @@ def only_one(files: RunFolder) -> Iterator[None]:
             yield
     except Timeout:
         raise UserError(f"{files.path}: another process is training in this folder") from None
+
+
+@contextmanager
+def mendable(files: RunFolder) -> Iterator[None]:
+    """What the disk raises as a UserError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOENT and error.filename == str(files.path):
+            why = "was moved, deleted or unmounted while it was in use; put it back and run again"
+            raise UserError(f"{files.path}: {why}") from error
+        raise UserError(
+            f"{error.filename or files.path}: {error.strerror or error}; the last checkpoint is "
+            "intact, run again once this is mended"
+        ) from error
 
 
 def tidy(files: RunFolder) -> None:

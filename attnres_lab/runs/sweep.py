@@ -10,7 +10,7 @@ import re
 import socket
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -83,20 +83,25 @@ class SweepFolder:
     def describe(self, name: str, base: str, yaml: str, file: str = "") -> None:
         """Write ``sweep.json``, ``file`` being where the YAML lies; the id stays what it was."""
         old = self.facts()
-        value = {"name": name, "id": old.get("id", uuid.uuid4().hex), "base": base, "yaml": yaml}
+        value = {"name": name, "id": self._id(old), "base": base, "yaml": yaml}
         value |= {"file": file} if file else {}
         if value != old or not self._guarded(yaml):
             self._write_facts(value)
 
     def identify(self) -> str:
         """The id of the sweep, made the first time: two sweeps of one name stay apart in a shared
-        store.
+        store, and one that lost its description is not there twice.
         """
         value = self.facts()
         if "id" not in value:
-            value["id"] = uuid.uuid4().hex
+            value["id"] = self._id(value)
             self._write_facts(value)
         return str(value["id"])
+
+    def _id(self, facts: Mapping[str, Any]) -> str:
+        """As described, else as the mirror remembers it, else a new one."""
+        remembered = read_json(self.path / "tracking.json") or {}
+        return str(facts.get("id") or remembered.get("id") or uuid.uuid4().hex)
 
     def _write_facts(self, value: dict[str, Any]) -> None:
         """The sweep's YAML is in there, and in it perhaps the password of a database."""

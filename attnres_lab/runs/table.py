@@ -45,9 +45,9 @@ def find(folder: Path | None = None) -> list[Path]:
     for path, folders, files in os.walk(root):
         if Path(path) == runs_folder() / "artifacts":  # MLflow's copies
             folders.clear()
-        elif "status.json" in files:
+        elif status := _status_of(files):
             folders.clear()
-            found.append((os.stat(f"{path}/status.json").st_mtime, path))
+            found.append((os.stat(f"{path}/{status}").st_mtime, path))
     if not found:
         raise UserError(f"{root}: no runs here; train or sweep first, or name another folder")
     return [Path(path) for _, path in sorted(found, reverse=True)]
@@ -58,7 +58,7 @@ def locate(name: str) -> Path:
     folder's name (a trial's hash) or run name begins so. Raises UserError.
     """
     for path in (Path(name), runs_folder() / name):
-        if (path / "status.json").exists():
+        if path.is_dir() and _status_of(os.listdir(path)):
             return path
     folders = find()
     found = [path for path in folders if path.name.startswith(name)]
@@ -75,6 +75,14 @@ def locate(name: str) -> Path:
         else "no run folder, and no run is called so"
     )
     raise UserError(f"{name}: {why}; 'attnres runs list' prints the names")
+
+
+def _status_of(files: Iterable[str]) -> str:
+    """Which of a folder's files makes it a run's: its status, or the last damaged one that was set
+    aside; empty for none.
+    """
+    found = [name for name in files if re.fullmatch(r"status\.json(\.damaged-\d+)?", name)]
+    return min(found, key=lambda name: (len(name) > len("status.json"), name), default="")
 
 
 def select(
@@ -125,7 +133,8 @@ def _holds(value: Any, sign: str, wanted: str) -> bool:
 
 def table(paths: Iterable[Path]) -> list[dict[str, Any]]:
     """Per run folder: its name, state and failure, labels, final numbers (of a run without a
-    result those of its last row) and, as ``config/<dotted key>``, its config.
+    result those of its last row) and, as ``config/<dotted key>``, its config. The state is
+    ``damaged`` where the status was set aside and none has been written since.
     """
     root = runs_folder()
     return [_record(path, root, None) for path in paths]
@@ -212,7 +221,7 @@ def _record(path: Path, root: Path, entry: Entry | None) -> dict[str, Any]:
     head = {
         "run": str(inside),
         **({"sweep": parts[1], "trial": parts[3]} if trial else {}),
-        "state": status.state,
+        "state": "damaged" if files.damaged else status.state,
         "failure": status.failure,
         "message": status.message,
         **labels,

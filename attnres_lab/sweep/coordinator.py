@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import signal
 import time
 from collections.abc import Collection, Iterable, Iterator
@@ -11,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from attnres_lab.config import to_yaml
+from attnres_lab.runs.files import same_folder
 from attnres_lab.runs.folder import DONE, write_atomic
 from attnres_lab.sweep import scoring
 from attnres_lab.sweep.decide import Action, Situation, after, decide
@@ -94,7 +93,7 @@ class Coordinator:
                 self._look_at_rows()
                 self.view.tick()
                 ends = self.launcher.wait(0.2 if self._of("running") else 0.05)
-                self._still_there(place)
+                same_folder(self.folder.path, place)
                 self._observe(ends)
         for point in {trial.entry.point for trial in self._of("exhausted")} & set(self.study.open):
             self.study.record(point, {}, [], None)  # none stays running there
@@ -245,13 +244,6 @@ class Coordinator:
             first = self.points[entry.point][0] == entry.hash
             if first and not trial.given_up and self.pruning.gives_up(entry):
                 self.trials[entry.hash] = replace(trial, given_up=True)
-
-    def _still_there(self, place: os.stat_result) -> None:
-        """Raises OSError where the sweep's folder was moved, deleted or unmounted: what is written
-        from here on would start another one in its place.
-        """
-        if not self.folder.path.exists() or not os.path.samestat(place, self.folder.path.stat()):
-            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.folder.path))
 
     @contextmanager
     def _listening(self) -> Iterator[None]:

@@ -61,7 +61,7 @@ class Screen:
         """Renew the table each second, elsewhere say a line a minute; a look at many trials takes
         at most a hundredth of our time.
         """
-        if (started := time.time()) < self.due:
+        if (started := time.monotonic()) < self.due:
             return
         trials = progress(self.folder)
         facts = self._facts(trials)
@@ -71,7 +71,8 @@ class Screen:
             self.live.update(board(running, facts, "train/loss", height))
         elif self.due:
             self.say(headline(facts))
-        self.due = time.time() + max(1.0 if self.live else 60.0, 100 * (time.time() - started))
+        now = time.monotonic()
+        self.due = now + max(1.0 if self.live else 60.0, 100 * (now - started))
 
     def _facts(self, trials: list[Progress]) -> dict[str, Any]:
         return summary(trials, slots=self.slots, outlook=self.outlook(), goal=self.goal)

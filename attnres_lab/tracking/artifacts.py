@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+from uuid import uuid4
 
 from attnres_lab.runs.folder import RunFolder, read_json, write_json
 from attnres_lab.runs.secrets import redact
@@ -33,6 +37,8 @@ class Memory:
     def save(self, **values: Any) -> None:
         """Remember ``values`` too."""
         self.values |= values
+        if not self._path.parent.is_dir():  # nothing starts another in its place
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._path.parent))
         write_json(self._path, (read_json(self._path) or {}) | {self._label: self.values})
 
 
@@ -159,16 +165,25 @@ def _send_model_metrics(target: Target, model: Any) -> None:
 
 
 def _send_image(target: Target, record: Mapping[str, Any], when: int) -> None:
-    """A picture of a depth record, unless the store has it: its name is new each time, so a lost
-    answer would double it.
+    """A picture of a depth record, as ``MlflowClient.log_image`` writes it: two files and a tag.
+    That gives each call a name of its own, so that a lost answer would double the picture and half
+    a call stay half of one; what is there of the record's picture is written again.
     """
     if (image := heat_map(record)) is None:
         return
-    client, run_id, pattern = (
-        target.store.client,
-        target.run_id,
-        rf"[+%]step[+%]{record['step']}[+%]",
-    )
+    from mlflow.tracking.multimedia import compress_image_size
+    from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_IMAGES
+    from PIL.Image import fromarray
+
+    client, run_id, step = target.store.client, target.run_id, record["step"]
     there = [] if target.new else client.list_artifacts(run_id, "images")
-    if not any(re.search(pattern, item.path) for item in there):
-        client.log_image(run_id, image, key="depth attention", step=record["step"], timestamp=when)
+    names = (PurePosixPath(item.path).name for item in there)
+    found = [name for name in names if re.search(rf"[+%]step[+%]{step}[+%]", name)]
+    new = f"depth attention+step+{step}+timestamp+{when}+{uuid4()}"
+    name = re.sub(r"([+%]compressed)?\.\w+$", "", found[0]) if found else new
+    with tempfile.TemporaryDirectory() as place:
+        picture = fromarray(image)
+        picture.save(Path(place) / f"{name}.png")
+        compress_image_size(picture).save(Path(place) / f"{name}+compressed.webp")
+        client.log_artifacts(run_id, place, "images")
+    client.set_tag(run_id, MLFLOW_LOGGED_IMAGES, "True")

@@ -13,6 +13,8 @@ from typing import Self
 
 from filelock import FileLock
 
+from attnres_lab.runs.folder import RunFolder
+from attnres_lab.runs.lock import mendable
 from attnres_lab.runs.paths import runs_folder
 from attnres_lab.runs.sweep import SweepFolder
 from attnres_lab.tracking.store import connect, left_behind, tracking_uri
@@ -31,12 +33,15 @@ class _Mirror:
         tracking_uri()  # a wrong address is told before anything is trained
 
     def __enter__(self) -> Self:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with mendable(RunFolder(self.folder)):
+            self.folder.mkdir(parents=True, exist_ok=True)
         self._process = self._start()
         return self
 
     def __exit__(self, *_: object) -> None:
         code = self._end()
+        if code != 0 and not self.folder.is_dir():  # it was moved or deleted
+            return
         if code not in (0, None):
             self._process = self._start()
             code = self._end()
@@ -110,7 +115,7 @@ def rebuild(folder: Path) -> Iterator[Path]:
     Raises UserError when there are no runs, and what MLflow raises.
     """
     from attnres_lab.runs.table import find
-    from attnres_lab.tracking.sweep import SweepSync
+    from attnres_lab.tracking.sweep import REPORT, SweepSync
     from attnres_lab.tracking.worker import single
 
     found = sorted(find(folder))
@@ -121,6 +126,8 @@ def rebuild(folder: Path) -> Iterator[Path]:
     for home in sweeps:
         yield home
         with FileLock(home / ".tracking.lock"):
+            if not SweepSync(store, home, home.name, {}).has_report():
+                SweepSync(store, home, home.name, {}).upload(home / REPORT)
             sweep = SweepSync(store, home, home.name, {})
             while not sweep.sync():
                 pass

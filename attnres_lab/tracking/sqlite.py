@@ -55,6 +55,17 @@ def damage(path: Path, *, thorough: bool = False) -> str:
         return str(error)
 
 
+def foreign(path: Path) -> bool:
+    """Whether it is a database of something else; not where that cannot be told."""
+    try:
+        with closing(_open(path)) as database:
+            query = "SELECT name FROM sqlite_master WHERE type = 'table'"
+            names = {name for (name,) in database.execute(query)}
+    except sqlite3.Error:
+        return False
+    return bool(names) and not names & {"experiments", "runs"}
+
+
 def has_runs(path: Path) -> bool:
     """Whether the store holds a run; also where that cannot be told."""
     try:

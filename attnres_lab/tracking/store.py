@@ -24,6 +24,7 @@ from attnres_lab.runs.secrets import check_address, redact
 from attnres_lab.tracking import sqlite
 from attnres_lab.tracking.view import TAG, view
 
+LONGEST = 480  # bytes of the runs' path: SQLite takes 512 with its journal's name
 _LOCK_KEY = 7_142_853  # of the advisory lock in PostgreSQL: any fixed number
 
 
@@ -50,8 +51,15 @@ def tracking_uri() -> str:
             )
         check_address("MLFLOW_TRACKING_URI", uri, server=True)
         return uri
-    if "?" in str(runs_folder()):
-        raise UserError(f"{runs_folder()}: a store cannot lie in a folder with '?' in its name")
+    if bad := re.search(r"\?|%[\da-fA-F]{2}", str(runs_folder())):  # SQLAlchemy reads them
+        raise UserError(
+            f"{runs_folder()}: a store cannot lie in a folder with '{bad[0]}' in its name"
+        )
+    if len(os.fsencode(runs_folder())) > LONGEST:
+        raise UserError(
+            f"{runs_folder()}: SQLite takes no path of this length; set ATTNRES_RUNS to a folder "
+            f"of at most {LONGEST} bytes, or MLFLOW_TRACKING_URI to a store elsewhere"
+        )
     return f"sqlite:///{runs_folder() / 'mlflow.db'}"
 
 
@@ -71,9 +79,11 @@ def left_behind(folder: Path) -> None:
 
 
 def reason(error: BaseException) -> str:
-    """What went wrong in a line, without secrets: the innermost words of those that MLflow,
-    SQLAlchemy and the database each wrap around them.
+    """What went wrong in a line, without secrets: the words of the error around which MLflow,
+    SQLAlchemy and the database each wrapped their own.
     """
+    while error.__cause__ is not None:
+        error = error.__cause__
     words = str(error).splitlines()[:1] or [""]
     said = re.sub(r"^\([\w.]+\) ", "", words[0])
     return redact(f"{type(error).__name__}: {said}" if said else type(error).__name__)[:300]
@@ -112,6 +122,8 @@ def connect(*, thorough: bool = False) -> Store:
 
     for noisy in ("mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # it prints the traceback of what it raises
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     uri = tracking_uri()
     with lock(uri):
         if path := file_of(uri):
@@ -139,10 +151,20 @@ def connect(*, thorough: bool = False) -> Store:
 
 
 def provide(path: Path, *, thorough: bool = False) -> None:
-    """Have a database that can be read at ``path``; the caller holds its lock."""
+    """Have a database that can be read at ``path``; the caller holds its lock. Raises UserError for
+    one of something else that the user named.
+    """
     sqlite.forget(path)
     there = path.exists() and path.stat().st_size > 0
-    if there and (reason := sqlite.damage(path, thorough=thorough)):
+    reason = sqlite.damage(path, thorough=thorough) if there else ""
+    if there and not reason and sqlite.foreign(path):
+        if "MLFLOW_TRACKING_URI" in os.environ:
+            raise UserError(
+                f"MLFLOW_TRACKING_URI: {path} is a database of something else; give MLflow one of "
+                "its own"
+            )
+        reason = "it is a database of something else"
+    if reason:
         sqlite.set_aside(path, reason)
         there = False
     if not there:

@@ -31,6 +31,7 @@ from attnres_lab.tracking.store import Store
 #: Planned trials written per turn, so that the running ones do not wait for them.
 SCHEDULED_PER_TURN = 20
 NOTE_SECONDS = 5.0
+REPORT = "report"  # of a sweep's folder, and of the parent's artifacts
 #: Tag of a parent run: what was in the folder when the store had taken everything of it.
 WHOLE = "attnres.whole"
 
@@ -119,6 +120,13 @@ class SweepSync:
         text = json.dumps([self.summary, [stamp(file) for file in files]])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    def has_report(self) -> bool:
+        """Whether the store has the files of the sweep's report, or there are none."""
+        report, parent = self.folder / REPORT, self._find_parent()
+        names = {path.name for path in report.iterdir()} if report.is_dir() else set()
+        there = self.store.client.list_artifacts(parent.info.run_id, REPORT) if parent else []
+        return names <= {Path(item.path).name for item in there}
+
     def upload(self, folder: Path) -> None:
         """A report folder as ``report`` of the parent run; what its page opens with goes into the
         note.
@@ -127,7 +135,7 @@ class SweepSync:
         folder = folder.resolve()
         for path in sorted(folder.rglob("*")):
             if is_ours(path, folder):
-                below = Path("report") / path.parent.relative_to(folder)
+                below = Path(REPORT) / path.parent.relative_to(folder)
                 self.store.client.log_artifact(self._parent, str(path), below.as_posix())
         for page in sorted(folder.glob("*.md"))[:1]:
             self.summary["Verdict"] = paragraph(page.read_text())
@@ -295,7 +303,7 @@ class SweepSync:
         note = markdown(self.name, self.summary, trials)
         if note != self._note:
             self.store.client.set_tag(self._parent, "mlflow.note.content", note)
-            write_json(self.folder / "tracking.json", {"summary": self.summary})
+            write_json(self.folder / "tracking.json", {"id": self.id, "summary": self.summary})
         self._note, self._note_due = note, time.monotonic() + NOTE_SECONDS
 
 

@@ -15,6 +15,7 @@ from uuid import uuid4
 
 from filelock import FileLock
 
+from attnres_lab.runs.files import same_folder
 from attnres_lab.runs.folder import RunFolder, read_json, write_json
 from attnres_lab.runs.secrets import redact
 from attnres_lab.tracking.run import Identity, RunSync
@@ -26,17 +27,18 @@ LONGEST_PAUSE = 15.0  # seconds between attempts to reach a store that is away
 
 
 def single(store: Store, folder: Path) -> RunSync:
-    """The mirror of a run that belongs to no sweep; its id is kept in ``tracking.json``."""
+    """The mirror of a run that belongs to no sweep; its id is kept in ``tracking.json``, and is the
+    one that training drew, so that either file may be lost.
+    """
     memory = read_json(folder / "tracking.json") or {}
-    known = None
     if "id" not in memory:
-        memory["id"] = uuid4().hex
+        drawn = (read_json(RunFolder(folder).environment) or {}).get("id")
+        memory["id"] = drawn or uuid4().hex
         write_json(folder / "tracking.json", memory)
-    else:
-        found = store.client.search_runs(
-            [store.experiment_id], f"tags.`attnres.id` = '{memory['id']}'", 3, 1
-        )
-        known = found[0].info.run_id if found else None
+    found = store.client.search_runs(
+        [store.experiment_id], f"tags.`attnres.id` = '{memory['id']}'", 3, 1
+    )
+    known = found[0].info.run_id if found else None
     return RunSync(store, folder, Identity(memory["id"], folder.name), known)
 
 
@@ -55,8 +57,9 @@ class Worker:
 
     def run(self) -> None:
         """Turns until the end; then turns until everything is sent or the grace is over."""
-        pause, deadline = TURN, None
+        pause, deadline, place = TURN, None, self.folder.stat()
         while True:
+            same_folder(self.folder, place)
             last = self.ended.is_set()
             if last and deadline is None:
                 deadline = time.monotonic() + self.task["grace"]
@@ -124,6 +127,7 @@ def main() -> None:
     try:
         with FileLock(worker.folder / ".tracking.lock"):
             worker.run()
-    except OSError as error:  # the folder is gone, or its disk
-        print(f"tracking: {worker.folder}: {reason(error)}", file=sys.stderr)
+    except OSError as error:  # the folder is gone, which its command tells, or its disk
+        if worker.folder.is_dir():
+            print(f"tracking: {worker.folder}: {reason(error)}", file=sys.stderr)
         sys.exit(1)

@@ -9,6 +9,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 
@@ -23,12 +24,14 @@ def write_environment(
     files: RunFolder, config: RunConfig, dataset: Any, device: torch.device
 ) -> None:
     """Write ``environment.json``, and as artifacts the data's manifest (``data.json``) and what of
-    the code is not committed (``code.diff``). ``dataset`` is a data module's.
+    the code is not committed (``code.diff``). ``dataset`` is a data module's. The run's id in
+    MLflow stays what it was.
     """
     diff = uncommitted(Path(__file__).parent)
-    # a run that goes on began when it first did
-    started = (read_json(files.environment) or {}).get("started", time.time())
-    facts = {"dirty": bool(diff), "started": started}
+    # a run that goes on began when it first did, and is known to MLflow by the same id
+    old = read_json(files.environment) or {}
+    facts = {"dirty": bool(diff), "started": old.get("started", time.time())}
+    facts |= {"id": old.get("id") or uuid4().hex}
     write_json(files.environment, environment(config, dataset, device) | facts)
     files.artifacts.mkdir(exist_ok=True)
     write_json(files.artifacts / "data.json", dataset.manifest)

@@ -33,7 +33,7 @@ from attnres_lab.runs.folder import (
     write_atomic,
     write_json,
 )
-from attnres_lab.runs.lock import heartbeat, only_one
+from attnres_lab.runs.lock import heartbeat, mendable, only_one
 from attnres_lab.training.callbacks import (
     DepthRecords,
     End,
@@ -93,7 +93,7 @@ def run(
     """
     files = RunFolder(folder)
     check_plugged([config])
-    try:
+    with mendable(files):
         files.path.mkdir(parents=True, exist_ok=True)
         with only_one(files), heartbeat(files):
             _accelerator(config.train)  # before any rank starts
@@ -102,11 +102,6 @@ def run(
             ):
                 return _run_ranks(config, files)
             return _run(config, files, Extra(progress, callbacks, logger))
-    except OSError as error:
-        raise UserError(
-            f"{error.filename or files.path}: {error.strerror or error}; the last checkpoint is "
-            "intact, run again once this is mended"
-        ) from error
 
 
 def _run(config: RunConfig, files: RunFolder, extra: Extra) -> RunResult:
@@ -129,11 +124,6 @@ def _run(config: RunConfig, files: RunFolder, extra: Extra) -> RunResult:
                 files.set_status("failed", failure=failure, message=message, step=status.step)
         if failure == "out_of_memory":
             raise UserError(f"{files.path}: out of memory; {REMEDY}") from error
-        if isinstance(error, OSError):
-            raise UserError(
-                f"{error.filename or files.path}: {error.strerror}; the last checkpoint is intact, "
-                "run again once this is mended"
-            ) from error
         raise
 
 
@@ -187,6 +177,7 @@ def _conclude(log: RunLog, module: LitTransformer, writes: bool) -> RunResult:
     if (old := read_json(log.folder.result)) and old.get("step") == module.step:
         result |= old  # what was written once stands
     if writes:
+        log.folder.still_there()
         if state in DONE:
             write_json(log.folder.result, result)
         message = "the loss is not finite" if state == "diverged" else ""
@@ -307,7 +298,16 @@ def _end_with_parent() -> None:
         os.environ[PARENT] = str(os.getpid())  # for the ranks that Lightning starts from here
 
 
-if __name__ == "__main__":
+def _rank() -> None:
+    """One rank, by itself: a user's error is the line that the others end with, too."""
     _end_with_parent()
     take_place()
-    run(load(Path(sys.argv[1]) / "config.yaml"), sys.argv[1], progress=sys.stderr.isatty())
+    folder = Path(sys.argv[1])
+    try:
+        run(load(folder / "config.yaml"), folder, progress=sys.stderr.isatty())
+    except UserError as error:
+        sys.exit(f"rank {os.environ.get('LOCAL_RANK', 0)}: {error}")
+
+
+if __name__ == "__main__":
+    _rank()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from tests.faults.states import difference
 @dataclass
 class Bench:
     """``function`` (of ``targets``) does the work of ``config`` in a folder that is given to it
-    last; ``state`` is what of that folder must not depend on faults. A disturbed process may be
-    killed, or end with one of ``codes``.
+    last, after ``prepare`` laid into it what the work begins with; ``state`` is what of that folder
+    must not depend on faults. A disturbed process may be killed, or end with one of ``codes``.
     """
 
     folder: Path
@@ -26,10 +26,13 @@ class Bench:
     config: Path
     state: Callable[[Path], dict[str, Any]]
     codes: tuple[int, ...] = (0, 2)
+    prepare: Callable[[Path], object] = Path.exists
 
     def __post_init__(self) -> None:
         first, whole = self.folder / "first", self.folder / "whole"
+        self.prepare(first)
         self.ok(self.work(first))  # prepares what is kept elsewhere, as the corpus
+        self.prepare(whole)
         self.injector.arm(whole, 0, "kill")
         self.ok(self.work(whole))
         self.calls = self.injector.disarm()
@@ -46,6 +49,7 @@ class Bench:
         """The fault; the work again, undisturbed; and nothing is to be seen of it."""
         folder = self.folder / "faulty"
         shutil.rmtree(folder, ignore_errors=True)
+        self.prepare(folder)
         self.injector.arm(folder, at, action)
         first = self.work(folder)
         self.injector.disarm()
@@ -69,11 +73,10 @@ class Bench:
                 wrong.append(str(error)[:3000])
         assert not wrong, f"{len(wrong)} of {count} faults:\n" + "\n\n".join(wrong)[:30000]
 
-    def stride(self, step: int) -> list[tuple[int, str]]:
+    def stride(self, step: int, actions: Collection[str] = ACTIONS) -> list[tuple[int, str]]:
         """Every ``step``-th call of each action, each action at other calls."""
-        starts = enumerate(ACTIONS)
         return [
             (at, action)
-            for index, action in starts
-            for at in range(1 + index * step // len(ACTIONS), self.calls + 1, step)
+            for index, action in enumerate(actions)
+            for at in range(1 + index * step // len(actions), self.calls + 1, step)
         ]

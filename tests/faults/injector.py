@@ -7,6 +7,7 @@ import errno
 import json
 import mmap
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 #: What happens at the call: the process is killed before it, after half of it, or it fails once.
 ACTIONS = {"kill": -1, "half": -2, "ENOSPC": errno.ENOSPC, "EIO": errno.EIO}
+#: From the call on nothing can be written: a disk that is full or became read-only.
+LASTING = {"full": errno.ENOSPC, "read-only": errno.EROFS}
 
 
 class Control(ctypes.Structure):
@@ -33,6 +36,7 @@ class Control(ctypes.Structure):
         ("at", ctypes.c_long),
         ("action", ctypes.c_int),
         ("fired", ctypes.c_int),
+        ("lasting", ctypes.c_int),
         ("under", ctypes.c_char * 1024),
         ("what", ctypes.c_char * 1024),
     )
@@ -62,10 +66,13 @@ class Injector:
         self.environment = {"LD_PRELOAD": preload, "FAULT_CONTROL": str(self.file)}
 
     def arm(self, under: Path, at: int, action: str) -> None:
-        """From now on: ``action`` at writing call number ``at`` (from 1; 0: only count)."""
+        """From now on: ``action`` (of ACTIONS or LASTING) at writing call number ``at`` (from 1; 0:
+        only count).
+        """
         self.control.under = b""
         self.control.calls, self.control.at, self.control.fired = 0, at, 0
-        self.control.action, self.control.what = ACTIONS[action], b""
+        self.control.action, self.control.what = (ACTIONS | LASTING)[action], b""
+        self.control.lasting = action in LASTING
         self.control.under = os.fsencode(under)
 
     def disarm(self) -> int:
@@ -109,11 +116,23 @@ class Warm:
 
     def call(self, function: str, *args: Any) -> Ended:
         """``function`` ("module:name") with ``args`` in a child of its own."""
+        self.start(function, *args)
+        return self.end()
+
+    def start(self, function: str, *args: Any) -> None:
+        """Begin a call; ``end`` waits for it."""
         assert self._process.stdin
-        assert self._process.stdout
         task = {"function": function, "args": [str(arg) for arg in args], "log": str(self.log)}
         self._process.stdin.write(json.dumps(task) + "\n")
         self._process.stdin.flush()
+
+    def ended(self) -> bool:
+        """Whether the call that was begun is over."""
+        return bool(select.select([self._process.stdout], [], [], 0)[0])
+
+    def end(self) -> Ended:
+        """How the call that was begun ends."""
+        assert self._process.stdout
         answer = self._process.stdout.readline()
         return Ended(int(answer), self.log.read_text(errors="replace"))
 

@@ -1,5 +1,5 @@
 /* Counts the writing calls of all processes below one folder, and at a chosen one kills the process
- * or lets the call fail, once. Loaded with LD_PRELOAD; told what to do through a file that is mapped
+ * or lets the call fail, once or from then on. Loaded with LD_PRELOAD; told what to do through a file that is mapped
  * ($FAULT_CONTROL; its layout is faults.injector.Control's). Heartbeats are not counted: a thread
  * writes them by the clock. */
 #define _GNU_SOURCE
@@ -23,7 +23,7 @@ enum { GO, FAIL, LAST };
 
 static struct control {
     long calls, at;
-    int action, fired;
+    int action, fired, lasting;
     char under[1024], what[1024];
 } *control;
 
@@ -48,8 +48,10 @@ static int turn(const char *call, const char *path) {
     static const char beat[] = "heartbeat";
     size_t length = strlen(path), tail = sizeof beat - 1;
     if (!control || !control->under[0] || strncmp(path, control->under, strlen(control->under)) ||
-        (length >= tail && !strcmp(path + length - tail, beat)) ||
-        __atomic_add_fetch(&control->calls, 1, __ATOMIC_SEQ_CST) != control->at)
+        (length >= tail && !strcmp(path + length - tail, beat)))
+        return GO;
+    long number = __atomic_add_fetch(&control->calls, 1, __ATOMIC_SEQ_CST);
+    if (number != control->at && !(control->lasting && control->at && number > control->at))
         return GO;
     control->fired = getpid();
     snprintf(control->what, sizeof control->what, "%s %s", call, path);

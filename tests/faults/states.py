@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 CLOCK = re.compile(
-    # of rows and results, and the checksums over them
-    r"(device_)?seconds|time|updated|peak_memory_bytes|perf/.*|system/.*|sha256|rows"
+    # of rows and results, the checksums over them, and what is drawn anew
+    r"(device_)?seconds|time|updated|peak_memory_bytes|perf/.*|system/.*|sha256|rows|id|started"
 )
 #: Of a process, not of the run; what the mirror remembers is compared in the store.
 LIVE = {"heartbeat", "lock", "alone", "log.txt", "tracking.json", ".tracking.lock"}
@@ -21,19 +21,26 @@ LIVE |= {"coordinator.heartbeat", "coordinator.lock"}
 def run_state(folder: Path) -> dict[str, Any]:
     """Relative path to content, of every file of a run folder."""
     return {
-        str(path.relative_to(folder)): _content(path)
+        str(path.relative_to(folder)): content(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name not in LIVE
     }
 
 
-def difference(one: dict[str, Any], other: dict[str, Any]) -> str:
-    """The paths that differ, with what differs; empty where nothing does."""
-    keys = sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
-    return "\n".join(f"{key}: {one.get(key)!s:.1500}\nnot {other.get(key)!s:.1500}" for key in keys)
+def difference(one: dict[str, Any], other: dict[str, Any], at: str = "") -> str:
+    """The places that differ, with what differs; empty where nothing does."""
+    lines = []
+    for key in sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key)):
+        a, b = one.get(key), other.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            lines.append(difference(a, b, f"{at}{key}: "))
+        else:
+            lines.append(f"{at}{key}: {a!s:.1500}\nnot {b!s:.1500}")
+    return "\n".join(lines)
 
 
-def _content(path: Path) -> Any:
+def content(path: Path) -> Any:
+    """Of a file: as bytes, or, for what is ours, without clocks and checksums."""
     if zipfile.is_zipfile(path):
         return _checkpoint(path)
     if path.suffix == ".json":
@@ -73,7 +80,7 @@ def sweep_state(runs: Path) -> dict[str, Any]:
         for path in folder.rglob("*")
         if path.is_file() and path.name not in LIVE
     }
-    state: dict[str, Any] = {name: _content(path) for name, path in files.items()}
+    state: dict[str, Any] = {name: content(path) for name, path in files.items()}
     for name in ("study.journal", "witness.txt"):  # what they say counts, not how often
         if name in state:
             state[name] = ""

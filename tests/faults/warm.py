@@ -12,7 +12,7 @@ import sys
 import traceback
 from typing import Any
 
-SECONDS = 60  # that a call may take
+SECONDS = 240  # that a call may take
 
 
 def main() -> None:

@@ -17,6 +17,8 @@ from attnres_lab.config import load
 from attnres_lab.data.codec import load_codec
 from attnres_lab.errors import UserError
 from attnres_lab.pretrained import convert, export, names
+from attnres_lab.runs.folder import RunFolder
+from attnres_lab.runs.table import find, table
 from attnres_lab.training.checkpoint import load_model
 
 LLAMA3 = {
@@ -158,6 +160,9 @@ def test_the_folder_is_a_runs_and_holds_the_chat_template(tmp_path: Path) -> Non
     assert result.stdout.startswith("block2-h2-sum-d48-L4, ")
     config = load(tmp_path / "run" / "config.yaml")
     assert config.model.residual.label == "block2-h2-sum"
+    assert RunFolder(tmp_path / "run").status().state == "finished"
+    (record,) = table(find(tmp_path / "run"))
+    assert record["state"] == "finished"
     prompt = ["generate", str(tmp_path / "run"), "--prompt", "ab", "--max-new-tokens", "3"]
     assert CliRunner().invoke(app, prompt, catch_exceptions=False).stdout.startswith("ab")
     tokenizer = transformers.AutoTokenizer.from_pretrained(Path(config.data.tokenizer).parent)

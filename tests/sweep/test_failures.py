@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from itertools import count
 from multiprocessing import forkserver
 from pathlib import Path
 
@@ -91,6 +92,16 @@ def test_a_text_for_an_objective_is_a_failed_trial(lab: Lab) -> None:
     failed = next(lab.folder.trial(e.hash).status() for e in lab.folder.plan() if e.seed == 1)
     assert (failed.state, failed.failure) == ("failed", "bug")
     assert failed.message == "objective.metric: 'val/loss' is 'low', not a number"
+
+
+def test_a_clock_that_is_set_back_delays_nothing(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An hour at every look: retries are due by the clock that only goes forward."""
+    path = lab.sweep(space={"seed": [0, 3, 4]}, function="tests.sweep.synthetic:fails")
+    monkeypatch.setattr(time, "time", count(4e9, -3600).__next__)
+    began = time.monotonic()
+    assert lab.run(path).exit_code == 0
+    assert time.monotonic() - began < 120
+    assert set(lab.states().values()) == {"finished"}
 
 
 def test_the_kill_of_the_fork_server_costs_an_attempt(

@@ -16,6 +16,7 @@ from tracking_helpers import OLD_LOADER, dump, write_run
 from attnres_lab.errors import UserError
 from attnres_lab.runs.files import read_json, write_json
 from attnres_lab.tracking import connect, rebuild, redact, tracking_uri
+from attnres_lab.tracking.store import reason
 from tests.sweep.services import Postgres
 
 pytestmark = pytest.mark.filterwarnings(OLD_LOADER)
@@ -175,6 +176,30 @@ def test_secrets_do_not_reach_messages(text, monkeypatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "canary")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "canary-2/x")
     assert "canary" not in redact(text)
+
+
+def test_a_reason_is_the_innermost_one(runs, caplog) -> None:
+    """Of a full disk below SQLite, SQLAlchemy and MLflow: its words alone, and no traceback of
+    MLflow's beside them.
+    """
+    import sqlite3
+
+    import sqlalchemy
+
+    store = connect()
+
+    def full(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    engine = store.client._tracking_client.store.engine
+    sqlalchemy.event.listen(engine, "before_cursor_execute", full)
+    try:
+        with pytest.raises(Exception, match="disk is full") as caught:
+            store.client.create_run(store.experiment_id)
+    finally:
+        sqlalchemy.event.remove(engine, "before_cursor_execute", full)
+    assert reason(caught.value) == "OperationalError: database or disk is full"
+    assert "Traceback" not in caplog.text
 
 
 def test_an_experiment_name_of_the_user_is_respected(runs, monkeypatch) -> None:

@@ -12,6 +12,7 @@ from tracking_helpers import OLD_LOADER, dump, wait_for, write_run, write_sweep
 
 from attnres_lab.runs.folder import read_json, write_json
 from attnres_lab.runs.looks import looks
+from attnres_lab.runs.sweep import SweepFolder
 from attnres_lab.runs.table import table
 from attnres_lab.tracking import SweepMirror, connect, figures, log_report, rebuild, tracking_uri
 from attnres_lab.tracking.sweep import SweepSync
@@ -111,6 +112,27 @@ def test_rebuild_gives_the_same_store(runs, tmp_path, monkeypatch, empty_store) 
     (tmp_path / "new.db").write_bytes(empty_store.read_bytes())
     list(rebuild(runs))
     assert dump(tracking_uri()) == before
+
+
+@pytest.mark.parametrize("lost", ["sweep.json", "tracking.json"])
+def test_what_lost_its_description_is_not_there_twice(runs, lost) -> None:
+    """A sweep, and a single run, whose id training drew: either of the two files that know it may
+    be lost.
+    """
+    home, alone = runs / "sweeps" / "quick", runs / "train" / "tiny"
+    write_sweep(home)
+    files = write_run(alone, variant="block8")
+    write_json(files.environment, (read_json(files.environment) or {}) | {"id": "drawn"})
+    list(rebuild(runs))
+    before = dump(tracking_uri())
+    for path in [*runs.rglob(lost)] + [files.environment] * (lost == "sweep.json"):
+        path.unlink()
+    SweepFolder(home).describe("quick", "base.yaml", "")  # as the next start of the sweep does
+    list(rebuild(runs))
+    after = dump(tracking_uri())  # which refuses a run that is there twice
+    assert {name: run["points"] for name, run in after.items()} == {
+        name: run["points"] for name, run in before.items()
+    }
 
 
 @pytest.mark.slow

@@ -85,7 +85,7 @@ class SlurmLauncher(Launcher):
         self.new: list[Path] = []  # folders to submit
         self.jobs: dict[str, str] = {}  # hash -> 12_3
         self.missing: set[str] = set()  # ended without a status, at the last look
-        self.polled = 0.0
+        self.polled = -POLL
         found = re.search(r"MaxArraySize\s*=\s*(\d+)", _call("scontrol", "show", "config"))
         self.chunk = int(found[1]) - 1 if found else 1000
 
@@ -116,9 +116,9 @@ class SlurmLauncher(Launcher):
             self._submit(self.new[: self.chunk])
             del self.new[: self.chunk]
         time.sleep(seconds)
-        if time.time() - self.polled < POLL or not self.jobs:
+        if time.monotonic() - self.polled < POLL or not self.jobs:
             return []
-        self.polled = time.time()
+        self.polled = time.monotonic()
         try:
             queue = self._queue()
         except UserError:  # the controller is unreachable; the jobs go on
