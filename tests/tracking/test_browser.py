@@ -46,7 +46,7 @@ def runs(tmp_path_factory):
     subprocess.run(
         [sys.executable, "-m", "attnres_lab", "sweep", "run", str(folder / "browse.yaml")],
         check=True,
-        timeout=400,
+        timeout=540,
     )
     (folder / "report").mkdir()
     for name, text in zip(("report.md", "report.html"), REPORT, strict=True):
