@@ -147,8 +147,7 @@ def _csv(rows: list[dict[str, Any]]) -> str:
         for row in rows
     ]
     texts = [{key: text for key, text in row.items() if text} for row in texts]
-    # the checksum is of the keys as they are inside
-    lines = in_order([_renamed(checked(row), NAMES) for row in texts])
+    lines = in_order([checked(_renamed(row, NAMES)) for row in texts])
     file = io.StringIO()
     writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
     writer.writeheader()
@@ -171,12 +170,12 @@ def _read(path: Path, place: str) -> Iterator[tuple[int, dict[str, str]]]:
             name = NAMES[min(missing)]
             raise UserError(f"{place}: no column {name}: this is no table of trials")
         for row in reader:
-            cells = {inside.get(key, key): cell for key, cell in row.items() if key and cell}
+            cells = {key: cell for key, cell in row.items() if key and cell}
             told = cells.pop(CHECKSUM, None)
             whole = told is None and CHECKSUM not in (reader.fieldnames or ())
-            if not cells.get("hash", "").isalnum() or not (
-                whole or told == checked(cells)[CHECKSUM]
-            ):
+            whole = whole or told == checked(cells)[CHECKSUM]
+            cells = {inside.get(key, key): cell for key, cell in cells.items()}
+            if not cells.get("hash", "").isalnum() or not whole:
                 raise UserError(
                     f"{place}, line {reader.line_num}: damaged: the row is not what was written; "
                     "export the table again, or delete the line, and the trial runs again"

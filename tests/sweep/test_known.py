@@ -149,7 +149,7 @@ def other_loss(text: str) -> str:
 
 def other_code(text: str) -> str:
     """As code would write it whose hashes are others."""
-    return rewritten(text, lambda row: row | {"hash": "0123456789ab"})
+    return rewritten(text, lambda row: row | {"trial": "0123456789ab"})
 
 
 def later_code(text: str) -> str:
@@ -176,8 +176,8 @@ def rewritten(text: str, change: Callable[[dict[str, str]], dict[str, str]]) -> 
         (other_loss, ", line 2: damaged: the row is not what was written"),
         (other_code, ", line 2: 0123456789ab: the hash of its config is [0-9a-f]{12} here; the "),
         (later_code, ": optim.later: unknown key.*; the table is of another version of the code"),
-        (lambda text: "a,b\n1,2\n", ": no column hash: this is no table of trials"),
-        (lambda text: "\0" + text, ": no column hash|damaged"),
+        (lambda text: "a,b\n1,2\n", ": no column trial: this is no table of trials"),
+        (lambda text: "\0" + text, ": no column (trial|status)|damaged"),
     ],
 )
 def test_a_damaged_table_and_one_of_other_code_are_refused_in_a_line(
