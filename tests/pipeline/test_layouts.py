@@ -4,12 +4,15 @@ float64.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import double
+import psutil
 import pytest
 import torch
 from helpers import tiny
@@ -49,10 +52,41 @@ BLOCK = {
 BASELINE = {"optim.clip": 1e9}  # never reached: the norm is a sum over stages
 
 
-def train(config: RunConfig, folder: Path, before: Path | None = None, stop: bool = True) -> None:
-    """Train in ``folder``, from the checkpoint ``before``, to the next row or to the end."""
+class Ranks:
+    """Two processes that train in one folder after the other."""
+
+    def __init__(self, queue: Path) -> None:
+        queue.mkdir()
+        self.queue, self.count = queue, 0
+        script = str(Path(__file__).parent / "double.py")
+        self.process = subprocess.Popen([sys.executable, script, str(queue)])
+
+    def train(self, folder: Path) -> None:
+        """In both; returns when the first has done."""
+        file = self.queue / str(self.count)
+        self.count += 1
+        file.with_suffix(".new").write_text(str(folder))
+        file.with_suffix(".new").rename(file)
+        while not file.with_suffix(".done").exists():
+            assert self.process.poll() is None
+            time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
+    both = Ranks(tmp_path_factory.mktemp("ranks") / "queue")
+    yield both
+    if both.process.poll() is None:
+        main = psutil.Process(both.process.pid)
+        for process in (*main.children(), main):
+            process.kill()
+    both.process.wait()
+
+
+def start(config: RunConfig, folder: Path, before: Path | None, stop: bool) -> None:
+    """Lay a run out: from the checkpoint ``before``, to its next row or to the end."""
     files = RunFolder(folder)
-    files.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    files.checkpoint.parent.mkdir(parents=True)
     files.config.write_text(to_yaml(config))
     if before is not None:
         checkpoint = torch.load(before, weights_only=True)
@@ -60,10 +94,6 @@ def train(config: RunConfig, folder: Path, before: Path | None = None, stop: boo
         torch.save(checkpoint, files.checkpoint)
     if stop:
         files.stop.touch()
-    script = str(Path(__file__).parent / "double.py")
-    inherited = {**os.environ, "ATTNRES_LOCKED": str(files.path)}
-    done = subprocess.run([sys.executable, script, str(folder)], env=inherited, check=False)
-    assert done.returncode == 0
 
 
 def weights(folder: Path, step: int) -> dict[str, torch.Tensor]:
@@ -73,17 +103,22 @@ def weights(folder: Path, step: int) -> dict[str, torch.Tensor]:
     return found
 
 
-def distances(tmp_path: Path, common: dict[str, Any], order: list[str]) -> dict[str, float]:
+def distances(
+    ranks: Ranks, tmp_path: Path, common: dict[str, Any], order: list[str]
+) -> dict[str, float]:
     """After each layout of ``order``, the largest difference of a weight from the unbroken run of
     the first.
     """
     common = {**BASE, **common, "budget": f"{EACH * len(order)} steps"}
     whole = tmp_path / "whole"
-    train(tiny(tmp_path, **common, **LAYOUTS[order[0]]), whole, stop=False)
+    start(tiny(tmp_path, **common, **LAYOUTS[order[0]]), whole, None, stop=False)
+    ranks.train(whole)
     found, before = {}, None
     for place, layout in enumerate(order, 1):
         folder, step = tmp_path / str(place), place * EACH
-        train(tiny(tmp_path, **common, **LAYOUTS[layout]), folder, before)
+        config = tiny(tmp_path, **common, **LAYOUTS[layout])
+        start(config, folder, before, stop=True)
+        (ranks.train if config.train.world > 1 else double.train)(folder)
         before = RunFolder(folder).checkpoint
         ours, theirs = weights(folder, step), weights(whole, step)
         assert ours.keys() == theirs.keys()
@@ -95,22 +130,22 @@ def distances(tmp_path: Path, common: dict[str, Any], order: list[str]) -> dict[
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_in_every_layout_and_back(tmp_path: Path) -> None:
+def test_a_run_goes_on_in_every_layout_and_back(ranks: Ranks, tmp_path: Path) -> None:
     """To 1e-12: a batch that is cut differently, a norm over other parts and the deposits of other
     stages are sums in another order.
     """
     others = ["one process", "ddp", "fsdp", "two stages"]
     order = ["pipeline", *(name for other in others for name in (other, "pipeline"))]
-    for name, distance in distances(tmp_path, BLOCK, order).items():
+    for name, distance in distances(ranks, tmp_path, BLOCK, order).items():
         assert distance < 1e-12, name
 
 
 @pytest.mark.slow
-def test_where_sums_keep_their_order_it_goes_on_to_the_bit(tmp_path: Path) -> None:
+def test_where_sums_keep_their_order_it_goes_on_to_the_bit(ranks: Ranks, tmp_path: Path) -> None:
     """The baseline's stages hand on one gradient; over the same micro-batches, one process adds up
     what a pipeline does, in its order.
     """
     others = ["one process, the micro-batches of the pipeline", "eight stages", "two stages"]
     order = ["pipeline", *others, "pipeline"]
-    for name, distance in distances(tmp_path, BASELINE, order).items():
+    for name, distance in distances(ranks, tmp_path, BASELINE, order).items():
         assert distance == 0, name
