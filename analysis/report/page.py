@@ -37,8 +37,8 @@ blockquote {{ margin: 1rem 0; padding: .4rem 1rem; border-left: .3rem solid var(
 table {{ border-collapse: collapse; max-width: 100%; font-variant-numeric: tabular-nums;
   font-size: .92rem; }}
 th, td {{ padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align: left;
-  vertical-align: top; }} th {{ background: var(--soft); }}
-td:last-child {{ overflow-wrap: anywhere; }}
+  vertical-align: top; overflow-wrap: break-word; }} th {{ background: var(--soft); }}
+td:nth-child(2):last-child {{ overflow-wrap: anywhere; }}
 p:has(> img) {{ display: grid; gap: .7rem; justify-items: center;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); }}
 img {{ width: 100%; max-width: 42rem; background: #fff; border-radius: .3rem; }}
@@ -46,7 +46,7 @@ pre {{ background: var(--soft); padding: .7rem; white-space: pre-wrap; overflow-
   font-size: .85rem; }}
 {wide}
 @media (max-width: 40rem) {{ body {{ margin: 1rem auto; overflow-wrap: anywhere; }}
-  th, td {{ padding: .2rem .4rem; overflow-wrap: anywhere; }} {narrow} }}
+  th, td {{ padding: .2rem .4rem; }} {narrow} }}
 @media print {{ :root {{ color-scheme: light; --text: #000; --page: #fff; --line: #ddd;
   --soft: #f6f6f6; --quote: #f2f7fb; }} body {{ margin: 0; max-width: none; }}
   h2 {{ break-after: avoid; }} img, tr {{ break-inside: avoid; }} }}
@@ -62,7 +62,7 @@ _LIST = """table.{0} thead {{ display: none; }}
   table.{0}, table.{0} tbody {{ display: block; }}
   table.{0} tr {{ display: block; padding: .4rem 0; border-bottom: 1px solid var(--line); }}
   table.{0} td {{ display: flex; justify-content: space-between; gap: 1rem; border: 0;
-    text-align: right; padding: .1rem 0; }}
+    text-align: right; padding: .1rem 0; overflow-wrap: anywhere; }}
   table.{0} td:first-child {{ font-weight: bold; }}
   table.{0} td::before {{ content: attr(data-head); font-weight: normal; text-align: left; }}"""
 #: Columns that have no room on a phone, and on any screen.
