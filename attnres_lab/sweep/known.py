@@ -17,7 +17,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from attnres_lab.config import RunConfig, content_hash, flatten, load, to_yaml
+from attnres_lab.config import RunConfig, flatten, load, to_yaml
 from attnres_lab.data import prepare
 from attnres_lab.errors import UserError
 from attnres_lab.runs.files import checked, read_json, write_atomic, write_json
@@ -27,6 +27,7 @@ from attnres_lab.runs.sweep import Entry, SweepFolder
 from attnres_lab.runs.table import NAMES as RECORD_NAMES
 from attnres_lab.runs.table import flatten as flat
 from attnres_lab.runs.table import in_order
+from attnres_lab.sweep.plan import trial_hash
 from attnres_lab.sweep.spec import TRAIN, SpecFile
 from attnres_lab.tracking.export import FORMATS, write_records
 from attnres_lab.yamlfile import YamlFile
@@ -88,7 +89,7 @@ def bring(source: SpecFile, folder: SweepFolder) -> int:
             run, state = folder.trial(cells["hash"]), cells.get("state")
             if state not in DONE or (run.path / "status.json").exists():
                 continue
-            config = _config(cells, f"{place}, line {line}")
+            config = _config(cells, f"{place}, line {line}", source.spec.function)
             _write(run, config, cells, name, set(source.spec.space))
             count += 1
     return count
@@ -185,7 +186,7 @@ def _read(path: Path, place: str) -> Iterator[tuple[int, dict[str, str]]]:
         raise UserError(f"{place}, line {reader.line_num}: damaged: {error}") from None
 
 
-def _config(cells: Mapping[str, str], place: str) -> RunConfig:
+def _config(cells: Mapping[str, str], place: str, function: str) -> RunConfig:
     """The config of a row. Raises UserError where this code finds another hash for it."""
     tree: dict[str, Any] = {}
     for key in (key for key in cells if key.partition(".")[0] in SECTIONS):
@@ -205,7 +206,7 @@ def _config(cells: Mapping[str, str], place: str) -> RunConfig:
         raise UserError(
             f"{place}: {cells['hash']}: {str(error).partition(': ')[2]}; {remedy}"
         ) from None
-    if (found := content_hash(config)) != cells["hash"]:
+    if (found := trial_hash(config, function)) != cells["hash"]:
         raise UserError(
             f"{place}: {cells['hash']}: the hash of its config is {found} here; {remedy}"
         )

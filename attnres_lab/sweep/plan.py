@@ -5,11 +5,8 @@ cost.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from attnres_lab.config import RunConfig, content_hash, load
@@ -87,23 +84,8 @@ class Planner:
             yield Trial(replace(entry, hash=self.identity(config)), config)
 
     def identity(self, config: RunConfig) -> str:
-        """The hash of a trial: of its config, and where a function of the user's takes the place of
-        training, of its name and the file that it is in.
-        """
-        trained = content_hash(config)
-        if self.spec.function == TRAIN:
-            return trained
-        text = f"{trained} {self.spec.function} {self.place}"
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-    @cached_property
-    def place(self) -> str:
-        """The file of ``function``; empty where there is none, which its trials say."""
-        try:
-            found = importlib.util.find_spec(self.spec.function.partition(":")[0])
-        except Exception:  # of packages above it, which are imported
-            return ""
-        return str(Path(found.origin).resolve()) if found and found.origin else ""
+        """The hash of a trial."""
+        return trial_hash(config, self.spec.function)
 
     def config(self, point: Point) -> RunConfig:
         """The config of a point at the base's seed. Raises UserError for one that makes no run."""
@@ -141,6 +123,16 @@ class Planner:
         if self.spec.tune and f"{key}.".startswith(f"{self.spec.tune.key}."):
             return f"{own.where('tune.key')}: tune.key: {key}: {rest}"
         return message
+
+
+def trial_hash(config: RunConfig, function: str) -> str:
+    """Of the config, and where a function of the user's takes the place of training, of its place,
+    module:name.
+    """
+    trained = content_hash(config)
+    if function == TRAIN:
+        return trained
+    return hashlib.sha256(f"{trained} {function}".encode()).hexdigest()[:12]
 
 
 def check_named(trials: list[Trial]) -> None:

@@ -141,8 +141,6 @@ def test_a_function_in_place_of_training_is_part_of_a_trial_s_identity(lab: Lab)
     assert [t.entry.hash for t in trained] == [content_hash(t.config) for t in trained]
     lab.run(lab.sweep())
     assert lab.run(lab.sweep()).done == 4
-    (lab.path / "mine.py").write_text("from tests.sweep.synthetic import quick\n")
-    assert Planner(load_spec(lab.sweep(function="mine:quick"))).place == ""
 
 
 def test_a_changed_plan_and_a_second_file_of_one_name_say_what_they_do(
