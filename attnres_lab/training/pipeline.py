@@ -120,7 +120,9 @@ class LitPipeline(LitTransformer):
         checkpoint["state_dict"] = {n: x for n, x in checkpoint["state_dict"].items() if n in own}
         for part in checkpoint.get("optimizer_states", ()):
             whole = [name for names in self._names for name in names]
-            state = {whole[i]: value for i, value in part["state"].items()}
+            saved = [key for group in part["param_groups"] for key in group["params"]]
+            place = dict(zip(saved, whole, strict=True))  # FSDP's keys are names
+            state = {place[key]: value for key, value in part["state"].items()}
             local = [name for names in self._local for name in names]
             part["state"] = {i: state[name] for i, name in enumerate(local) if name in state}
             _number(part["param_groups"], self._local)

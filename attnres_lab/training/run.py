@@ -19,7 +19,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
+from pytorch_lightning.strategies import DDPStrategy
 from torch.distributed import is_torchelastic_launched
 
 from attnres_lab.config import RunConfig, TrainConfig, content_hash, load, to_yaml
@@ -50,6 +50,7 @@ from attnres_lab.training.plugged import check_plugged, given
 from attnres_lab.training.plugged import loggers as named_loggers
 from attnres_lab.training.progress import Progress
 from attnres_lab.training.ranks import PARENT, meet, start_ranks, take_place
+from attnres_lab.training.sharded import ShardedStrategy
 from attnres_lab.training.task import make_task
 from attnres_lab.training.validation import Validation
 
@@ -213,7 +214,7 @@ def _trainer(
     # inside a Slurm job too: ``ranks`` says who is who, not srun
     plugins: list[Any] = [AtomicCheckpoint(), LightningEnvironment()]
     if t.strategy == "fsdp":
-        strategy = ModelParallelStrategy(
+        strategy = ShardedStrategy(
             data_parallel_size=t.world, tensor_parallel_size=1, save_distributed_checkpoint=False
         )
     elif t.strategy == "pipeline":

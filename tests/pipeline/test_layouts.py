@@ -38,9 +38,7 @@ def piped(stages: int, schedule: str = "Interleaved1F1B") -> dict[str, Any]:
 LAYOUTS: dict[str, dict[str, Any]] = {
     "pipeline": piped(2),
     "two stages": piped(1, "1F1B"),
-    "eight stages": piped(4),
     "one process": {},
-    "one process, the micro-batches of the pipeline": {"train.micro_batch_size": 2},
     "ddp": {"train.devices": 2, "train.strategy": "ddp"},
     "fsdp": {"train.devices": 2, "train.strategy": "fsdp"},
 }
@@ -49,7 +47,6 @@ BLOCK = {
     "model.tie_embeddings": True,
     "optim.residual_clip": 0.5,
 }
-BASELINE = {"optim.clip": 1e9}  # never reached: the norm is a sum over stages
 
 
 class Ranks:
@@ -125,7 +122,7 @@ def distances(
         found[f"{place}: {layout}"] = max(
             float((ours[name] - theirs[name]).abs().max()) for name in ours
         )
-    print(found)
+        print(place, layout, found[f"{place}: {layout}"], flush=True)
     return found
 
 
@@ -134,18 +131,7 @@ def test_a_run_goes_on_in_every_layout_and_back(ranks: Ranks, tmp_path: Path) ->
     """To 1e-12: a batch that is cut differently, a norm over other parts and the deposits of other
     stages are sums in another order.
     """
-    others = ["one process", "ddp", "fsdp", "two stages"]
+    others = ["one process", "ddp", "two stages", "fsdp"]
     order = ["pipeline", *(name for other in others for name in (other, "pipeline"))]
     for name, distance in distances(ranks, tmp_path, BLOCK, order).items():
         assert distance < 1e-12, name
-
-
-@pytest.mark.slow
-def test_where_sums_keep_their_order_it_goes_on_to_the_bit(ranks: Ranks, tmp_path: Path) -> None:
-    """The baseline's stages hand on one gradient; over the same micro-batches, one process adds up
-    what a pipeline does, in its order.
-    """
-    others = ["one process, the micro-batches of the pipeline", "eight stages", "two stages"]
-    order = ["pipeline", *others, "pipeline"]
-    for name, distance in distances(ranks, tmp_path, BASELINE, order).items():
-        assert distance == 0, name
