@@ -183,14 +183,14 @@ def test_a_sweep_that_calls_itself_too_short_has_no_verdict(tmp_path: Path) -> N
 def test_the_time_left_counts_as_many_workers_as_a_coordinator_would(
     lab: Lab, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One of four equal trials took an hour: three are left, two at a time."""
+    """One of four equal trials took an hour: of the three that are left two go first."""
     trials = [trial.entry for trial in Planner(load_spec(lab.sweep())).grid()]
     lab.folder.write_plan(trials)
     done = lab.folder.trial(trials[0].hash)
     write_json(done.result, {"seconds": 3600.0, "flops": trials[0].flops})
     done.set_status("finished")
     status(lab.path / "sweep.yaml", scale=None, json=False, watch=False)
-    assert "about 1:30:00 left" in capsys.readouterr().out
+    assert "about 2:00:00 left" in capsys.readouterr().out
 
 
 def test_a_report_opens_with_what_is_owed_and_without_runs_says_how_to_start(

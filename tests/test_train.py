@@ -21,7 +21,7 @@ from helpers import tiny
 from attnres_lab.config import RunConfig, load, to_yaml
 from attnres_lab.errors import UserError
 from attnres_lab.runs.folder import RunFolder, read_json
-from attnres_lab.training.callbacks import Validation
+from attnres_lab.training.validation import Validation
 from attnres_lab.training.environment import uncommitted
 from attnres_lab.training.run import run
 

@@ -249,7 +249,7 @@ def test_a_damaged_run_costs_its_own_row_at_most(sweep, capsys) -> None:
     (sweep.trial("planned").path).mkdir()
     sweep.trial("planned").environment.write_text("")
     table = load_runs("small")
-    assert table["status"].tolist() == ["finished", "scheduled", "scheduled"]
+    assert table["status"].tolist() == ["finished", "damaged", "scheduled"]
     assert capsys.readouterr().err.count("damaged; set aside") == 3
 
 

@@ -77,12 +77,17 @@ def one_process(config: ModelConfig, steps: int = STEPS, clip: float = 0.5) -> O
     return out
 
 
-def one_record(config: ModelConfig, microbatches: int, clip: float = 0.5) -> dict[str, Any]:
-    """The depth record of the first step, in one process that takes the micro-batches in turn."""
+def one_record(
+    config: ModelConfig, microbatches: int, clip: float = 0.5, *, backwards: bool = False
+) -> dict[str, Any]:
+    """The depth record of the first step, in one process that takes the micro-batches in turn, or
+    from the last to the first.
+    """
     network = model(config)
     optimizer, (inputs, targets) = optimiser(network), batch(0)
     with Probe(network) as probe:
-        for part in zip(inputs.chunk(microbatches), targets.chunk(microbatches), strict=True):
+        parts = list(zip(inputs.chunk(microbatches), targets.chunk(microbatches), strict=True))
+        for part in reversed(parts) if backwards else parts:
             (criterion(network(part[0]), part[1]) / microbatches).backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), clip)
         optimizer.step()

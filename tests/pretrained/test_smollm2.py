@@ -39,7 +39,7 @@ def test_the_study_gives_both_arms_the_same() -> None:
         {k: v for k, v in flatten(c).items() if not k.startswith("model.residual.")} for c in trials
     ]
     assert sorted(c.variant for c in trials) == ["baseline"] * 2 + ["block8-sum"] * 2
-    assert {c.optim.lr for c in trials} == {2e-5, 1e-4}
+    assert {c.optim.lr for c in trials} == {1e-4, 3e-4}
     for c, settings in zip(trials, rest, strict=True):
         assert sum(settings == other for other in rest) == 2, c.run_name
 

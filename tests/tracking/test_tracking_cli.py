@@ -62,18 +62,18 @@ def test_export_holds_every_number(folder, ending) -> None:
     file = folder / f"table.{ending}"
     read = pd.read_csv if ending == "csv" else pd.read_parquet
     attnres("runs", "export", str(file))
-    table = read(file).set_index("run")
+    table = read(file).set_index("name")
     assert len(table) == 5
-    assert table.loc["train/tiny", "val/loss"] == 2.5
-    assert table.loc["train/tiny", "config/model.dim"] == 32
+    assert table.loc["block8-d32-L8-s0", "val/loss"] == 2.5
+    assert table.loc["block8-d32-L8-s0", "model.dim"] == 32
     attnres("runs", "export", str(file), "--rows")
-    assert (read(file).groupby("run").size() == 7).all()
+    assert (read(file).groupby("name").size() == 7).all()
 
 
 def test_mistakes_get_one_line_with_the_remedy(folder, monkeypatch, tmp_path_factory) -> None:
     """No such run, an unknown format, no runs at all, no store."""
     assert "runs list" in attnres_fails("runs", "compare", "train/tony", "train/tiny")
-    assert ".parquet or .csv" in attnres_fails("runs", "export", "x.xlsx")
+    assert ".csv, .parquet, .json" in attnres_fails("runs", "export", "x.xlsx")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("ATTNRES_RUNS", str(tmp_path_factory.mktemp("none")))
     assert "no runs here" in attnres_fails("runs", "list")
