@@ -21,9 +21,9 @@ from helpers import tiny
 from attnres_lab.config import RunConfig, load, to_yaml
 from attnres_lab.errors import UserError
 from attnres_lab.runs.folder import RunFolder, read_json
-from attnres_lab.training.validation import Validation
 from attnres_lab.training.environment import uncommitted
 from attnres_lab.training.run import run
+from attnres_lab.training.validation import Validation
 
 ROOT = Path(__file__).parent.parent
 
