@@ -4,7 +4,7 @@ BIN := .venv/bin
 SWEEP ?= sweeps/quickstart.yaml
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: quickstart test test-all test-slow test-infra check bench bench-gpu services clean
+.PHONY: quickstart test test-all test-slow test-infra test-cluster check bench bench-gpu services clean
 
 .venv/ready: pyproject.toml constraints.txt
 	@echo "installing into .venv: a few minutes, once"
@@ -26,7 +26,7 @@ check: .venv/ready
 	$(BIN)/mypy
 
 test: .venv/ready
-	$(BIN)/python -m pytest -n 2 -m "not slow and not infra"
+	$(BIN)/python -m pytest -n 2 -m "not slow and not infra and not cluster"
 
 # The rest: slow tests two at a time, then those that start real services one by one.
 test-all: test-slow test-infra
@@ -36,6 +36,10 @@ test-slow: .venv/ready-all
 
 test-infra: .venv/ready-all
 	$(BIN)/python -m pytest -m infra
+
+# Trials over two nodes, killed and stopped: up to an hour, with nothing else on the machine.
+test-cluster: .venv/ready-all
+	$(BIN)/python -m pytest -m cluster
 
 # Debian's packages for the tests of PostgreSQL, Slurm and the browser; without them these tests say why they are skipped.
 services:

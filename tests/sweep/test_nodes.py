@@ -109,7 +109,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
     cluster.stop()
 
 
-@pytest.mark.infra
+@pytest.mark.cluster
 def test_slurm_trains_over_two_nodes_as_over_one(
     long: Lab, slurm: SlurmCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,7 +130,7 @@ def test_slurm_trains_over_two_nodes_as_over_one(
     check_numbers(long)
 
 
-@pytest.mark.infra
+@pytest.mark.cluster
 @pytest.mark.parametrize(("strategy", "victim"), [("ddp", "n2"), ("pipeline", "n1")])
 def test_a_killed_slurm_node_costs_an_attempt(
     long: Lab, slurm: SlurmCluster, monkeypatch: pytest.MonkeyPatch, strategy: str, victim: str
@@ -154,7 +154,7 @@ def test_a_killed_slurm_node_costs_an_attempt(
     check_numbers(long)
 
 
-@pytest.mark.infra
+@pytest.mark.cluster
 def test_a_stop_reaches_processes_on_both_slurm_nodes(
     long: Lab, slurm: SlurmCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,7 +201,7 @@ def kill(cluster: Any, node: Any) -> None:
     cluster.remove_node(node, allow_graceful=False)
 
 
-@pytest.mark.infra
+@pytest.mark.cluster
 @pytest.mark.parametrize("strategy", ["ddp", "pipeline"])
 def test_ray_trains_over_two_nodes_and_a_killed_one_costs_an_attempt(
     long: Lab, ray: Any, strategy: str
