@@ -268,7 +268,7 @@ def test_processes_meet_over_the_clusters_own_network(long: Lab, networks: list[
     assert losses(run_folder) == losses(RunFolder(long.path / "near"))
 
 
-@pytest.mark.infra
+@pytest.mark.cluster
 def test_a_ray_node_that_never_comes_is_a_line(long: Lab, ray: Any) -> None:
     """Two nodes of two devices, where each has one."""
     wide = {
