@@ -28,7 +28,7 @@ from attnres_lab.sweep.launchers.local import nvidia_smi
 from attnres_lab.sweep.plans import Plan
 from attnres_lab.sweep.spec import TRAIN, Evaluation, SweepSpec
 from attnres_lab.sweep.trials import Trial
-from attnres_lab.training.environment import cpu_name
+from attnres_lab.training.environment import cpu_name, speed_key
 
 #: FLOP/s assumed where nothing was measured: a guess, and shown as one.
 GUESS = {"cpu": 1e10, "gpu": 2e13}
@@ -105,21 +105,8 @@ class Speeds:
                 write_json(self.path, self.all)
 
     def _key(self, c: RunConfig) -> str:
-        """What decides a run's speed."""
-        t = c.train
-        model = (
-            c.variant,
-            c.model.size,
-            c.task.tokens(c.data.seq_len),
-            t.micro,
-            t.precision,
-            t.compile,
-        )
-        parts = (*model, t.world, t.threads, c.model.activation_checkpointing)
-        # what came later stands only where it is at work, so that older speeds stay known
-        shared = (f"/{self.shared}",) if self.shared > 1 else ()
-        nodes = (f"{t.nodes}x",) if t.nodes > 1 else ()
-        return " ".join(map(str, (*parts, *nodes, *shared)))
+        """What decides a run's speed; trials that share a device have one of their own."""
+        return f"{speed_key(c)} /{self.shared}" if self.shared > 1 else speed_key(c)
 
     def price(self, trial: Trial) -> Price:
         """The time of a trial by the speed of an equal one, else of the one nearest in size, its

@@ -115,4 +115,6 @@ def speed_key(c: RunConfig) -> str:
         t.compile,
     )
     parts = (*model, t.world, t.threads, c.model.activation_checkpointing)
-    return " ".join(map(str, parts))
+    # what came later stands only where it is at work, so that older speeds stay known
+    nodes = (f"{t.nodes}x",) if t.nodes > 1 else ()
+    return " ".join(map(str, (*parts, *nodes)))
