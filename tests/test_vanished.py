@@ -21,7 +21,8 @@ from typer.testing import CliRunner
 from attnres_lab.cli import app
 from attnres_lab.errors import UserError
 from attnres_lab.evaluation.record import Answers
-from attnres_lab.runs.folder import RunFolder, read_json
+from attnres_lab.runs.folder import RunFolder, read_json, write_json
+from attnres_lab.training.checkpoint import AtomicCheckpoint
 from attnres_lab.training.run import run
 
 ROOT = Path(__file__).parents[1]
@@ -103,6 +104,40 @@ def test_a_disk_that_is_unmounted_ends_with_a_line(tmp_path: Path) -> None:
     finally:
         if not gone:
             subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("write", ["status", "row", "artifact", "result", "checkpoint"])
+def test_nothing_starts_in_its_place_between_a_check_and_a_write(
+    tmp_path: Path, write: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder is moved when it has just been seen in its place."""
+    files = RunFolder(tmp_path / "one")
+    files.path.mkdir()
+    files.hold()
+    check = files.still_there
+
+    def then_moved() -> None:
+        check()
+        files.path.rename(tmp_path / "aside")
+
+    monkeypatch.setattr(files, "still_there", then_moved)
+
+    def after_a_check(do: Callable[[], object]) -> None:
+        files.still_there()
+        do()
+
+    writes: dict[str, Callable[[], object]] = {
+        "status": lambda: files.set_status("running"),
+        "row": lambda: files.append_metrics({"step": 1, "time": 0.0}),
+        "artifact": lambda: after_a_check(lambda: files.new_artifact("depth", "step.json")),
+        "result": lambda: after_a_check(lambda: write_json(files.result, {})),
+        "checkpoint": lambda: after_a_check(
+            lambda: AtomicCheckpoint(files.checkpoint).save_checkpoint({}, files.checkpoint)
+        ),
+    }
+    with pytest.raises(OSError, match="No such file"):
+        writes[write]()
+    assert not files.path.exists()
 
 
 @pytest.mark.parametrize("how", HOW)

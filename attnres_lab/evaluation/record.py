@@ -69,6 +69,6 @@ def write(
             values[f"{a.key}_stderr"] = a.stderr
     record = {"task": name, "settings": dict(settings), "values": values}
     record["answers"] = {a.key: asdict(a) | {"scores": list(a.scores)} for a in answers}
-    write_json(artifact(files, name), record)
+    write_json(files.new_artifact("eval", f"{name}.json"), record)
     write_json(files.result, (read_json(files.result) or {}) | values)
     return values

@@ -74,7 +74,7 @@ def save(files: RunFolder, config: RunConfig, model: torch.nn.Module) -> None:
         "config_hash": content_hash(config),
         "model": model.state_dict(),
     }
-    AtomicCheckpoint().save_checkpoint(content, files.checkpoint)
+    AtomicCheckpoint(files.checkpoint).save_checkpoint(content, files.checkpoint)
 
 
 def _as_sums(overrides: dict[str, Any]) -> dict[str, Any]:

@@ -18,9 +18,9 @@ _said: set[str] = set()  # each damage is named once a process
 
 def write_atomic(path: Path, data: bytes, *, private: bool = False) -> None:
     """Replace ``path`` by ``data``: the old content or the new one, never a mixture; ``private``:
-    for its owner's eyes. Raises OSError (disk full, read-only).
+    for its owner's eyes. Its folder must be there: a run's may have been moved away, and nothing is
+    to start another in its place. Raises OSError (disk full, read-only, no folder).
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         mode = 0o600 if private else 0o666  # less what the umask takes

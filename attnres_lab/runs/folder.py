@@ -81,6 +81,15 @@ class RunFolder:
         self.stop = self.path / "stop"  # its presence asks the run to write a checkpoint and end
         self._place: os.stat_result | None = None
 
+    def new_artifact(self, *names: str) -> Path:
+        """The path of an artifact that is about to be written. Its folders are made inside the
+        run's own, which is not: it may have been moved away. Raises OSError.
+        """
+        path = self.artifacts.joinpath(*names)
+        self.artifacts.mkdir(exist_ok=True)
+        path.parent.mkdir(exist_ok=True)
+        return path
+
     def hold(self) -> None:
         """Write into the folder that is here now, and into no other that takes its place. Raises
         OSError.

@@ -178,6 +178,7 @@ class Coordinator:
             return
         if not run.config.exists():
             config = replace(trial.config, name=entry.run_name[:100])
+            run.path.mkdir(parents=True, exist_ok=True)
             write_atomic(run.config, to_yaml(config).encode())
         run.config.touch()  # when the trial was started last
         run.stop.unlink(missing_ok=True)

@@ -223,6 +223,7 @@ def _write(
         key: _value(cell) for key, cell in cells.items() if key not in {*ABOUT, *own, *about, *axes}
     }
     config = replace(config, name=cells.get("run_name", config.run_name)[:100])
+    run.path.mkdir(parents=True, exist_ok=True)
     write_atomic(run.config, to_yaml(config).encode())
     if about:
         labels = {"variant": config.variant, "size": config.model.size, "seed": config.seed}

@@ -102,6 +102,7 @@ class Speeds:
                 self.all.setdefault(where, {})[self._key(trial.config)] = facts
         if json.dumps(self.all) != before:
             with suppress(OSError):  # a cache that cannot be written is no reason to fail
+                self.path.parent.mkdir(parents=True, exist_ok=True)
                 write_json(self.path, self.all)
 
     def _key(self, c: RunConfig) -> str:
@@ -141,6 +142,7 @@ class Speeds:
                 data=replace(trial.config.data, val_tokens=trial.config.data.seq_len),
             )
             run = folder.trial(content_hash(config))
+            run.path.mkdir(parents=True, exist_ok=True)
             write_atomic(run.config, to_yaml(config).encode())
             probes[run.path.name] = (trial, run)
         with (

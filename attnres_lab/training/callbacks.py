@@ -182,7 +182,7 @@ class DepthRecords(StepCallback):
         self.run.write(trainer, module, probe.metrics())
         if trainer.is_global_zero:
             name = f"step-{module.step:06d}.json"
-            write_json(self.run.folder.artifacts / "depth" / name, record)
+            write_json(self.run.folder.new_artifact("depth", name), record)
 
 
 class End(StepCallback):

@@ -23,14 +23,18 @@ from attnres_lab.training import lora
 
 class AtomicCheckpoint(TorchCheckpointIO):
     """Writes beside the old checkpoint and renames, so that a kill or a full disk leaves the old
-    one whole; loads tensors only, no code.
+    one whole; loads tensors only, no code. ``own`` is the run's: its folder is there, or was moved
+    away, and is not made anew; those of a callback may lie anywhere.
     """
+
+    def __init__(self, own: Path) -> None:
+        self.own = own
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
     ) -> None:
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=path != self.own, exist_ok=True)
         temporary = path.with_suffix(".tmp")
         try:
             with open(temporary, "wb") as file:  # of a file of its own torch tells no reason

@@ -33,10 +33,9 @@ def write_environment(
     facts = {"dirty": bool(diff), "started": old.get("started", time.time())}
     facts |= {"id": old.get("id") or uuid4().hex}
     write_json(files.environment, environment(config, dataset, device) | facts)
-    files.artifacts.mkdir(exist_ok=True)
-    write_json(files.artifacts / "data.json", dataset.manifest)
+    write_json(files.new_artifact("data.json"), dataset.manifest)
     if diff:
-        write_atomic(files.artifacts / "code.diff", diff[:DIFF_BYTES])
+        write_atomic(files.new_artifact("code.diff"), diff[:DIFF_BYTES])
 
 
 def environment(config: RunConfig, dataset: Any, device: torch.device) -> dict[str, Any]:

@@ -212,7 +212,7 @@ def _trainer(
     )
     strategy: Any = "auto"
     # inside a Slurm job too: ``ranks`` says who is who, not srun
-    plugins: list[Any] = [AtomicCheckpoint(), LightningEnvironment()]
+    plugins: list[Any] = [AtomicCheckpoint(files.checkpoint), LightningEnvironment()]
     if t.strategy == "fsdp":
         strategy = ShardedStrategy(
             data_parallel_size=t.world, tensor_parallel_size=1, save_distributed_checkpoint=False

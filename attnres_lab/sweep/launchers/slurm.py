@@ -163,6 +163,7 @@ class SlurmLauncher(Launcher):
         }
 
     def _submit(self, folders: list[Path]) -> None:
+        self.folder.mkdir(exist_ok=True)
         stem = self.folder / f"{time.time_ns()}"
         write_atomic(
             stem.with_suffix(".txt"), "".join(f"{folder}\n" for folder in folders).encode()
