@@ -182,15 +182,7 @@ def test_an_evaluation_on_a_full_disk_ends_with_a_line(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "devices",
-    [
-        1,
-        pytest.param(
-            2, marks=pytest.mark.xfail(reason="torch prints a traceback of rank 1", strict=False)
-        ),
-    ],
-)
+@pytest.mark.parametrize("devices", [1, 2])
 def test_the_command_ends_with_a_line_and_goes_on_once_the_folder_is_back(
     tmp_path: Path, devices: int
 ) -> None:

@@ -300,14 +300,18 @@ def _end_with_parent() -> None:
 
 
 def _rank() -> None:
-    """One rank, by itself: a user's error is the line that the others end with, too."""
+    """One rank, by itself: a user's error is the line that the others end with, too; who lost a
+    peer has no more to tell than that.
+    """
     _end_with_parent()
     take_place()
     folder = Path(sys.argv[1])
     try:
         run(load(folder / "config.yaml"), folder, progress=sys.stderr.isatty())
-    except UserError as error:
-        sys.exit(f"rank {os.environ.get('LOCAL_RANK', 0)}: {error}")
+    except Exception as error:
+        if not isinstance(error, UserError) and not peer_gone(error):
+            raise
+        sys.exit(f"rank {os.environ.get('LOCAL_RANK', 0)}: {describe(error)[1]}")
 
 
 if __name__ == "__main__":
