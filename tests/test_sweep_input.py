@@ -219,10 +219,10 @@ def test_a_report_opens_with_what_is_owed_and_without_runs_says_how_to_start(
     )
     table.to_csv(lab.path / "runs.csv", index=False)
     evidence = gather(lab.path / "runs.csv", path, lab.folder.path, None)
-    assert verdict(evidence).startswith("> 1 of 4 trials: 3 are owed.\n>\n> ")
+    assert verdict(evidence).startswith("> 1 of 4 trials: 3 are still to run.\n>\n> ")
     for trial in trials:
         lab.folder.trial(trial.hash).set_status("pruned")
-    assert "owed" not in verdict(evidence)
+    assert "still to run" not in verdict(evidence)
 
 
 def test_a_plan_names_the_passes_over_the_data(

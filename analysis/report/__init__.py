@@ -14,7 +14,7 @@ from analysis.report.comparisons import COMPARISONS
 from analysis.report.evidence import Evidence, gather
 from analysis.report.gains import GAINS
 from analysis.report.page import Page
-from analysis.report.shapes import SHAPES
+from analysis.report.studies import STUDIES
 from analysis.report.tuning import TUNING
 from analysis.styles import current
 from attnres_lab.runs.folder import write_json
@@ -77,7 +77,7 @@ def write_report(
         page.add(f"# {evidence.name}", verdict)
         if evidence.question:
             page.add("## Question", evidence.question)
-        for part in (*GAINS, *COMPARISONS, *BENCHMARKS, *TUNING, *SHAPES, *sections.SECTIONS):
+        for part in (*GAINS, *COMPARISONS, *BENCHMARKS, *TUNING, *STUDIES, *sections.SECTIONS):
             part(evidence, page)
     markdown.write_text(page.markdown())
     write_json(page.out / "gains.json", _numbers(evidence))

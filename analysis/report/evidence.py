@@ -194,14 +194,14 @@ class Evidence:
         return list(self.done["size"].unique())
 
     @property
-    def owed(self) -> str:
+    def unfinished(self) -> str:
         """How many planned trials have not come to an end, by the sweep's folder; empty where none
         has not.
         """
         trials = self._planned
         done = sum(run.status().state in DONE for run in trials)
-        owed = len(trials) - done
-        return f"{done} of {len(trials)} trials: {owed} are owed." if owed else ""
+        left = len(trials) - done
+        return f"{done} of {len(trials)} trials: {left} are still to run." if left else ""
 
     @cached_property
     def _planned(self) -> list[RunFolder]:

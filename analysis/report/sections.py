@@ -46,7 +46,7 @@ def verdict(evidence: Evidence) -> str:
     """What was found, in plain words, with its conditions; what the evidence cannot say comes with
     it.
     """
-    lines = [evidence.owed] if evidence.owed else []
+    lines = [evidence.unfinished] if evidence.unfinished else []
     if not evidence.judged:
         lines += ["No verdict: the sweep's own file says that it trains too little for one."]
         return "\n>\n".join(f"> {line}" for line in [*lines, _conditions(evidence)])

@@ -45,7 +45,7 @@ def artifact(files: RunFolder, name: str) -> Path:
     return files.artifacts / "eval" / f"{name}.json"
 
 
-def owed(files: RunFolder, name: str, settings: Mapping[str, Any]) -> bool:
+def missing(files: RunFolder, name: str, settings: Mapping[str, Any]) -> bool:
     """Whether the run has no scores of the task ``name`` under these settings."""
     found, result = read_json(artifact(files, name)), read_json(files.result) or {}
     return (

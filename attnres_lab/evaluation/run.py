@@ -65,7 +65,7 @@ def evaluate(folder: Path, settings: Settings, *, again: bool = False) -> dict[s
         wanted = {
             task: of
             for task, of in settings.wanted.items()
-            if again or record.owed(files, task, of)
+            if again or record.missing(files, task, of)
         }
         if not wanted:
             return {}

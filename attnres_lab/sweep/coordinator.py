@@ -183,7 +183,7 @@ class Coordinator:
         run.config.touch()  # when the trial was started last
         run.stop.unlink(missing_ok=True)
         scoring.ask(run, self.spec)
-        if run.status().state != "finished":  # then only its evaluation is owed
+        if run.status().state != "finished":  # then only its evaluation is missing
             # an old end must not be read as the new one
             run.set_status("scheduled", step=run.status().step)
         if self.pruning.on:

@@ -1,5 +1,5 @@
 """The evaluation that is part of a trial: asked for in a file of its folder, made after training,
-owed until it is there.
+without which the trial has not ended.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ def make(run: RunFolder) -> None:
 
 
 def status(run: RunFolder, spec: SweepSpec) -> Status:
-    """The status of a trial: one that finished and whose evaluation is owed has not ended yet."""
+    """The status of a trial: one that finished and whose evaluation is missing has not ended yet."""
     found = run.status()
     if not spec.eval or found.state != "finished":
         return found
-    from attnres_lab.evaluation.record import owed
+    from attnres_lab.evaluation.record import missing
 
     wanted = settings(asdict(spec.eval)).wanted
-    if not any(owed(run, task, of) for task, of in wanted.items()):
+    if not any(missing(run, task, of) for task, of in wanted.items()):
         return found
-    return replace(found, state="running", message="its evaluation is owed")
+    return replace(found, state="running", message="its evaluation is still to come")

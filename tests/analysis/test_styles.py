@@ -17,7 +17,7 @@ from analysis.plots.style import log_axes
 from analysis.report import write_report
 from analysis.report.evidence import gather
 from analysis.report.page import Page
-from analysis.report.shapes import SHAPES
+from analysis.report.studies import STUDIES
 
 # MLflow with SQLAlchemy 2.1
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
@@ -155,7 +155,7 @@ def test_maps_of_depth_attention_in_one_report_have_one_scale_of_colours(
 ):
     evidence = gather("demo", None, tracked.folder, tracked.uri)
     page = Page(tmp_path)
-    for part in SHAPES:
+    for part in STUDIES:
         part(evidence, page)
     ends = {image.get_clim() for figure in figures for ax in figure.axes for image in ax.images}
     assert len(ends) == 1

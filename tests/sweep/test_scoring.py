@@ -1,4 +1,4 @@
-"""``eval:`` in a sweep file: the evaluation is a part of each trial, and owed until it is there."""
+"""``eval:`` in a sweep file: the evaluation is a part of each trial, which has not ended before."""
 
 from __future__ import annotations
 

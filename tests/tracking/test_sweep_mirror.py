@@ -257,7 +257,7 @@ def test_a_finished_sweep_that_is_mirrored_again_costs_two_calls(runs, monkeypat
         sweep.close()
         return len(calls)
 
-    assert again() > 2  # a trial is owed
+    assert again() > 2  # a trial is still to run
     write_run(home / "trials" / plan[3]["hash"], variant="full", seed=1)
     assert again() > 2
     assert again() <= 2

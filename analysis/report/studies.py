@@ -216,4 +216,4 @@ def _depth(evidence: Evidence, page: Page) -> None:
         )
 
 
-SHAPES = (_isoflop, _block_size, _by_layers, _architecture, _depth)
+STUDIES = (_isoflop, _block_size, _by_layers, _architecture, _depth)
