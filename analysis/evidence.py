@@ -163,6 +163,7 @@ def _row(
 def _forest(table: pd.DataFrame) -> Figure:
     """Gains (logarithmic axis) and differences, a panel each; hollow where there is no interval."""
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import LogLocator
 
     from analysis import plots
 
@@ -191,5 +192,6 @@ def _forest(table: pd.DataFrame) -> Figure:
             ax.set_xlabel(f"{kind}{unit}: {better} is better; hollow: no interval")
             if kind != "difference":
                 ax.set_xscale("log", base=2)
+                ax.xaxis.set_major_locator(LogLocator(base=2, subs=(1, 1.25, 1.5)))
                 ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     return figure
