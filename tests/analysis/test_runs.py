@@ -207,12 +207,14 @@ def sweep(tmp_path, monkeypatch) -> SweepFolder:
     )
     finish(folder.trial("done"), 3.0)
     begun = folder.trial("begun")
+    begun.path.mkdir()
     begun.set_status("running", step=5)
     begun.append_metrics({"step": 5, "time": 1.0, "train/loss": 4.0, "tokens": 50})
     return folder
 
 
 def finish(run: RunFolder, loss: float | str) -> None:
+    run.path.mkdir(parents=True, exist_ok=True)
     write_json(run.result, {"val/loss": loss, "step": 10, "flops": 1e9, "tokens": 4000})
     run.set_status("finished", step=10)
 

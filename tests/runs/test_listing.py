@@ -21,6 +21,7 @@ def test_a_run_whose_status_is_damaged_stays_in_the_list(
     """
     monkeypatch.setenv("ATTNRES_RUNS", str(tmp_path))
     for name in ("whole", "damaged"):
+        (tmp_path / "train" / name).mkdir(parents=True)
         RunFolder(tmp_path / "train" / name).set_status("finished", step=7)
     files = RunFolder(tmp_path / "train" / "damaged")
     (files.path / "status.json").write_text(content)

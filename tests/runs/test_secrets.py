@@ -97,6 +97,7 @@ def test_a_good_address_is_taken(password: str) -> None:
 def test_a_sweep_file_with_a_password_is_for_its_owner(tmp_path: Path) -> None:
     """Whether it was there before, with other rights, or not."""
     folder = SweepFolder(tmp_path / "s")
+    folder.path.mkdir()
     file = folder.path / "sweep.json"
     secret = "storage: postgresql://u:canary@host/db\n"
     for yaml, mode in (("name: s\n", 0o644), (secret, 0o600)):

@@ -55,6 +55,7 @@ def test_the_folders_and_the_store_hold_one_table(runs, configs, numbers) -> Non
               f"full-s{i}", 12345, 1e9, 40000)
         for i in range(3)
     ]  # fmt: skip
+    sweep.path.mkdir(parents=True)
     for entry, config in zip(entries[:2], configs, strict=True):
         files = write_run(sweep.trial(entry.hash).path, seed=entry.seed)
         environment = read_json(files.environment) or {}

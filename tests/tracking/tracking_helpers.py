@@ -48,7 +48,7 @@ def write_run(
     files.append_metrics(last)
     files.append_metrics(position(steps[-1]) | {"depth/entropy/03": 0.5})
     write_json(
-        files.artifacts / "depth" / f"step-{steps[-1]:06d}.json",
+        files.new_artifact("depth", f"step-{steps[-1]:06d}.json"),
         {"step": steps[-1], "reads": reads(variant)},
     )
     if state in ("finished", "diverged"):
