@@ -185,9 +185,9 @@ def test_the_time_left_counts_as_many_workers_as_a_coordinator_would(
 ) -> None:
     """One of four equal trials took an hour: of the three that are left two go first."""
     trials = [trial.entry for trial in Planner(load_spec(lab.sweep())).grid()]
-    lab.folder.path.mkdir(parents=True)
-    lab.folder.write_plan(trials)
     done = lab.folder.trial(trials[0].hash)
+    done.path.mkdir(parents=True)
+    lab.folder.write_plan(trials)
     write_json(done.result, {"seconds": 3600.0, "flops": trials[0].flops})
     done.set_status("finished")
     status(lab.path / "sweep.yaml", scale=None, json=False, watch=False)
@@ -204,10 +204,10 @@ def test_a_report_opens_with_what_is_owed_and_without_runs_says_how_to_start(
     ):
         report(path, scale=None, out=None)
     trials = [trial.entry for trial in Planner(load_spec(path)).grid()]
-    first = lab.folder.trial(trials[0].hash)
-    first.path.mkdir(parents=True)
+    for trial in trials:
+        lab.folder.trial(trial.hash).path.mkdir(parents=True)
     lab.folder.write_plan(trials)
-    first.set_status("finished")
+    lab.folder.trial(trials[0].hash).set_status("finished")
     table = pd.DataFrame(
         [
             {
