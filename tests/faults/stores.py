@@ -38,7 +38,10 @@ def store_state(runs: Path, database: Path | None = None) -> dict[str, Any]:
                 "status": status,
                 "tags": _without(tags),
                 "params": dict(_all(store, "SELECT key, value FROM params", uid)),
-                "points": _points(_all(store, "SELECT key, step, value, is_nan FROM metrics", uid)),
+                # of a sweep the best so far is told at the end of each start
+                "points": []
+                if tags.get("kind") == "sweep"
+                else _points(_all(store, "SELECT key, step, value, is_nan FROM metrics", uid)),
                 "latest": _points(_all(store, "SELECT key, step, value FROM latest_metrics", uid)),
                 "data": sorted(_data(store, uid)),
                 "models": sorted(_models(store, uid), key=str),
