@@ -60,6 +60,7 @@ class Bench:
         again = self.work(folder)
         story += again.output
         assert again.code == 0, story
+        assert not (left := list(self.process.scratch.rglob("*"))), f"{story}\n{left}"
         assert not (wrong := difference(self.state(folder), self.whole)), story + wrong
 
     def check_all(self, faults: Iterable[tuple[int, str]]) -> None:

@@ -95,14 +95,18 @@ class Ended:
 
 
 class Warm:
-    """A process with ``modules`` imported that forks one child for each call."""
+    """A process with ``modules`` imported that forks one child for each call; ``scratch`` is the
+    folder of their temporary files.
+    """
 
     def __init__(self, injector: Injector, folder: Path, modules: list[str]) -> None:
-        self.log = folder / "warm.log"
+        self.log, self.scratch = folder / "warm.log", folder / "scratch"
+        self.scratch.mkdir()
         environment = {
             **os.environ,
             **injector.environment,
             "PYTHONPATH": str(ROOT),
+            "TMPDIR": str(self.scratch),
             "OMP_NUM_THREADS": "1",
         }
         self._process = subprocess.Popen(
