@@ -24,6 +24,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 #: What happens at the call: the process is killed before it, after half of it, or it fails once.
 ACTIONS = {"kill": -1, "half": -2, "ENOSPC": errno.ENOSPC, "EIO": errno.EIO}
+HALVES = {"write", "pwrite", "pwrite64", "writev", "sendfile", "sendfile64"}
 #: From the call on nothing can be written: a disk that is full or became read-only.
 LASTING = {"full": errno.ENOSPC, "read-only": errno.EROFS}
 
