@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ from attnres_lab.errors import UserError
 from attnres_lab.runs.folder import RunFolder
 
 BEAT = 1.0  # seconds
+SLACK = 2.0  # seconds that the clock of a disk may be off
 
 
 @contextmanager
@@ -57,8 +59,19 @@ def sweep_up(temporary: Iterable[Path]) -> None:
     """Remove the temporary files of processes that were killed while they wrote."""
     for path in temporary:
         pid = path.suffixes[-2][1:] if len(path.suffixes) > 1 else ""
-        if pid.isdigit() and not alive(int(pid), None):
-            path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # its writer has just moved it in
+            if pid.isdigit() and not _writes(int(pid), path):
+                path.unlink()
+
+
+def _writes(pid: int, path: Path) -> bool:
+    """Whether ``pid`` may be the process that writes ``path``, and not one that began since and was
+    given the same id, as after a restart of the machine.
+    """
+    if (begun := born(pid)) is None:
+        return alive(pid, None)
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - begun / os.sysconf("SC_CLK_TCK")
+    return age + SLACK > time.time() - path.stat().st_mtime
 
 
 @contextmanager
@@ -111,4 +124,5 @@ def alive(pid: int, begun: int | None) -> bool:
         return False
     except OSError:  # somebody else's
         return True
-    return True
+    # one that was killed, and whose parent has not asked for its end yet, can still be signalled
+    return born(pid) is not None or not Path("/proc/self/stat").exists()

@@ -29,7 +29,7 @@ from attnres_lab.runs.files import (
     write_json,
 )
 from attnres_lab.runs.folder import RunFolder
-from attnres_lab.runs.lock import alive, beating, born, sweep_up
+from attnres_lab.runs.lock import alive, beating, born, sweep_up, tidy
 from attnres_lab.runs.paths import runs_folder
 from attnres_lab.runs.secrets import redact_settings
 
@@ -180,7 +180,7 @@ class SweepFolder:
             raise UserError(f"{self.path}: you may not write here; run it as its owner") from None
         pid, host = os.getpid(), socket.gethostname()
         with lock, beating((self.path / "coordinator.heartbeat").touch):
-            sweep_up(self.path.glob(".*.tmp"))
+            self._sweep_up()
             write_json(about, {"pid": pid, "born": born(pid), "host": host, "started": time.time()})
             self.stop.unlink(missing_ok=True)
             try:
@@ -188,6 +188,16 @@ class SweepFolder:
             finally:
                 with suppress(OSError):
                     about.unlink(missing_ok=True)
+
+    def _sweep_up(self) -> None:
+        """Remove what killed processes left half written; not of a trial that still runs, on
+        another machine perhaps, where a process id says nothing.
+        """
+        sweep_up(self.path.glob(".*.tmp"))
+        left = self.trials.rglob(".*.tmp")
+        for hash in {path.relative_to(self.trials).parts[0] for path in left}:
+            with suppress(Timeout), FileLock(self.trials / hash / "lock", timeout=0):
+                tidy(self.trial(hash))
 
 
 def _line(line: bytes) -> Any:

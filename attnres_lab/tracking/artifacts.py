@@ -5,14 +5,21 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 from uuid import uuid4
 
+from filelock import FileLock
+
 from attnres_lab.runs.folder import RunFolder, read_json, write_json
+from attnres_lab.runs.lock import sweep_up
 from attnres_lab.runs.secrets import redact
 from attnres_lab.tracking.figures import heat_map
 from attnres_lab.tracking.store import Store
@@ -40,6 +47,35 @@ class Memory:
         if not self._path.parent.is_dir():  # nothing starts another in its place
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._path.parent))
         write_json(self._path, (read_json(self._path) or {}) | {self._label: self.values})
+
+
+@contextmanager
+def mirroring(folder: Path) -> Iterator[None]:
+    """Be the only process that mirrors ``folder``, a run's or a sweep's. Temporary files, MLflow's
+    too, are put into it, where the next one removes what a killed one left.
+    """
+    scratch, before = folder / ".tracking.tmp", tempfile.tempdir
+    with FileLock(folder / ".tracking.lock"):
+        for pattern in (".tracking.json.*.tmp", "trials/*/.tracking.json.*.tmp"):
+            sweep_up(folder.glob(pattern))
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
+        tempfile.tempdir = str(scratch)
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def remove_half_uploads(run: Any) -> None:
+    """Remove what a killed process left of its uploads to an MLflow run in a local folder. The
+    caller mirrors the folder that the run is of.
+    """
+    address = run.info.artifact_uri
+    if urlsplit(address).scheme == "file":
+        for path in Path(url2pathname(urlsplit(address).path)).rglob(".artifact.uploading.*"):
+            path.unlink(missing_ok=True)
 
 
 def stamp(path: Path) -> list[int] | None:

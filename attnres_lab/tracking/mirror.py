@@ -11,12 +11,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
-from filelock import FileLock
-
 from attnres_lab.runs.folder import RunFolder
 from attnres_lab.runs.lock import mendable
 from attnres_lab.runs.paths import runs_folder
 from attnres_lab.runs.sweep import SweepFolder
+from attnres_lab.tracking.artifacts import mirroring
 from attnres_lab.tracking.store import connect, left_behind, tracking_uri
 
 GRACE = 30.0  # seconds that the last rows get once the training is over
@@ -104,7 +103,7 @@ def log_report(sweep_name: str, folder: Path) -> None:
     from attnres_lab.tracking.sweep import SweepSync
 
     home = runs_folder() / "sweeps" / sweep_name
-    with FileLock(home / ".tracking.lock"):
+    with mirroring(home):
         SweepSync(connect(), home, sweep_name, {}).upload(Path(folder))
 
 
@@ -125,7 +124,7 @@ def rebuild(folder: Path) -> Iterator[Path]:
     store = connect(thorough=True)
     for home in sweeps:
         yield home
-        with FileLock(home / ".tracking.lock"):
+        with mirroring(home):
             if not SweepSync(store, home, home.name, {}).has_report():
                 SweepSync(store, home, home.name, {}).upload(home / REPORT)
             sweep = SweepSync(store, home, home.name, {})
@@ -135,7 +134,7 @@ def rebuild(folder: Path) -> Iterator[Path]:
     for home in found:
         if home.parents[1] not in sweeps:
             yield home
-            with FileLock(home / ".tracking.lock"):
+            with mirroring(home):
                 run = single(store, home)
                 run.sync()
                 run.sync_artifacts()

@@ -12,7 +12,7 @@ from typing import Any
 
 from attnres_lab.runs.folder import RunFolder, Status, read_json
 from attnres_lab.runs.rows import RowReader
-from attnres_lab.tracking.artifacts import Memory, Target, send_files, stamp
+from attnres_lab.tracking.artifacts import Memory, Target, remove_half_uploads, send_files, stamp
 from attnres_lab.tracking.dataset import dataset_input, user
 from attnres_lab.tracking.names import encode, factors, finite, metrics, to_params
 from attnres_lab.tracking.store import Store
@@ -132,6 +132,8 @@ class RunSync:
                 client.delete_run(self.run_id)
             run, self._memory.values = None, {}
         self._new = run is None
+        if run is not None:
+            remove_half_uploads(run)
         run = run or self._create()
         self.run_id = str(run.info.run_id)
         if run.info.lifecycle_stage == "deleted":

@@ -20,7 +20,7 @@ from attnres_lab.runs.secrets import redact, redact_settings
 from attnres_lab.runs.sweep import Entry, SweepFolder
 from attnres_lab.runs.table import flatten, planned, table, tidy
 from attnres_lab.tracking import figures
-from attnres_lab.tracking.artifacts import is_ours, stamp
+from attnres_lab.tracking.artifacts import is_ours, remove_half_uploads, stamp
 from attnres_lab.tracking.dataset import user
 from attnres_lab.tracking.export import write_records
 from attnres_lab.tracking.note import markdown, paragraph
@@ -195,6 +195,8 @@ class SweepSync:
             parent = self.store.client.create_run(
                 self.store.experiment_id, start, tags, self.name
             ).info.run_id
+        else:
+            remove_half_uploads(self.store.client.get_run(parent))
         self._parent = parent
 
     def _find_parent(self) -> Any:

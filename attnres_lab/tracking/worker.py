@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from filelock import FileLock
-
 from attnres_lab.runs.files import same_folder
 from attnres_lab.runs.folder import RunFolder, read_json, write_json
 from attnres_lab.runs.secrets import redact
+from attnres_lab.tracking.artifacts import mirroring
 from attnres_lab.tracking.run import Identity, RunSync
 from attnres_lab.tracking.store import Store, connect, left_behind, reason, tracking_uri
 from attnres_lab.tracking.sweep import SweepSync
@@ -125,7 +124,7 @@ def main() -> None:
         os.nice(10)
     worker = Worker()
     try:
-        with FileLock(worker.folder / ".tracking.lock"):
+        with mirroring(worker.folder):
             worker.run()
     except OSError as error:  # the folder is gone, which its command tells, or its disk
         if worker.folder.is_dir():

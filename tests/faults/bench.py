@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from getpass import getuser
 from pathlib import Path
 from typing import Any
 
-from tests.faults.injector import ACTIONS, Ended, Injector, Warm
+from tests.faults.injector import ACTIONS, HALVES, LASTING, Ended, Injector, Warm
 from tests.faults.states import difference
 
 
@@ -60,6 +61,8 @@ class Bench:
         again = self.work(folder)
         story += again.output
         assert again.code == 0, story
+        left = {path.name for path in self.process.scratch.iterdir()}
+        assert left <= {f"torchinductor_{getuser()}"}, f"{story}\n{left}"  # torch's cache
         assert not (wrong := difference(self.state(folder), self.whole)), story + wrong
 
     def check_all(self, faults: Iterable[tuple[int, str]]) -> None:
@@ -73,7 +76,18 @@ class Bench:
                 wrong.append(str(error)[:3000])
         assert not wrong, f"{len(wrong)} of {count} faults:\n" + "\n\n".join(wrong)[:30000]
 
-    def stride(self, step: int, actions: Collection[str] = ACTIONS) -> list[tuple[int, str]]:
+    def every(self, action: str, step: int = 1) -> Iterator[tuple[int, str]]:
+        """``action`` at every call, or at each ``step``-th; after a kill half of the call, where it
+        can be halved: one that is done whole is a kill before the next.
+        """
+        for at in range(1, self.calls + 1, step):
+            yield at, action
+            if action == "kill" and self.injector.what.split(" ")[0] in HALVES:
+                yield at, "half"
+
+    def stride(
+        self, step: int, actions: Collection[str] = (*ACTIONS, *LASTING)
+    ) -> list[tuple[int, str]]:
         """Every ``step``-th call of each action, each action at other calls."""
         return [
             (at, action)

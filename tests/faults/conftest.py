@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.faults.injector import ROOT, Injector, Warm, warm
+from tests.faults.injector import Injector, Warm, warm
+from tests.faults.stores import make_empty
 
 MODULES = (
     *("tests.faults.targets", "tests.sweep.synthetic", "attnres_lab.tracking.sweep"),
@@ -21,16 +19,7 @@ MODULES = (
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with its schema and nothing else: made once, since that takes seconds."""
-    folder = tmp_path_factory.mktemp("store").resolve()
-    names = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
-    subprocess.run(
-        [sys.executable, "-c", "from attnres_lab.tracking import connect; connect()"],
-        cwd=ROOT,
-        env=names | {"ATTNRES_RUNS": str(folder), "PYTHONPATH": str(ROOT)},
-        check=True,
-        timeout=240,
-    )
-    return folder / "mlflow.db"
+    return make_empty(tmp_path_factory.mktemp("store").resolve())
 
 
 @pytest.fixture(scope="session")

@@ -11,11 +11,12 @@ import signal
 import subprocess
 import sys
 import time
-import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
+
+from tests.faults.warm import leave
 
 ROLES = "FAULT_ROLES"  # a folder: a file <role>-<pid> for each process
 MODULES = {"attnres_lab.tracking": "mirror", "attnres_lab.training.run": "rank"}
@@ -93,26 +94,17 @@ class Forked:
 
 def _run(words: list[str], environment: dict[str, str]) -> None:
     """The body of the child: as ``python -m``."""
-    code: Any = 0
-    try:
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        os.environ.clear()
-        os.environ.update(environment)
-        play(MODULES[words[0]])
-        sys.stdin = os.fdopen(0)
-        sys.argv = list(words)
-        warnings.simplefilter("ignore")  # that the module is imported already
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.clear()
+    os.environ.update(environment)
+    play(MODULES[words[0]])
+    sys.stdin = os.fdopen(0)
+    sys.argv = list(words)
+    warnings.simplefilter("ignore")  # that the module is imported already
+
+    def work() -> None:
         runpy.run_module(words[0], run_name="__main__", alter_sys=True)
-    except SystemExit as error:
-        code = error.code or 0
-        if isinstance(code, str):
-            print(code, file=sys.stderr)
-            code = 1
-    except BaseException:
-        traceback.print_exc()
-        code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+
+    leave(work)

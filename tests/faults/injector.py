@@ -24,6 +24,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 #: What happens at the call: the process is killed before it, after half of it, or it fails once.
 ACTIONS = {"kill": -1, "half": -2, "ENOSPC": errno.ENOSPC, "EIO": errno.EIO}
+HALVES = {"write", "pwrite", "pwrite64", "writev", "sendfile", "sendfile64"}
 #: From the call on nothing can be written: a disk that is full or became read-only.
 LASTING = {"full": errno.ENOSPC, "read-only": errno.EROFS}
 
@@ -95,14 +96,18 @@ class Ended:
 
 
 class Warm:
-    """A process with ``modules`` imported that forks one child for each call."""
+    """A process with ``modules`` imported that forks one child for each call; ``scratch`` is the
+    folder of their temporary files.
+    """
 
     def __init__(self, injector: Injector, folder: Path, modules: list[str]) -> None:
-        self.log = folder / "warm.log"
+        self.log, self.scratch = folder / "warm.log", folder / "scratch"
+        self.scratch.mkdir()
         environment = {
             **os.environ,
             **injector.environment,
             "PYTHONPATH": str(ROOT),
+            "TMPDIR": str(self.scratch),
             "OMP_NUM_THREADS": "1",
         }
         self._process = subprocess.Popen(

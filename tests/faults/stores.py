@@ -3,20 +3,44 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 import sqlite3
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from tests.faults.injector import ROOT
 from tests.faults.states import CLOCK, content
 
 #: Tags that are drawn anew for each store, or say where it lies.
 DRAWN = {"attnres.id", "attnres.whole", "sweep_id", "mlflow.parentRunId", "checkpoint", "bytes"}
 #: Of their content the name counts.
 PAGES = {"log.txt", "trials.csv", "figures.html", "sweep.json"}
+
+
+def flip(path: Path) -> None:
+    """The lowest bit of the first byte of the table of points, which opening does not read."""
+    data = bytearray(path.read_bytes())
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        query = "SELECT rootpage FROM sqlite_master WHERE name = 'metrics'"
+        (page,) = database.execute(query).fetchone()
+        (size,) = database.execute("PRAGMA page_size").fetchone()
+    data[(page - 1) * size] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "half": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "empty": lambda path: os.truncate(path, 0),
+    "gone": Path.unlink,
+    "garbage": lambda path: path.write_bytes(b"\xff\x00{[" * 5000),
+    "a bit": flip,
+}
 
 
 def store_state(runs: Path, database: Path | None = None) -> dict[str, Any]:
@@ -38,7 +62,10 @@ def store_state(runs: Path, database: Path | None = None) -> dict[str, Any]:
                 "status": status,
                 "tags": _without(tags),
                 "params": dict(_all(store, "SELECT key, value FROM params", uid)),
-                "points": _points(_all(store, "SELECT key, step, value, is_nan FROM metrics", uid)),
+                # of a sweep the best so far is told at the end of each start
+                "points": []
+                if tags.get("kind") == "sweep"
+                else _points(_all(store, "SELECT key, step, value, is_nan FROM metrics", uid)),
                 "latest": _points(_all(store, "SELECT key, step, value FROM latest_metrics", uid)),
                 "data": sorted(_data(store, uid)),
                 "models": sorted(_models(store, uid), key=str),
@@ -100,13 +127,24 @@ def _files(folder: Path) -> Iterator[tuple[str, Any]]:
             yield name, "" if image or path.name in PAGES else content(path)
 
 
+def make_empty(folder: Path) -> Path:
+    """A store with its schema and nothing else, which takes seconds to make."""
+    names = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
+    subprocess.run(
+        [sys.executable, "-c", "from attnres_lab.tracking import connect; connect()"],
+        cwd=ROOT,
+        env=names | {"ATTNRES_RUNS": str(folder), "PYTHONPATH": str(ROOT)},
+        check=True,
+        timeout=240,
+    )
+    return folder / "mlflow.db"
+
+
 def provide(empty: Path, runs: Path) -> None:
-    """An empty store in the folder of the runs: to make one takes seconds."""
+    """A copy of the ``empty`` store in the folder of the runs."""
     runs.mkdir(parents=True, exist_ok=True)
     shutil.copy(empty, runs / "mlflow.db")
     with contextlib.closing(sqlite3.connect(runs / "mlflow.db")) as store, store:
-        store.execute("UPDATE experiments SET artifact_location = ?", [_uri(runs)])
-
-
-def _uri(runs: Path) -> str:
-    return (runs / "artifacts").as_uri()
+        store.execute(
+            "UPDATE experiments SET artifact_location = ?", [(runs / "artifacts").as_uri()]
+        )

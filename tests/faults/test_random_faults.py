@@ -103,18 +103,12 @@ def rage(storm: Storm, random: Random, roles: list[str], faults: int) -> Counter
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    reason="a trial that outlives its killed coordinator may leave a temporary file", strict=False
-)
 def test_a_handful_of_random_faults_leaves_no_trace(made: Callable[..., Storm]) -> None:
     counts = rage(made("training"), Random(0), KILLS, 5)
     assert counts.total() >= 5
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    reason="a trial that outlives its killed coordinator may leave a temporary file", strict=False
-)
 @pytest.mark.parametrize("name", HUNDRED)
 def test_a_hundred_random_faults_leave_no_trace(made: Callable[..., Storm], name: str) -> None:
     """Over all sweeps, each kind among them; ``-s`` prints how many of which kind there were."""

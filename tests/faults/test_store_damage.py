@@ -5,10 +5,8 @@ store is named and set aside, and a rebuild gives what was in it.
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import sqlite3
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from helpers import write_run
 
 from tests.faults.injector import Ended, Injector, Warm
 from tests.faults.states import difference
-from tests.faults.stores import provide, store_state
+from tests.faults.stores import DAMAGES, provide, store_state
 from tests.faults.test_run_faults import TINY
 
 COMMANDS = {
@@ -31,17 +29,6 @@ COMMANDS = {
 }
 
 
-def flip(path: Path) -> None:
-    """The lowest bit of the first byte of the table of points."""
-    data = bytearray(path.read_bytes())
-    with contextlib.closing(sqlite3.connect(path)) as database:
-        query = "SELECT rootpage FROM sqlite_master WHERE name = 'metrics'"
-        (page,) = database.execute(query).fetchone()
-        (size,) = database.execute("PRAGMA page_size").fetchone()
-    data[(page - 1) * size] ^= 1
-    path.write_bytes(data)
-
-
 def another(path: Path) -> None:
     """A whole database, of something else."""
     path.unlink()
@@ -49,14 +36,7 @@ def another(path: Path) -> None:
         database.execute("CREATE TABLE runs_of_the_bakery (day TEXT, loaves INTEGER)")
 
 
-DAMAGES: dict[str, Callable[[Path], object]] = {
-    "half": lambda path: os.truncate(path, path.stat().st_size // 2),
-    "empty": lambda path: os.truncate(path, 0),
-    "gone": Path.unlink,
-    "garbage": lambda path: path.write_bytes(b"\xff\x00{[" * 5000),
-    "another": another,
-    "a bit": flip,
-}
+WAYS = DAMAGES | {"another": another}
 #: One of each in the default suite.
 DEFAULT = {
     *(("half", "rebuild"), ("empty", "run"), ("gone", "list"), ("garbage", "report")),
@@ -104,14 +84,14 @@ def home(
     ("way", "command"),
     [
         pytest.param(way, command, marks=[pytest.mark.slow] * ((way, command) not in DEFAULT))
-        for way in DAMAGES
+        for way in WAYS
         for command in COMMANDS
     ],
 )
 def test_a_damaged_store_costs_nothing(home: Home, way: str, command: str) -> None:
     shutil.rmtree(home.runs)
     shutil.copytree(home.runs.parent / "copy", home.runs)
-    DAMAGES[way](home.runs / "mlflow.db")
+    WAYS[way](home.runs / "mlflow.db")
     first = home.command(command)
     assert first.code == (2 if command == "ui" else 0), first.output  # the port is taken
     again = home.command("rebuild")

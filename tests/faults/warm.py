@@ -10,7 +10,8 @@ import os
 import signal
 import sys
 import traceback
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 SECONDS = 240  # that a call may take
 
@@ -35,15 +36,31 @@ def _run(task: dict[str, Any]) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     from attnres_lab.errors import UserError
 
-    module, _, name = task["function"].partition(":")
+    def work() -> Any:
+        module, _, name = task["function"].partition(":")
+        try:
+            return getattr(importlib.import_module(module), name)(*task["args"])
+        except UserError as error:
+            print(f"error: {error}")
+            return 2
+
+    leave(work)
+
+
+def leave(work: Callable[[], Any]) -> NoReturn:
+    """End this process, a forked one, as an interpreter that did ``work``, which gives the exit
+    code or raises.
+    """
+    code: Any = 1
     try:
-        code = getattr(importlib.import_module(module), name)(*task["args"]) or 0
-    except UserError as error:
-        print(f"error: {error}")
-        code = 2
+        code = work() or 0
+    except SystemExit as error:
+        code = error.code or 0
+        if isinstance(code, str):
+            print(code, file=sys.stderr)
+            code = 1
     except BaseException:
         traceback.print_exc()
-        code = 1
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -95,6 +95,31 @@ def test_a_killed_coordinator_holds_nothing(folder) -> None:
         pass
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says what became of a process")
+def test_temporary_files_of_the_dead_are_swept_up_and_no_others(folder) -> None:
+    """In the folders of trials too, whether they run again or not: of a writer that was killed and
+    whose end nobody has asked for yet, and of one whose process id is another's since.
+    """
+    killed = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    killed.kill()
+    os.waitid(os.P_PID, killed.pid, os.WEXITED | os.WNOWAIT)  # dead, and still a process
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as living:
+        trial = folder.trials / "a1"
+        (trial / "checkpoints").mkdir(parents=True)
+        dead = trial / f".result.json.{killed.pid}.tmp"
+        again = trial / "checkpoints" / f".last.ckpt.{living.pid}.tmp"
+        kept = [trial / f".status.json.{living.pid}.tmp", trial / ".of.somebody.tmp"]
+        running = folder.trials / "b2" / f".result.json.{killed.pid}.tmp"
+        running.parent.mkdir()
+        for path in (dead, again, running, *kept):
+            path.touch()
+        os.utime(again, (0, time.time() - 3600))
+        with FileLock(running.with_name("lock")), folder.coordinate():
+            assert sorted(folder.trials.rglob(".*.tmp")) == sorted([*kept, running])
+        living.communicate(b"\n")
+    killed.communicate()
+
+
 def test_a_holder_of_another_machine_is_known_by_its_heartbeat(folder) -> None:
     about = {"pid": 1, "host": "elsewhere", "started": 0.0}
     (folder.path / "coordinator.json").write_text(json.dumps(about))

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attnres_lab.runs.folder import DONE
-from attnres_lab.sweep.decide import Action, Situation, decide
+from attnres_lab.config import RunConfig
+from attnres_lab.runs.folder import DONE, Failure, Status
+from attnres_lab.sweep.decide import Action, Situation, after, decide
 from attnres_lab.sweep.trials import NEXT, Trial
 from tests.sweep.simulated import (
     CRASHES,
@@ -103,6 +104,32 @@ def check(decider: Decider) -> None:
 
 def test_every_trial_ends_once_runs_once_at_a_time_and_is_not_lost() -> None:
     check(decide)
+
+
+@pytest.mark.parametrize(
+    ("failure", "pauses"),
+    [
+        ("infrastructure", [1.0, 2.0]),
+        ("killed", [1.0, 2.0]),
+        ("out_of_memory", [1.0]),
+        ("bug", []),
+        ("config", []),
+    ],
+)
+def test_a_trial_is_tried_again_as_often_as_the_policy_says(
+    failure: Failure, pauses: list[float]
+) -> None:
+    """Each time after twice the pause, however far it came (``POLICY``: 2, of memory 1)."""
+    name, waited = NAMES[0], []
+    trial = Trial(entry(name), RunConfig(), "running")
+    while trial.state != "exhausted":
+        ended = trial.to("ended", status=Status("failed", failure), reached=trial.reached + 10)
+        (action,) = decide({name: ended}, 0.0, 1, Situation(POLICY))
+        trial = after(ended, action)
+        if trial.state == "waiting":
+            waited.append(action.at)
+            trial = trial.to("running")
+    assert waited == pauses
 
 
 def runs_twice(

@@ -16,6 +16,7 @@ from tracking_helpers import OLD_LOADER, dump, write_run, write_sweep
 from attnres_lab.errors import UserError
 from attnres_lab.tracking import connect, rebuild, tracking_uri
 from attnres_lab.tracking.server import serve
+from tests.faults.stores import DAMAGES
 
 pytestmark = pytest.mark.filterwarnings(OLD_LOADER)
 
@@ -105,32 +106,12 @@ def half_made(path: Path) -> None:
             database.execute(f"DROP TABLE {table}")
 
 
-def flip(path: Path) -> None:
-    """Bytes in the middle of a page that opening does not read."""
-    data = bytearray(path.read_bytes())
-    with contextlib.closing(sqlite3.connect(path)) as database:
-        query = "SELECT rootpage FROM sqlite_master WHERE name = 'metrics'"
-        (page,) = database.execute(query).fetchone()
-        (size,) = database.execute("PRAGMA page_size").fetchone()
-    data[(page - 1) * size : (page - 1) * size + 8] = b"\xff" * 8
-    path.write_bytes(data)
-
-
-DAMAGES = {
-    "half": lambda path: os.truncate(path, path.stat().st_size // 2),
-    "garbage": lambda path: path.write_bytes(os.urandom(20_000)),
-    "an old schema": half_made,
-    "empty": lambda path: os.truncate(path, 0),
-    "gone": Path.unlink,
-    "flipped bytes": flip,
-}
-
-
+WAYS = DAMAGES | {"an old schema": half_made}
 SLOW = ("garbage", "empty", "gone")
 
 
 @pytest.mark.parametrize(
-    "how", [pytest.param(how, marks=[pytest.mark.slow] * (how in SLOW)) for how in DAMAGES]
+    "how", [pytest.param(how, marks=[pytest.mark.slow] * (how in SLOW)) for how in WAYS]
 )
 def test_a_damaged_store_is_set_aside_and_written_again(runs, capsys, how) -> None:
     """In one line, by a process that has it open too; the full table is there afterwards."""
@@ -139,7 +120,7 @@ def test_a_damaged_store_is_set_aside_and_written_again(runs, capsys, how) -> No
     if how != "an old schema":  # one with runs in it was whole once
         list(rebuild(runs / "train" / "a"))
     capsys.readouterr()
-    DAMAGES[how](runs / "mlflow.db")
+    WAYS[how](runs / "mlflow.db")
     list(rebuild(runs))
     assert [run["status"] for run in dump(tracking_uri()).values()] == ["FINISHED"] * 2
     said = capsys.readouterr().err
@@ -164,9 +145,30 @@ def test_a_store_that_is_locked_is_no_damaged_one(runs, capsys) -> None:
     assert damage(runs / "mlflow.db", thorough=True) == ""
 
 
+def test_what_a_killed_upload_left_is_removed(runs) -> None:
+    """MLflow writes a file under another name and moves it in when it is whole; temporary files of
+    a mirror lie in the folder that it mirrors.
+    """
+    home = write_run(runs / "train" / "a").path
+    list(rebuild(runs))
+    (uploaded,) = (runs / "artifacts").rglob("config.yaml")
+    left = [
+        uploaded.with_name(".artifact.uploading.abc"),
+        home / ".tracking.tmp" / "tmpxyz" / "log.txt",
+        home / ".tracking.json.999999999.tmp",
+    ]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    list(rebuild(runs))
+    assert [path for path in left if path.exists()] == []
+    assert uploaded.exists()
+    assert not (home / ".tracking.tmp").exists()
+
+
 def test_the_pages_open_on_a_damaged_store(runs, capsys, monkeypatch) -> None:
     """``attnres ui`` names it before it starts a server on the new one."""
-    DAMAGES["half"](runs / "mlflow.db")
+    WAYS["half"](runs / "mlflow.db")
     monkeypatch.setattr("attnres_lab.tracking.server._taken", lambda port: True)
     monkeypatch.setattr("attnres_lab.tracking.server.signal.signal", lambda *_: None)
     with pytest.raises(UserError, match="is in use"):
