@@ -41,6 +41,10 @@ class Screen:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        """Take the board away, which is drawn anew under every line as it was last."""
         if self.live:
             self.live.stop()
 
@@ -79,6 +83,7 @@ class Screen:
 
     def final(self) -> None:
         """The last line, the best trial, what failed, and where to look next."""
+        self._close()
         trials = progress(self.folder)
         facts = self._facts(trials)
         self.say(headline(facts))
