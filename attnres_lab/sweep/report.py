@@ -18,7 +18,15 @@ from attnres_lab.runs.paths import runs_folder
 from attnres_lab.runs.progress import Progress, progress
 from attnres_lab.runs.sweep import SweepFolder
 from attnres_lab.sweep.board import board, style_of
-from attnres_lab.sweep.summary import best_line, goal_of, headline, rank, summary, table
+from attnres_lab.sweep.summary import (
+    best_line,
+    goal_of,
+    headline,
+    rank,
+    smallest_first,
+    summary,
+    table,
+)
 
 #: Lines that a terminal gets; longer lists are cut there, and whole elsewhere.
 SHOWN = 200
@@ -40,7 +48,8 @@ def print_status(folder: SweepFolder, *, as_json: bool, watch: bool, slots: int 
                 )
             holder = folder.holder()
             at_once = slots or max(1, sum(t.label == "running" for t in trials))
-            facts = summary(trials, slots=at_once, goal=goal)
+            first = smallest_first(folder)
+            facts = summary(trials, slots=at_once, goal=goal, smallest=first)
             if live:
                 live.update(board(trials, facts, goal[0], console.size.height), refresh=True)
             elif as_json:
