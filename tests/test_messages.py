@@ -11,6 +11,7 @@ import pytest
 
 from analysis import compute_equivalent_gain
 from attnres_lab.config import load
+from attnres_lab.runs import Entry, SweepFolder
 from attnres_lab.sweep.plan import Planner
 from attnres_lab.sweep.spec import load_spec
 from tests.test_cli import ROOT, attnres
@@ -119,6 +120,24 @@ def test_a_disk_that_cannot_be_written_is_one_line(
     error = capsys.readouterr().err
     assert error.startswith("error: /proc/none")
     assert error.count("\n") == 1
+
+
+def test_a_report_on_a_sweep_of_which_nothing_has_finished_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Planned or begun alone, it has no column of losses yet."""
+    monkeypatch.setenv("ATTNRES_RUNS", str(tmp_path))
+    folder = SweepFolder(tmp_path / "sweeps" / "s")
+    folder.describe("s", TINY, SWEEP)
+    folder.write_plan([Entry("a", "a", {}, "full", "d8-L2", 0, "full-d8-L2-s0", 1, 1.0, 1)])
+    for state in ("scheduled", "running", "failed"):
+        folder.trial("a").path.mkdir(parents=True, exist_ok=True)
+        folder.trial("a").set_status(state)
+        assert attnres(monkeypatch, "report", "s") == 2
+        assert capsys.readouterr().err == (
+            "error: s: none of its 1 runs has finished with a loss; there is nothing to report yet:"
+            " attnres sweep status says how far they are, attnres sweep run goes on\n"
+        )
 
 
 def test_what_is_meant_is_taken(tmp_path: Path) -> None:
