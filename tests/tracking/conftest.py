@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium")
@@ -80,11 +81,14 @@ class Screenshots:
         self.folder = folder
 
     def keep(self, page, name: str) -> None:
-        """Write one."""
+        """Write one; the docs' in few colours, for they are in the repository."""
         folder = self.folder
         if (docs := os.environ.get("ATTNRES_SCREENSHOTS")) and name in DOCS:
             folder, name = Path(docs), DOCS[name]
-        page.screenshot(path=folder / f"{name}.png")
+        page.screenshot(path=(file := folder / f"{name}.png"))
+        if docs:
+            with Image.open(file) as picture:
+                picture.convert("RGB").quantize(96).save(file, optimize=True)
 
 
 @pytest.fixture(scope="session")

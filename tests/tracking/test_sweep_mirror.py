@@ -43,7 +43,7 @@ def test_a_sweep_is_a_parent_with_children_on_one_level(runs) -> None:
     for parent in parents:
         note = parent.data.tags["mlflow.note.content"]
         assert "3 of 4 trials have a result (3 finished, 1 scheduled)" in note
-        assert "| d32-L8 | full | 1 | 3.0000 | +0.0000 |" in note
+        assert re.search(r"^d32-L8 +full +1 +3\.0000 +\+0\.0000$", note, re.M)
         assert "Does depth attention pay?" in note
         children = client.search_runs(
             [connect().experiment_id], f"tags.mlflow.parentRunId = '{parent.info.run_id}'"
