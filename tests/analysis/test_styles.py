@@ -25,15 +25,18 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
 
 
 def labels_apart(figure) -> None:
-    """No two tick labels of an axis overlap, as they are drawn."""
-    figure.canvas.draw()
+    """No two tick labels of an axis overlap, as they are drawn. A figure without pyplot has a
+    canvas that draws nothing.
+    """
+    figure.draw_without_rendering()
     for ax in figure.axes:
         for axis in (ax.xaxis, ax.yaxis):
             low, high = sorted(axis.get_view_interval())
             boxes = [
-                tick.label1.get_window_extent()
+                label.get_window_extent()
                 for tick in axis.get_major_ticks()
-                if tick.label1.get_text() and low <= tick.get_loc() <= high
+                for label in (tick.label1, tick.label2)  # of a colour bar the second
+                if label.get_visible() and label.get_text() and low <= tick.get_loc() <= high
             ]
             for a, b in itertools.pairwise(boxes):
                 assert not a.overlaps(b), (ax.get_title(), axis.axis_name, a, b)
@@ -98,7 +101,7 @@ def test_a_paper_gets_its_column_its_letters_and_no_title() -> None:
         figure, (ax,) = plots.new_axes()
         gain.plot(ax)
         plots.heading(ax, "not here")
-        figure.canvas.draw()
+        figure.draw_without_rendering()
         sizes = {text.get_fontsize() for text in figure.findobj(mpl.text.Text) if text.get_text()}
         assert min(sizes) >= 7
     assert tuple(figure.get_size_inches()) == (3.25, 2.4)
@@ -141,7 +144,7 @@ def test_bands_lie_behind_the_data_and_leave_it_its_room() -> None:
     curves = {f"v{i}": curve.assign(extrapolates=False) for i in range(10)}
     figure, (ax,) = plots.new_axes()
     plots.gain_by_compute(ax, curves)
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     opaque = 1 - np.prod([1 - fill.get_alpha() for fill in ax.collections])
     assert opaque < 0.3
     lines = [line for line in ax.lines if line.get_label() in curves]
