@@ -140,8 +140,12 @@ def test_a_report_on_a_sweep_of_which_nothing_has_finished_says_what_to_do(
         )
 
 
-def test_what_is_meant_is_taken(tmp_path: Path) -> None:
-    """Residuals as plain strings, and a path where a list is meant."""
+def test_what_is_meant_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Residuals as plain strings, a path where a list is meant, and in Python too an experiment by
+    its name in an empty folder.
+    """
+    monkeypatch.chdir(tmp_path)
+    assert load("experiments/tiny.yaml") == load("tiny") == load(TINY)
     file = tmp_path / "file.yaml"
     file.write_text(SWEEP.replace("seed: [0]", "model.residual: [baseline, full]"))
     trials = Planner(load_spec(file)).grid()
