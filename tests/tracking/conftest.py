@@ -88,7 +88,8 @@ class Screenshots:
         page.screenshot(path=(file := folder / f"{name}.png"))
         if docs:
             with Image.open(file) as picture:
-                picture.convert("RGB").quantize(96).save(file, optimize=True)
+                few = picture.convert("RGB").quantize(255, method=Image.Quantize.FASTOCTREE)
+                few.save(file, optimize=True)
 
 
 @pytest.fixture(scope="session")
