@@ -36,8 +36,8 @@ def load_runs(
     ``variant``, ``size``, ``seed`` (int), ``data_fingerprint``, ``trial``; every final number
     (``val/loss`` in nats per token, ``flops``, ``tokens``, ``seconds``, ``device_seconds``,
     ``params``, ...), from MLflow the last value of every other metric too; every dotted config key,
-    as numbers where all of its values are numbers. A sweep's runs are those of its plan; run
-    folders beside them are of an earlier plan and left out. Of a sweep under ``tune`` the runs that
+    as numbers where all of its values are numbers. A sweep's runs are those of its plan; stale
+    ones, of an earlier plan, are left out. Of a sweep under ``tune`` the runs that
     only chose its values are left out, or, with ``tuning``, they alone are read.
 
     Raises ValueError for a sweep or experiment that is not there, with the nearest name, and for a
@@ -143,7 +143,14 @@ def _folders(name: str | Path) -> list[tuple[dict[str, Any], dict[str, str]]]:
         except UserError:
             raise ValueError(f"{name}: no run has started in {home} yet") from None
         records = table(paths)
-    return [_split(record, path.absolute()) for record, path in zip(records, paths, strict=True)]
+    found = [
+        _split(record, path.absolute())
+        for record, path in zip(records, paths, strict=True)
+        if "stale" not in record
+    ]
+    if not found:
+        raise ValueError(f"{name}: the runs in {home} are no part of their sweep's plan any more")
+    return found
 
 
 def _split(record: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, str]]:

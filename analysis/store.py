@@ -51,7 +51,7 @@ def search(tracking_uri: str, name: str) -> list[Any]:
             if found := [
                 run
                 for run in _pages(client, [experiments[name]], "")
-                if run.data.tags.get("kind") != "sweep"
+                if run.data.tags.get("kind") != "sweep" and "stale" not in run.data.tags
             ]:
                 return found
             raise ValueError(f"{name}: the experiment holds no runs yet")
@@ -76,7 +76,7 @@ def search(tracking_uri: str, name: str) -> list[Any]:
 
 def _one_sweep(runs: list[Any], name: str) -> list[Any]:
     """Of several sweeps of one name in a shared store: the one whose folder is here, else the
-    newest.
+    newest; without the stale runs, which its plan no longer has.
     """
     ids = {run.data.tags.get("sweep_id") for run in runs}
     here = SweepFolder.named(name).facts().get("id")
@@ -85,7 +85,11 @@ def _one_sweep(runs: list[Any], name: str) -> list[Any]:
         if here in ids
         else max(runs, key=lambda run: run.info.start_time).data.tags.get("sweep_id")
     )
-    return [run for run in runs if run.data.tags.get("sweep_id") == chosen]
+    return [
+        run
+        for run in runs
+        if run.data.tags.get("sweep_id") == chosen and "stale" not in run.data.tags
+    ]
 
 
 def _pages(client: Any, experiments: list[str], query: str) -> list[Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from attnres_lab.analysis import load_runs
 from attnres_lab.config import content_hash, load
 from attnres_lab.errors import UserError
 from attnres_lab.runs.files import write_json
@@ -58,6 +60,31 @@ def test_a_run_is_found_by_the_beginning_of_its_hash_and_by_its_name(done: Lab) 
         locate("baseline-")
     with pytest.raises(UserError, match="no run is called so; 'attnres runs list'"):
         locate("nothing")
+
+
+def test_runs_of_an_earlier_plan_are_listed_as_stale_and_mixed_with_nothing(
+    done: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two of four trials are edited out; put back, they are results again."""
+    stale = {entry.hash for entry in done.folder.plan() if entry.params["optim.lr"] == 0.01}
+    done.run(done.sweep(space=SPACE | {"optim.lr": [0.001]}))
+    assert {run.path.name for run in done.folder.stale()} == stale
+    capsys.readouterr()
+    assert attnres(monkeypatch, "sweep", "status", "s") == 0
+    out = capsys.readouterr().out
+    assert "2/2 done" in out
+    assert "2 stale, no part of the plan" in out
+    assert {line.split()[0] for line in out.splitlines() if "finished: stale" in line} == stale
+    assert attnres(monkeypatch, "sweep", "status", "s", "--json") == 0
+    assert set(json.loads(capsys.readouterr().out)["stale"]) == stale
+    assert attnres(monkeypatch, "runs", "list") == 0
+    out = capsys.readouterr().out
+    assert {line.split()[0][-12:] for line in out.splitlines() if ": stale" in line} == stale
+    assert {r["trial"] for r in select(table(find()), ["stale=true"])} == stale
+    assert not stale & set(load_runs(done.folder.path.parents[1])["trial"])
+    done.run(done.sweep(space=SPACE))
+    assert select(table(find()), ["stale=true"]) == []
+    assert done.folder.stale() == []
 
 
 def test_a_comparison_opens_with_the_differences(

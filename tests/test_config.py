@@ -143,7 +143,7 @@ def test_a_bad_file_dies_with_file_line_and_key(text: str, message: str, tmp_pat
 
 def test_unreadable_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=r"gone\.yaml: cannot be read \(No such file or directory\)"
+        UserError, match=r"gone\.yaml: no such file, and no experiment is called so"
     ):
         load(tmp_path / "gone.yaml")
     (tmp_path / "latin.yaml").write_bytes(b"name: \xff")

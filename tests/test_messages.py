@@ -11,6 +11,7 @@ import pytest
 
 from analysis import compute_equivalent_gain
 from attnres_lab.config import load
+from attnres_lab.runs import Entry, SweepFolder
 from attnres_lab.sweep.plan import Planner
 from attnres_lab.sweep.spec import load_spec
 from tests.test_cli import ROOT, attnres
@@ -121,8 +122,30 @@ def test_a_disk_that_cannot_be_written_is_one_line(
     assert error.count("\n") == 1
 
 
-def test_what_is_meant_is_taken(tmp_path: Path) -> None:
-    """Residuals as plain strings, and a path where a list is meant."""
+def test_a_report_on_a_sweep_of_which_nothing_has_finished_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Planned or begun alone, it has no column of losses yet."""
+    monkeypatch.setenv("ATTNRES_RUNS", str(tmp_path))
+    folder = SweepFolder(tmp_path / "sweeps" / "s")
+    folder.describe("s", TINY, SWEEP)
+    folder.write_plan([Entry("a", "a", {}, "full", "d8-L2", 0, "full-d8-L2-s0", 1, 1.0, 1)])
+    for state in ("scheduled", "running", "failed"):
+        folder.trial("a").path.mkdir(parents=True, exist_ok=True)
+        folder.trial("a").set_status(state)
+        assert attnres(monkeypatch, "report", "s") == 2
+        assert capsys.readouterr().err == (
+            "error: s: none of its 1 runs has finished with a loss; there is nothing to report yet:"
+            " attnres sweep status says how far they are, attnres sweep run goes on\n"
+        )
+
+
+def test_what_is_meant_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Residuals as plain strings, a path where a list is meant, and in Python too an experiment by
+    its name in an empty folder.
+    """
+    monkeypatch.chdir(tmp_path)
+    assert load("experiments/tiny.yaml") == load("tiny") == load(TINY)
     file = tmp_path / "file.yaml"
     file.write_text(SWEEP.replace("seed: [0]", "model.residual: [baseline, full]"))
     trials = Planner(load_spec(file)).grid()

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
 from helpers import tiny, write_run
+from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import CSVLogger
 
 from attnres_lab import run
@@ -21,6 +23,7 @@ from attnres_lab.runs.folder import RunFolder
 from attnres_lab.sweep.plan import Planner
 from attnres_lab.sweep.planview import print_plan
 from attnres_lab.sweep.spec import load_spec
+from attnres_lab.training.plugged import check_plugged
 from tests.sweep.conftest import Lab
 from tests.test_cli import attnres
 
@@ -33,6 +36,28 @@ STOP = {
     "patience": 1,
 }
 CSV = "pytorch_lightning.loggers.CSVLogger"
+
+
+class Patient(EarlyStopping):
+    """Hands what it is given on."""
+
+    def __init__(self, factor: int = 2, **kwargs: Any) -> None:
+        super().__init__("val/loss", mode="min", **kwargs)
+
+
+class Bare(pl.Callback):
+    """Its base takes nothing."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
+
+class Keeps(EarlyStopping):
+    """Takes anything."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        self.options = kwargs
+        super().__init__("val/loss")
 
 
 class Counter(pl.Callback):
@@ -115,6 +140,9 @@ WRONG = [
     ("callbacks", "pathlib.Path", "pathlib.Path: is no subclass of pytorch_lightning.callbacks"),
     ("callbacks", {**STOP, "patienc": 1}, "got an unexpected keyword argument 'patienc'; write {"),
     ("callbacks", f"{HERE}.Counter", "missing a required argument: 'file'"),
+    ("callbacks", {"name": f"{HERE}.Patient", "patienc": 1}, "unexpected keyword argument 'patien"),
+    ("callbacks", {"name": f"{HERE}.Patient", "mode": "max"}, "'mode' is no argument: the class"),
+    ("callbacks", {"name": f"{HERE}.Bare", "patience": 1}, "unexpected keyword argument 'patience"),
     ("callbacks", {"decay": 1}, "no name; write {name: package.Class, ...}"),
     ("loggers", EMA["name"], "is no subclass of pytorch_lightning.loggers.logger.Logger"),
 ]
@@ -131,6 +159,24 @@ def test_what_cannot_be_had_is_refused_in_plan_in_one_line(
         print_plan(source, lab.folder)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_what_takes_its_arguments_is_not_refused(tmp_path: Path) -> None:
+    """Handed on, kept, or taken by a logger for the writer below it."""
+    check_plugged(
+        [
+            tiny(
+                tmp_path,
+                callbacks=[
+                    {"name": f"{HERE}.Patient", "factor": 3, "patience": 1},
+                    {"name": f"{HERE}.Keeps", "anything": 1},
+                    f"{HERE}.Bare",
+                    STOP,
+                ],
+                loggers=[{"name": "pytorch_lightning.loggers.WandbLogger", "group": "g"}, CSV],
+            )
+        ]
+    )
 
 
 def test_train_refuses_it_before_a_folder_is_made(

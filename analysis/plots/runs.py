@@ -5,6 +5,7 @@ by depth; grids of two factors.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -194,11 +195,15 @@ def grid_map(
     return ax
 
 
-def _ticks(ax: Axes, rows: list[str], columns: list[str], most: int = 26) -> None:
-    """Every label while there is room, then every second, and so on."""
-    for names, place in ((rows, ax.set_yticks), (columns, ax.set_xticks)):
-        step = -(-len(names) // most)
-        place(range(0, len(names), step), names[::step], fontsize=7)
-    if sum(map(len, columns)) > 45:
+def _ticks(ax: Axes, rows: list[str], columns: list[str], size: float = 7.0) -> None:
+    """Every label while there is room, then every second, and so on. Letters of ``size`` points;
+    the axes get about 0.6 of the figure, whose layout is not known yet.
+    """
+    figure: Any = ax.figure
+    across, up = (inches * 72 * 0.6 for inches in figure.get_size_inches())
+    for names, place, room in ((rows, ax.set_yticks, up), (columns, ax.set_xticks, across)):
+        step = -(-len(names) // int(room / (1.3 * size)))
+        place(range(0, len(names), step), names[::step], fontsize=size)
+    if (max(map(len, columns)) + 1) * len(columns) * 0.6 * size > across:
         ax.tick_params(axis="x", labelrotation=90)
     ax.grid(visible=False)

@@ -278,6 +278,12 @@ def gather(
     default = runs_folder() / "sweeps" / str(source)
     folder = folder or (default if default.is_dir() else None)
     runs, timed = priced(load_runs(source, tracking_uri), folder)
+    none = (
+        f"{source}: none of its {len(runs)} runs has finished with a loss; there is nothing to "
+        "report yet: attnres sweep status says how far they are, attnres sweep run goes on"
+    )
+    if "status" in runs and not (runs["status"] == "finished").any():
+        raise ValueError(none)
     if missing := {"variant", "size", "val/loss"} - set(runs):
         raise ValueError(
             f"{source}: no column {', '.join(sorted(missing))}; a report needs variant, size and "
@@ -286,10 +292,7 @@ def gather(
     runs = runs if "seed" in runs else runs.assign(seed=0)
     evidence = Evidence(str(source), runs, folder, spec, tracking_uri, timed=timed)
     if evidence.done.empty:
-        raise ValueError(
-            f"{source}: none of its {len(evidence.runs)} runs has finished; there is nothing to "
-            "report yet"
-        )
+        raise ValueError(none)
     return evidence
 
 

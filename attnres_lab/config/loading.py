@@ -26,16 +26,18 @@ from attnres_lab.data.images import ImageSourceConfig
 from attnres_lab.errors import UserError, nearest
 from attnres_lab.mixers import MLPS, MLPConfig
 from attnres_lab.residual import REGISTRY, ResidualConfig
+from attnres_lab.shipped import find
 from attnres_lab.yamlfile import YamlFile, parse_value
 
 
 def load(base: Path | str | YamlFile, overrides: Mapping[str, Any] | None = None) -> RunConfig:
-    """The run that the file ``base`` describes, with dotted ``overrides`` laid over it.
+    """The run that the file ``base`` describes (or the experiment so called: ``tiny``, from any
+    folder), with dotted ``overrides`` laid over it.
 
     Raises UserError with file and line, the key and the nearest valid name for unknown keys, wrong
     types and impossible combinations.
     """
-    file = base if isinstance(base, YamlFile) else YamlFile(base)
+    file = base if isinstance(base, YamlFile) else YamlFile(find(base, "experiments"))
     if "space" in file.data:
         raise UserError(f"{file.path}: this is a sweep file; use attnres sweep run")
     raw: dict[str, Any] = json.loads(json.dumps(file.data))

@@ -21,7 +21,7 @@ from attnres_lab.pretrained import names
 from attnres_lab.pretrained.families import to_model
 from attnres_lab.pretrained.source import find
 from attnres_lab.residual import REGISTRY
-from attnres_lab.runs.folder import RunFolder, write_atomic
+from attnres_lab.runs.folder import RunFolder, Status, write_atomic
 from attnres_lab.runs.paths import cache_folder
 from attnres_lab.training.checkpoint import AtomicCheckpoint
 from attnres_lab.yamlfile import YamlFile
@@ -63,7 +63,7 @@ def convert(
         shutil.copytree(scratch, files.path / FILES)
     write_atomic(files.config, to_yaml(config).encode())
     save(files, config, model)
-    files.set_status("finished", message="converted")
+    files.set_status("finished", message=Status.CONVERTED)
     return config
 
 

@@ -51,6 +51,7 @@ class Status:
     """
 
     IMPORTED: ClassVar[str] = "imported from "
+    CONVERTED: ClassVar[str] = "converted"  # from another's weights: it was never trained here
 
     state: State
     failure: Failure | None = None

@@ -145,6 +145,12 @@ class SweepFolder:
                 self.write_plan(entries)
         return entries
 
+    def stale(self) -> list[RunFolder]:
+        """Trials that ran and are no part of the plan any more: kept, and counted nowhere."""
+        planned = {entry.hash for entry in self.plan()}
+        paths = sorted(self.trials.glob("*/status.json")) if planned else []
+        return [RunFolder(path.parent) for path in paths if path.parent.name not in planned]
+
     def holder(self) -> dict[str, Any] | None:
         """Who coordinates the sweep now (``pid``, ``host``, ``started``), or None. Asks without
         the coordinator's lock, so that a look never keeps a sweep from starting.

@@ -93,7 +93,7 @@ def select(
     of the record or a config key. Raises UserError.
     """
     records = list(records)
-    columns = {key.removeprefix("config/") for record in records for key in record}
+    columns = {key.removeprefix("config/") for record in records for key in record} | {"stale"}
 
     def value(record: Mapping[str, Any], column: str) -> Any:
         if column not in columns:
@@ -134,10 +134,24 @@ def _holds(value: Any, sign: str, wanted: str) -> bool:
 def table(paths: Iterable[Path]) -> list[dict[str, Any]]:
     """Per run folder: its name, state and failure, labels, final numbers (of a run without a
     result those of its last row) and, as ``config/<dotted key>``, its config. The state is
-    ``damaged`` where the status was set aside and none has been written since.
+    ``damaged`` where the status was set aside and none has been written since. Of a sweep's runs
+    that are no part of its plan any more ``stale`` is True; others have no such key.
     """
-    root = runs_folder()
-    return [_record(path, root, None) for path in paths]
+    root, plans = runs_folder(), dict[Path, set[str]]()
+    return [
+        _record(path, root, None) | ({"stale": True} if _stale(path.absolute(), plans) else {})
+        for path in paths
+    ]
+
+
+def _stale(path: Path, plans: dict[Path, set[str]]) -> bool:
+    """Whether a run lies in a sweep and is no part of its plan; ``plans`` are those read so far."""
+    home = path.parents[1]
+    if path.parent.name not in ("trials", "discarded"):
+        return False
+    if home not in plans:
+        plans[home] = {entry.hash for entry in SweepFolder(home).plan()}
+    return bool(plans[home]) and path.name not in plans[home]
 
 
 def planned(sweep: SweepFolder) -> list[dict[str, Any]]:

@@ -58,9 +58,14 @@ class _Seen:
 
 
 def forecast(
-    trials: Sequence[Progress], slots: int, outlook: Outlook = NOTHING, now: float | None = None
+    trials: Sequence[Progress],
+    slots: int,
+    outlook: Outlook = NOTHING,
+    now: float | None = None,
+    *,
+    smallest: bool = False,
 ) -> Forecast:
-    """Of a sweep of which ``slots`` trials run at a time, the largest first."""
+    """Of a sweep of which ``slots`` trials run at a time, the largest first, or the smallest."""
     now = time.time() if now is None else now
     coming = [entry for entry, _ in outlook.coming]
     timed = bool(outlook.seconds) and all(
@@ -92,7 +97,7 @@ def forecast(
         elif not t.done:
             waiting.append((t.entry.flops or 0.0, rest))
     later = sum(count * expected(entry) for entry, count in outlook.coming)
-    order = [rest for _, rest in sorted(waiting, reverse=True)]
+    order = [rest for _, rest in sorted(waiting, reverse=not smallest)]
     left = schedule(order, slots, running) + later / max(1, slots)
     share = done / (total + later) if total + later else 1.0
     return Forecast(share, left if known or not (order or running or later) else None)

@@ -87,7 +87,8 @@ def print_plan(
         what = "with what is proposed" if spec.adaptive else "with tuning"
         print(*_prospect(what, plan.prospect(), speeds, device), sep="\n")
     todo = [prices[t.entry.hash] for t in left]
-    print(f"to go: {_cost(todo, device, speeds.name)}" if left else "nothing to do")
+    first = spec.order == "smallest"
+    print(f"to go: {_cost(todo, device, speeds.name, smallest=first)}" if left else "nothing to do")
     if spec.eval and (left or spec.adaptive):
         print(*_scoring(spec.eval, plan.prospect(), speeds, device), sep="\n")
     print(*(f"note: {line}\n" for line in notes), sep="", end="")
@@ -118,7 +119,7 @@ def _passes(trials: list[Trial]) -> str:
     return f"data: at most {passes:.2g} passes over {corpus.train_tokens:,} training tokens"
 
 
-def _cost(prices: list[Price], device: Device, name: str) -> str:
+def _cost(prices: list[Price], device: Device, name: str, *, smallest: bool = False) -> str:
     """The time of all, and what it rests on."""
     seconds, bases = [price.seconds for price in prices], {price.basis for price in prices}
     name = name or "the machines of this cluster"
@@ -126,7 +127,7 @@ def _cost(prices: list[Price], device: Device, name: str) -> str:
     speed = guess if "guess" in bases else f"speed measured on {name}"
     near = ", of the nearest size or variant where marked ~" if "nearest" in bases else ""
     each = "" if device.leased == 1 else f" of {device.leased:g} devices a trial"
-    wall = duration(schedule(sorted(seconds, reverse=True), device.slots))
+    wall = duration(schedule(sorted(seconds, reverse=not smallest), device.slots))
     return (
         f"{sum(seconds) * device.leased / 3600:.2g} device-hours{each}, {wall} with "
         f"{device.slots} at a time; "

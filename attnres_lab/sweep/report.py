@@ -13,12 +13,20 @@ from rich.live import Live
 from rich.text import Text
 
 from attnres_lab.errors import UserError
-from attnres_lab.runs.folder import RunFolder
+from attnres_lab.runs.folder import RunFolder, read_json
 from attnres_lab.runs.paths import runs_folder
 from attnres_lab.runs.progress import Progress, progress
 from attnres_lab.runs.sweep import SweepFolder
 from attnres_lab.sweep.board import board, style_of
-from attnres_lab.sweep.summary import best_line, goal_of, headline, rank, summary, table
+from attnres_lab.sweep.summary import (
+    best_line,
+    goal_of,
+    headline,
+    rank,
+    smallest_first,
+    summary,
+    table,
+)
 
 #: Lines that a terminal gets; longer lists are cut there, and whole elsewhere.
 SHOWN = 200
@@ -40,14 +48,17 @@ def print_status(folder: SweepFolder, *, as_json: bool, watch: bool, slots: int 
                 )
             holder = folder.holder()
             at_once = slots or max(1, sum(t.label == "running" for t in trials))
-            facts = summary(trials, slots=at_once, goal=goal)
+            first = smallest_first(folder)
+            facts = summary(trials, slots=at_once, goal=goal, smallest=first)
             if live:
                 live.update(board(trials, facts, goal[0], console.size.height), refresh=True)
             elif as_json:
                 rows = [_as_json(t) for t in trials]
-                print(json.dumps({**facts, "holder": holder, "trials": rows}))
+                stale = [run.path.name for run in folder.stale()]
+                print(json.dumps({**facts, "holder": holder, "trials": rows, "stale": stale}))
             else:
                 _print_table(console, trials, facts, goal[0])
+                _print_stale(console, folder)
                 where = f"run by process {holder['pid']} on {holder['host']}" if holder else ""
                 print(where or "not running now")
             if not watch or not facts["pending"] or (holder is None and not facts["running"]):
@@ -70,6 +81,21 @@ def _print_table(
     if best := best_line(facts):
         console.print(Text(best, style="green"))
     console.print(headline(facts), markup=False)
+
+
+def _print_stale(console: Console, folder: SweepFolder) -> None:
+    """Runs that an edit left outside the plan: named, so that nobody takes them for results."""
+    if not (runs := folder.stale()):
+        return
+    name = folder.path.name
+    console.print(
+        f"{len(runs)} stale, no part of the plan and counted nowhere; "
+        f"attnres runs list --filter sweep={name} --filter stale=true shows all",
+        markup=False,
+    )
+    for run in runs[:10]:
+        label = (read_json(run.environment) or {}).get("run_name", "")
+        console.print(f"{run.path.name}  {label}  {run.status().state}: stale", style="dim")
 
 
 def _as_json(trial: Progress) -> dict[str, Any]:

@@ -32,9 +32,11 @@ def summary(
     slots: int = 1,
     outlook: Outlook = NOTHING,
     goal: tuple[str, str] = GOAL,
+    smallest: bool = False,
 ) -> dict[str, Any]:
     """Counts by state, device hours spent, the share of the whole sweep's time that is done, the
-    seconds left if ``slots`` trials run at a time (None: nothing measured yet), and the best
+    seconds left if ``slots`` trials run at a time, the ``smallest`` or the largest first (None:
+    nothing measured yet), and the best
     finished trial by ``goal``: a metric, and which way is better.
     """
     states = Counter(t.label.split(":")[0] for t in trials)
@@ -47,7 +49,7 @@ def summary(
         if t.status.state == "finished" and not t.entry.tuning
         if (value := number(t.row.get(metric))) is not None and math.isfinite(value)
     ]
-    ahead = forecast(trials, slots, outlook)
+    ahead = forecast(trials, slots, outlook, smallest=smallest)
     facts: dict[str, Any] = {
         "trials": len(trials),
         "done": done,
@@ -69,11 +71,24 @@ def summary(
 def goal_of(folder: SweepFolder) -> tuple[str, str]:
     """The first objective of a sweep that ran, by the YAML that it ran with."""
     try:
-        given = yaml.safe_load(str(folder.facts().get("yaml", "")))["objective"]
+        given = _file(folder)["objective"]
         first = given[0] if isinstance(given, list) else given
         return str(first.get("metric", GOAL[0])), str(first.get("direction", GOAL[1]))
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError, IndexError):
+    except (KeyError, TypeError, AttributeError, IndexError):
         return GOAL
+
+
+def smallest_first(folder: SweepFolder) -> bool:
+    """Whether the YAML that a sweep ran with starts its smallest trials first."""
+    return bool(_file(folder).get("order") == "smallest")
+
+
+def _file(folder: SweepFolder) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(str(folder.facts().get("yaml", "")))
+    except yaml.YAMLError:
+        found = None
+    return found if isinstance(found, dict) else {}
 
 
 def rank(trial: Progress) -> int:

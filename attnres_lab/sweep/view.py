@@ -16,7 +16,7 @@ from attnres_lab.runs.sweep import Entry, SweepFolder
 from attnres_lab.sweep.board import board, style_of
 from attnres_lab.sweep.forecast import NOTHING, Outlook
 from attnres_lab.sweep.rules import number
-from attnres_lab.sweep.summary import best_line, duration, headline, show, summary
+from attnres_lab.sweep.summary import best_line, duration, headline, show, smallest_first, summary
 
 
 class Screen:
@@ -41,6 +41,10 @@ class Screen:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        """Take the board away, which is drawn anew under every line as it was last."""
         if self.live:
             self.live.stop()
 
@@ -75,10 +79,12 @@ class Screen:
         self.due = now + max(1.0 if self.live else 60.0, 100 * (now - started))
 
     def _facts(self, trials: list[Progress]) -> dict[str, Any]:
-        return summary(trials, slots=self.slots, outlook=self.outlook(), goal=self.goal)
+        known, first = self.outlook(), smallest_first(self.folder)
+        return summary(trials, slots=self.slots, outlook=known, goal=self.goal, smallest=first)
 
     def final(self) -> None:
         """The last line, the best trial, what failed, and where to look next."""
+        self._close()
         trials = progress(self.folder)
         facts = self._facts(trials)
         self.say(headline(facts))

@@ -27,10 +27,10 @@ def markdown(name: str, summary: Mapping[str, str], trials: Sequence[Mapping[str
         "",
     ]
     lines += [f"**{plain(key)}:** {plain(text)}\n" for key, text in summary.items()]
-    table = ablation(trials)
-    page = "\n".join(lines + table)
+    page = "\n".join(lines + ablation(trials))
     if len(page) > LIMIT:
-        page = page[: LIMIT - 40].rpartition("\n")[0] + "\n\n(the rest is in the report)"
+        page = page[: LIMIT - 40].rpartition("\n")[0]
+        page += ("\n```" if page.count("```") % 2 else "") + "\n\n(the rest is in the report)"
     return page
 
 
@@ -51,7 +51,8 @@ def paragraph(page: str) -> str:
 
 def ablation(trials: Sequence[Mapping[str, Any]]) -> list[str]:
     """Mean validation loss over seeds per size and variant, with the difference to the baseline of
-    that size, as table lines.
+    that size. As text in columns: MLflow gives a table neither lines nor space, and takes whatever
+    would give it some out of the page.
     """
     losses: dict[tuple[str, str], list[float]] = defaultdict(list)
     for trial in trials:
@@ -60,11 +61,7 @@ def ablation(trials: Sequence[Mapping[str, Any]]) -> list[str]:
             losses[trial["size"], trial["variant"]].append(loss)
     if not losses:
         return []
-    lines = [
-        "",
-        "| size | variant | runs | val/loss, mean | to baseline |",
-        "|---|---|---|---|---|",
-    ]
+    rows: list[tuple[str, ...]] = [("size", "variant", "runs", "val/loss, mean", "to baseline")]
     order = list(dict.fromkeys((trial["size"], trial["variant"]) for trial in trials))
     for size, variant in order:
         if values := losses.get((size, variant)):
@@ -74,6 +71,15 @@ def ablation(trials: Sequence[Mapping[str, Any]]) -> list[str]:
                 if base and variant != "baseline"
                 else ""
             )
-            names = f"{plain(size)} | {plain(variant)}"
-            lines.append(f"| {names} | {len(values)} | {statistics.mean(values):.4f} | {change} |")
-    return lines
+            mean = f"{statistics.mean(values):.4f}"
+            names = [" ".join(name.replace("`", "'").split()) for name in (size, variant)]
+            rows.append((*names, str(len(values)), mean, change))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if index < 2 else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    return ["", "```", lines[0], "─" * max(map(len, lines)), *lines[1:], "```"]

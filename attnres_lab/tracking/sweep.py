@@ -21,6 +21,7 @@ from attnres_lab.runs.sweep import Entry, SweepFolder
 from attnres_lab.runs.table import flatten, planned, table, tidy
 from attnres_lab.tracking import figures
 from attnres_lab.tracking.artifacts import is_ours, remove_half_uploads, stamp
+from attnres_lab.tracking.children import runs_of, set_apart
 from attnres_lab.tracking.dataset import user
 from attnres_lab.tracking.export import write_records
 from attnres_lab.tracking.note import markdown, paragraph
@@ -61,6 +62,7 @@ class SweepSync:
             if self._parent is None:
                 self._attach()
                 self._set_state("running", "RUNNING")
+                set_apart(self.store.client, self._known, self._ids())
             self._read_plan()
             started = {key for key, trial in self._trials.items() if trial.started}
             waiting = [
@@ -92,7 +94,7 @@ class SweepSync:
             return
         mark = self._mark()
         self._write_note(at_once=True)
-        self._find_runs()
+        set_apart(self.store.client, runs_of(self.store, self.id), self._ids())
         self._send_metrics(best([trial.files for trial in self._trials.values()]))
         self._send_tables()  # after the metrics: the disk of the artifacts may be full
         complete = all(trial.files.status().state in DONE for trial in self._trials.values())
@@ -185,11 +187,11 @@ class SweepSync:
         }
         self._known, self._trials, self._plan_stamp = {}, {}, 0
         if children:
-            self._known = self._find_runs()
-            parent = self._known.get(self.id)
+            self._known = runs_of(self.store, self.id)
+            found = self._known.get(self.id)
         else:
-            parent = run.info.run_id if (run := self._find_parent()) else None
-        if parent is None:
+            found = self._find_parent()
+        if (parent := found.info.run_id if found else None) is None:
             planned = stamp(self.folder / "plan.json")
             start = planned[0] // 1_000_000 if planned else None
             parent = self.store.client.create_run(
@@ -206,32 +208,10 @@ class SweepSync:
         )
         return found[0] if found else None
 
-    def _find_runs(self) -> dict[str, str]:
-        """The sweep's runs in the store, by id. One whose creation was answered too late is there
-        twice: the emptier one is deleted.
-        """
-        found: dict[str, Any] = {}
-        token: str | None = ""
-        while token is not None:
-            page = self.store.client.search_runs(
-                [self.store.experiment_id],
-                f"tags.sweep_id = '{self.id}'",
-                3,
-                1000,
-                page_token=token or None,
-            )
-            for run in page:
-                uid = run.data.tags["attnres.id"]
-                found[uid], *double = sorted(
-                    {id(r): r for r in (run, found.get(uid, run))}.values(),
-                    key=_filled,
-                    reverse=True,
-                )
-                for other in double:
-                    if other.info.lifecycle_stage == "active":
-                        self.store.client.delete_run(other.info.run_id)
-            token = page.token or None
-        return {uid: run.info.run_id for uid, run in found.items()}
+    def _ids(self) -> set[str]:
+        """Of the sweep's own run and of the runs of its plan."""
+        plan = SweepFolder(self.folder).plan()
+        return {self.id, *(f"{self.id}/{entry.hash}" for entry in plan)}
 
     def _send_tables(self) -> None:
         """A line per trial as CSV, and the figures to explore."""
@@ -263,7 +243,7 @@ class SweepSync:
                     self.store,
                     self.folder / "trials" / key,
                     identity,
-                    self._known.get(identity.uid),
+                    known.info.run_id if (known := self._known.get(identity.uid)) else None,
                 )
         folder = SweepFolder(self.folder)
         facts = folder.facts()
@@ -307,10 +287,3 @@ class SweepSync:
             self.store.client.set_tag(self._parent, "mlflow.note.content", note)
             write_json(self.folder / "tracking.json", {"id": self.id, "summary": self.summary})
         self._note, self._note_due = note, time.monotonic() + NOTE_SECONDS
-
-
-def _filled(run: Any) -> tuple[bool, int]:
-    """Order of two runs of one id: deleted ones first, then by what was written."""
-    return run.info.lifecycle_stage == "active", len(run.data.metrics) + len(run.data.params) + len(
-        run.data.tags
-    )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
-from collections.abc import Iterable, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +74,51 @@ def _class(key: str, item: Item, folder: Path) -> tuple[type[Any], dict[str, Any
         options = {"save_dir": str(folder), **options}
     try:
         signature.bind(**options)
+        _bind(kind, options)
     except TypeError as error:
         raise UserError(
             f"{key}: {name}: {error}; write {{name: {name}, argument: value}}"
         ) from None
     return kind, options
+
+
+def _bind(kind: type[Any], options: Mapping[str, Any]) -> None:
+    """Raises TypeError for arguments that ``kind`` takes as ``**kwargs`` and hands on to a base
+    class that does not take them.
+    """
+    count, given = 0, dict(options)
+    for base in kind.__mro__:
+        init: Any = vars(base).get("__init__")
+        if init is None:
+            continue
+        if base is object:
+            inspect.Signature().bind(**given)
+            return
+        signature = inspect.signature(init)
+        bound = signature.bind(*[None] * (1 + count), **given).arguments
+        rest = [p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD]
+        call = _handed_on(init, rest[0]) if rest else None
+        if call is None:
+            return
+        count, names = call
+        given = bound.get(rest[0], {})
+        if twice := sorted(set(names) & set(given)):
+            raise TypeError(f"{twice[0]!r} is no argument: the class sets it itself")
+        given = dict.fromkeys(names) | given
+
+
+def _handed_on(init: Any, rest: str) -> tuple[int, list[str]] | None:
+    """The number of positional arguments and the names of the others in ``super().__init__(...,
+    **rest)``; None where ``init`` does anything else with what is in ``rest``.
+    """
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(init)))
+    except (OSError, TypeError, SyntaxError):
+        return None
+    uses = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == rest]
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        handed = [k.value for k in call.keywords if k.arg is None]
+        plain = not any(isinstance(argument, ast.Starred) for argument in call.args)
+        if handed == uses and plain and ast.unparse(call.func).startswith("super("):
+            return len(call.args), [k.arg for k in call.keywords if k.arg]
+    return None

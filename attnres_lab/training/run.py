@@ -90,7 +90,8 @@ def run(
     every validation, as do those that the config names.
 
     Raises UserError for bad data, a folder of another config, a corrupt checkpoint, a full disk, a
-    callback that does not import, or a folder that another process trains in.
+    callback that does not import, or a folder that another process trains in or that holds a
+    converted model.
     """
     files = RunFolder(folder)
     check_plugged([config])
@@ -109,6 +110,11 @@ def _run(config: RunConfig, files: RunFolder, extra: Extra) -> RunResult:
     _claim(config, files)
     status = files.status()
     result = read_json(files.result)
+    if status.message == Status.CONVERTED:
+        raise UserError(
+            f"{files.path}: holds a converted model, which is not trained in place; train in "
+            f"another folder, from a config with init_from: {files.path}"
+        )
     # a finished run whose result is gone makes it again from its rows and its checkpoint
     if status.state in DONE and (result or status.state != "finished"):
         return RunResult(status, result or {})

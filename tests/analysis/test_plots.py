@@ -28,7 +28,7 @@ def ax():
 
 def drawn(ax) -> None:
     """Render, so that a label or tick that cannot be drawn fails here; warnings are errors."""
-    ax.figure.canvas.draw()
+    ax.figure.draw_without_rendering()
 
 
 def texts(ax) -> set[str]:
@@ -64,9 +64,9 @@ def test_any_number_of_variants_is_told_apart_and_the_listed_keep_theirs() -> No
     style = looks(["full", *(f"v{i:03d}" for i in range(300))])
     assert len({(look.color, look.marker, str(look.line)) for look in style.values()}) == 302
     assert style["full"] == looks(["full"])["full"]
-    figure, (ax,) = plots.new_axes()
+    figure, (ax,) = plots.new_axes(8, 80)  # so long is their legend
     plots.by_depth(ax, {name: pd.Series([1.0, 2.0]) for name in style}, "RMS")
-    figure.canvas.draw()
+    figure.draw_without_rendering()
 
 
 def test_two_names_of_one_hash_are_told_apart_even_by_colour_alone() -> None:

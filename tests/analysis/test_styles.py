@@ -4,6 +4,7 @@ scale for what is compared, a file for LaTeX.
 
 import itertools
 import re
+from types import SimpleNamespace
 
 import matplotlib as mpl
 import numpy as np
@@ -17,22 +18,25 @@ from analysis.plots.style import log_axes
 from analysis.report import write_report
 from analysis.report.evidence import gather
 from analysis.report.page import Page
-from analysis.report.studies import STUDIES
+from analysis.report.studies import STUDIES, _architecture, _depth
 
 # MLflow with SQLAlchemy 2.1
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
 
 
 def labels_apart(figure) -> None:
-    """No two tick labels of an axis overlap, as they are drawn."""
-    figure.canvas.draw()
+    """No two tick labels of an axis overlap, as they are drawn. A figure without pyplot has a
+    canvas that draws nothing.
+    """
+    figure.draw_without_rendering()
     for ax in figure.axes:
         for axis in (ax.xaxis, ax.yaxis):
             low, high = sorted(axis.get_view_interval())
             boxes = [
-                tick.label1.get_window_extent()
+                label.get_window_extent()
                 for tick in axis.get_major_ticks()
-                if tick.label1.get_text() and low <= tick.get_loc() <= high
+                for label in (tick.label1, tick.label2)  # of a colour bar the second
+                if label.get_visible() and label.get_text() and low <= tick.get_loc() <= high
             ]
             for a, b in itertools.pairwise(boxes):
                 assert not a.overlaps(b), (ax.get_title(), axis.axis_name, a, b)
@@ -97,7 +101,7 @@ def test_a_paper_gets_its_column_its_letters_and_no_title() -> None:
         figure, (ax,) = plots.new_axes()
         gain.plot(ax)
         plots.heading(ax, "not here")
-        figure.canvas.draw()
+        figure.draw_without_rendering()
         sizes = {text.get_fontsize() for text in figure.findobj(mpl.text.Text) if text.get_text()}
         assert min(sizes) >= 7
     assert tuple(figure.get_size_inches()) == (3.25, 2.4)
@@ -140,7 +144,7 @@ def test_bands_lie_behind_the_data_and_leave_it_its_room() -> None:
     curves = {f"v{i}": curve.assign(extrapolates=False) for i in range(10)}
     figure, (ax,) = plots.new_axes()
     plots.gain_by_compute(ax, curves)
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     opaque = 1 - np.prod([1 - fill.get_alpha() for fill in ax.collections])
     assert opaque < 0.3
     lines = [line for line in ax.lines if line.get_label() in curves]
@@ -160,6 +164,66 @@ def test_maps_of_depth_attention_in_one_report_have_one_scale_of_colours(
     ends = {image.get_clim() for figure in figures for ax in figure.axes for image in ax.images}
     assert len(ends) == 1
     assert sum(len(ax.images) for figure in figures for ax in figure.axes) == 2
+
+
+def weights(most: float, names: list[str] | None = None) -> pd.DataFrame:
+    """Reads of which the largest weight is ``most``."""
+    names = names or ["embedding", "f1", "f2"]
+    index = pd.MultiIndex.from_tuples([(1, "mlp"), (2, "output")], names=["sublayer", "kind"])
+    rest = (1 - most) / (len(names) - 1)
+    return pd.DataFrame([[most, *[rest] * (len(names) - 1)]] * 2, index, names)
+
+
+def test_colours_of_maps_that_are_compared_mean_the_same(tmp_path, figures) -> None:
+    """Where their largest weights differ, and so do the losses of their grids."""
+    shapes = itertools.product((32, 40, 72), (4, 8), (2, 4), ("baseline", "full"))
+    columns = ["model.dim", "model.num_layers", "model.num_heads", "variant"]
+    runs = pd.DataFrame(list(shapes), columns=columns)
+    runs["val/loss"] = 2 + 0.01 * np.arange(len(runs)) + 0.5 * (runs["variant"] == "full")
+    records = {
+        name: SimpleNamespace(attention=weights(most), step=1, profile={})
+        for name, most in (("block8", 0.5), ("full", 0.9))
+    }
+    evidence = SimpleNamespace(
+        done=runs, chosen=runs, tuned=[], variants=["full"], depth=records, sizes=["d8-L1"]
+    )
+    page = Page(tmp_path)
+    for part in (_depth, _architecture):
+        part(evidence, page)
+    ends = [ax.images[0].get_clim() for figure in figures for ax in figure.axes[:1]]
+    assert ends[:2] == [(0, 0.9)] * 2
+    assert ends[2] == ends[3] == (runs["val/loss"].min(), runs["val/loss"].max())
+    assert ends[4] == ends[5] == (1.802, max(ends[5]))  # the paper's own lowest
+
+
+@pytest.mark.parametrize("name", ["screen", "paper"])
+def test_no_tick_labels_collide_in_figures_that_have_much_to_name(name) -> None:
+    """Many sources, long names of sublayers and values, many sizes."""
+    grid = pd.DataFrame(
+        np.linspace(2, 3, 60).reshape(5, 12),
+        pd.Index(np.linspace(0.1, 0.5, 5), name="heads / num_layers"),
+        pd.Index(np.linspace(10.25, 120.25, 12), name="d / num_layers"),
+    )
+    sizes = [f"d{width}-L12-kda" for width in range(12, 68, 4)]
+    table = pd.DataFrame({"variant": "full", "size": sizes, "gain": np.linspace(1, 1.2, 14)})
+    x = np.geomspace(1e-4, 3e-2, 9)
+    cells = pd.DataFrame({"size": "d12", "optim.lr": x, "loss": 2 + np.log(x / 1e-3) ** 2 / 50})
+    chosen = pd.DataFrame({"size": ["d12"], "best": [1e-3], "loss": [2.0]})
+    forest = pd.DataFrame({"variant": [f"a-long-name-{i}" for i in range(12)]})
+    forest = forest.assign(difference=-1.2345, low=-1.2347, high=-1.2343)
+    drawings = [
+        lambda ax: plots.depth_map(ax, weights(0.5, ["embedding", *[f"f{i}" for i in range(96)]])),
+        lambda ax: plots.depth_map(ax, weights(0.5, [f"partial{i}" for i in range(9)])),
+        lambda ax: plots.grid_map(ax, grid),
+        lambda ax: plots.gain_per_size(ax, table, {"full": (1.1, 1.05, 1.2)}),
+        lambda ax: plots.tuning_bowls(ax, cells, chosen, "optim.lr", "full"),
+        lambda ax: plots.ablation_forest(ax, forest),
+    ]
+    with analysis.style(name):
+        for draw in drawings:
+            figure, (ax,) = plots.new_axes()
+            draw(ax)
+            labels_apart(figure)
 
 
 def test_panels_of_one_figure_have_axes_of_one_kind(tracked, tmp_path, figures) -> None:

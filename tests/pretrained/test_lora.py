@@ -33,6 +33,13 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home / "run"
 
 
+def test_a_converted_model_is_not_trained_in_its_own_folder(base: Path) -> None:
+    """It has no state of training to go on from, and stays what it is."""
+    with pytest.raises(UserError, match=r"not trained in place; train in another folder, .*init_f"):
+        run(load(base / "config.yaml"), base)
+    assert RunFolder(base).status().message == "converted"
+
+
 @pytest.fixture
 def peft() -> Any:
     return pytest.importorskip("peft")

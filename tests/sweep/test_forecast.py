@@ -12,6 +12,11 @@ from attnres_lab.runs.folder import Status
 from attnres_lab.runs.progress import Progress
 from attnres_lab.runs.sweep import Entry
 from attnres_lab.sweep.forecast import Outlook, forecast, schedule
+from attnres_lab.sweep.planview import _cost
+from attnres_lab.sweep.pricing import Device, Price
+from attnres_lab.sweep.summary import summary
+from attnres_lab.sweep.view import Screen
+from tests.sweep.conftest import Lab
 
 START = 1_000_000.0
 SIZES = {"s": (1e4, 2e9), "m": (1e5, 2e10), "l": (1e6, 2e11)}  # parameters, FLOPs
@@ -152,6 +157,36 @@ def test_a_budget_of_seconds_and_an_odd_clock() -> None:
     done = Progress(entries[0], Status("finished", updated=START), {"seconds": 30}, None, START + 9)
     left = [Progress(e, Status("scheduled"), {}, None) for e in entries[1:]]
     assert forecast([done, *left], 1, now=START).seconds_left == pytest.approx(90)
+
+
+def test_the_time_left_goes_by_the_order_of_the_sweep() -> None:
+    """Of 1, 1, 1 and 9 s, two at a time: the large one first ends after 9 s, last after 1 + 9."""
+    sizes = {"a": 1.0, "b": 1.0, "c": 1.0, "large": 9.0}
+    entries = [Entry(name, name, {}, "full", name, 0, name, 1, s, 1) for name, s in sizes.items()]
+    left, known = [Progress(e, Status("scheduled"), {}, None) for e in entries], Outlook(sizes)
+    for smallest, seconds in ((False, 9.0), (True, 10.0)):
+        assert forecast(left, 2, known, START, smallest=smallest).seconds_left == seconds
+        facts = summary(left, slots=2, outlook=known, smallest=smallest)
+        assert facts["seconds_left"] == seconds
+
+
+def test_the_order_is_that_of_the_sweep_s_file(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On the screen of a run, and in the price of a plan."""
+    for order, left in (("largest", "0:00:09"), ("smallest", "0:00:10")):
+        lab.run(lab.sweep(order=order, space={"seed": [0, 1, 2, 3]}))
+        for hash in lab.states():
+            lab.folder.trial(hash).set_status("scheduled")
+        capsys.readouterr()
+        with Screen(lab.folder, ("val/loss", "minimize"), 2) as screen:
+            known = Outlook(dict(zip(lab.states(), (1.0, 1.0, 9.0, 1.0), strict=True)))
+            screen.outlook = lambda known=known: known  # type: ignore[misc]
+            screen.final()
+        assert f"about {left} left" in capsys.readouterr().out
+        prices = [Price(seconds, "measured") for seconds in (1.0, 1.0, 9.0, 1.0)]
+        cost = _cost(prices, Device("cpu", "", 1.0, 2), "", smallest=order == "smallest")
+        assert f"{left} with 2 at a time" in cost
 
 
 def test_a_schedule_runs_the_given_order() -> None:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.faults.stores import make_empty, provide
 
@@ -62,11 +63,15 @@ class Screenshots:
         self.folder = folder
 
     def keep(self, page, name: str) -> None:
-        """Write one."""
+        """Write one; the docs' in few colours, for they are in the repository."""
         folder = self.folder
         if (docs := os.environ.get("ATTNRES_SCREENSHOTS")) and name in DOCS:
             folder, name = Path(docs), DOCS[name]
-        page.screenshot(path=folder / f"{name}.png")
+        page.screenshot(path=(file := folder / f"{name}.png"))
+        if docs:
+            with Image.open(file) as picture:
+                few = picture.convert("RGB").quantize(255, method=Image.Quantize.FASTOCTREE)
+                few.save(file, optimize=True)
 
 
 @pytest.fixture(scope="session")

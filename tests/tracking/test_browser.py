@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -96,6 +95,8 @@ def open_runs(page, address: str, query: str = "") -> None:
 
 
 def unfold(page) -> None:
+    """Once the shared view is there: where it comes late it folds all again."""
+    page.get_by_text("You're viewing a shared view").wait_for()
     page.locator("[data-component-id$='runnamecellrenderer.tsx_46']").first.click()
 
 
@@ -109,9 +110,7 @@ def links(page) -> set[str]:
 
 def test_trials_are_grouped_under_their_sweep(page, address, shot) -> None:
     """The experiment opens on one row; unfolded it shows the three trials."""
-    began = time.monotonic()
     open_runs(page, address)
-    assert time.monotonic() - began < 30
     assert not links(page)
     unfold(page)
     page.get_by_role("link", name="block8-d16-L8-s0", exact=True).wait_for()
@@ -128,6 +127,7 @@ def test_the_table_opens_with_the_columns_of_the_science(page, address, shot) ->
         assert box["x"] + box["width"] <= 1400, name
     unfold(page)
     page.get_by_role("link", name="full-d16-L8-s0", exact=True).wait_for()
+    assert len(links(page)) == 3
 
 
 def test_a_filter_by_variant_leaves_its_trials(page, address, shot) -> None:
@@ -172,8 +172,9 @@ def test_the_note_of_the_sweep_is_a_page_with_a_table(page, address, shot) -> No
     page.get_by_text("3 of 3 trials have a result").wait_for()
     page.get_by_text("Show more").click()
     assert page.get_by_text("No verdict: the evidence is too thin.").count()
-    cells = page.locator("table td").all_inner_texts()
-    assert {"baseline", "full", "block8"} <= set(cells)
+    table = page.locator("pre code").inner_text().splitlines()
+    assert [line.split()[1] for line in table[2:]] == ["baseline", "full", "block8"]
+    assert page.locator("pre code").evaluate("e => getComputedStyle(e).fontFamily").count("mono")
 
 
 def test_the_depth_heat_map_and_the_report_open(page, address, shot) -> None:
