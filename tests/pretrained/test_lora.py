@@ -162,26 +162,6 @@ def test_a_frozen_router_keeps_its_balance(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("peft")
-def test_a_stopped_run_goes_on_bit_for_bit(tmp_path: Path, base: Path) -> None:
-    config = continued(tmp_path, base, **BLOCK, **LORA)
-    run(config, tmp_path / "whole")
-    files = RunFolder(tmp_path / "parts")
-    files.path.mkdir()
-    files.stop.write_text("stop")
-    assert run(config, files.path).status.state == "stopped"
-    assert files.status().step == 4
-    files.stop.unlink()
-    assert run(config, files.path).status.state == "finished"
-    whole, parts = (
-        load_checkpoint(RunFolder(tmp_path / name).checkpoint)["state_dict"]
-        for name in ("whole", "parts")
-    )
-    assert whole.keys() == parts.keys()
-    for name, value in whole.items():
-        assert torch.equal(value, parts[name]), name
-
-
-@pytest.mark.usefixtures("peft")
 def test_what_was_trained_with_adapters_is_read_without_peft(
     tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
