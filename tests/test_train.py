@@ -186,14 +186,18 @@ def test_variants_of_a_seed_share_trunk_batches_and_first_loss(tmp_path: Path) -
     assert first["block"] == pytest.approx(first["baseline"], rel=1e-4)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize(
+    "changes",
+    [{"optim.name": "adamw"}, {"optim.name": "muon"}, {"optim.lora.rank": 4}],
+    ids=["adamw", "muon", "adapters"],
+)
 def test_a_stopped_run_resumes_bit_for_bit_with_the_same_rows(
-    tmp_path: Path, optimizer: str
+    tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    config = tiny(
-        tmp_path,
-        **{"model.residual.name": "full", "optim.name": optimizer, "train.micro_batch_size": 2},
-    )
+    if "optim.lora.rank" in changes:
+        pytest.importorskip("peft")
+    changes |= {"model.residual.name": "full", "train.micro_batch_size": 2}
+    config = tiny(tmp_path, **changes)
     run(config, tmp_path / "whole")
     files = RunFolder(tmp_path / "parts")
     files.path.mkdir()

@@ -92,12 +92,19 @@ def test_attnres_starts_as_the_baseline(residual: ResidualConfig) -> None:
 def test_parameters_and_training_flops_are_torchs(
     residual: ResidualConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also where the residual connection alone is trained."""
     monkeypatch.setattr(ops, "depth_attention", naive.depth_attention)
     monkeypatch.setattr(twophase, "serves", lambda *_: False)
     model = vit(residual).float()
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(images(2)).sum().backward()
     assert counter.get_total_flops() == 2 * image_training_flops(model.config, SHAPE)
+    model.requires_grad_(False)
+    model.residual.requires_grad_(True)
+    model.embed.register_forward_hook(lambda *call: call[-1].requires_grad_())
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(images(2)).sum().backward()
+    assert counter.get_total_flops() == 2 * image_training_flops(model.config, SHAPE, frozen=True)
     counted = image_params(model.config, SHAPE)
     assert counted.total == sum(p.numel() for p in model.parameters())
     outside = (model.embed.weight, model.positions, model.head.weight)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from attnres_lab.errors import nearest
 from attnres_lab.model import ModelConfig
+from attnres_lab.model.flops import adapter_flops_per_token
 
 ALL = "all"
 
@@ -52,6 +53,13 @@ class LoraConfig:
             raise ValueError(
                 "optim.lora.rank: a pipeline has no adapters; take another train.strategy"
             )
+
+    def flops_per_token(self, model: ModelConfig) -> int:
+        """What they add to a training step, per token."""
+        if self.rank is None:
+            return 0
+        names = tuple(name for name in model.linear_maps if self.covers(name))
+        return adapter_flops_per_token(model, self.rank, names)
 
     def covers(self, name: str) -> bool:
         """Whether the linear map of this name, within its sublayer, has an adapter."""

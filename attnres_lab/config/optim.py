@@ -60,6 +60,11 @@ class OptimConfig:
                 "rest of the trunk; leave it out"
             )
 
+    @property
+    def freezes_trunk(self) -> bool:
+        """Whether the trunk's own weights stay, with adapters beside them or without."""
+        return self.freeze_trunk or self.lora.rank is not None
+
     def check(self, has_queries: bool, variant: str) -> None:
         """Raises ValueError for settings of pseudo-queries on a variant without any."""
         default = OptimConfig()

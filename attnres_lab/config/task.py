@@ -32,8 +32,8 @@ class TaskConfig:
         """Parameters of the network."""
         raise NotImplementedError
 
-    def flops_per_token(self, model: ModelConfig, seq_len: int) -> float:
-        """Exact training FLOPs per position."""
+    def flops_per_token(self, model: ModelConfig, seq_len: int, *, frozen: bool) -> float:
+        """Training FLOPs per position; ``frozen``: of the residual connection alone."""
         raise NotImplementedError
 
     def check(self, model: ModelConfig) -> None:
@@ -52,8 +52,8 @@ class LanguageConfig(TaskConfig):
     def params(self, model: ModelConfig) -> Params:
         return num_params(model)
 
-    def flops_per_token(self, model: ModelConfig, seq_len: int) -> float:
-        return training_flops_per_token(model, seq_len)
+    def flops_per_token(self, model: ModelConfig, seq_len: int, *, frozen: bool) -> float:
+        return training_flops_per_token(model, seq_len, frozen=frozen)
 
     def check(self, model: ModelConfig) -> None:
         for key in _attention(model, causal=False):
@@ -77,8 +77,8 @@ class ImagesConfig(TaskConfig):
     def params(self, model: ModelConfig) -> Params:
         return image_params(model, self.image)
 
-    def flops_per_token(self, model: ModelConfig, seq_len: int) -> float:
-        return image_training_flops(model, self.image) / self.image.patches
+    def flops_per_token(self, model: ModelConfig, seq_len: int, *, frozen: bool) -> float:
+        return image_training_flops(model, self.image, frozen=frozen) / self.image.patches
 
     def check(self, model: ModelConfig) -> None:
         for key in _attention(model, causal=True):

@@ -164,7 +164,10 @@ class RunConfig:
     @property
     def flops_per_token(self) -> float:
         """Exact training FLOPs per token."""
-        return self.task.flops_per_token(self.model, self.data.seq_len)
+        trunk = self.task.flops_per_token(
+            self.model, self.data.seq_len, frozen=self.optim.freezes_trunk
+        )
+        return trunk + self.optim.lora.flops_per_token(self.model)
 
     @property
     def params(self) -> Params:

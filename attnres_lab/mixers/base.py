@@ -89,6 +89,10 @@ class Mixer(nn.Module, ABC):
     def flops_per_token(self, seq_len: int) -> int:
         """Forward FLOPs of the matrix products, per token (a multiply and an add are two)."""
 
+    def weight_flops(self) -> int:
+        """Those of the products with weights."""
+        return self.flops_per_token(0)
+
     def idle_params(self) -> int:
         """Parameters that a token does not use."""
         return 0

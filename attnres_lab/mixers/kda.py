@@ -136,9 +136,12 @@ class KDA(Mixer):
 
     def flops_per_token(self, seq_len: int) -> int:
         """Of the chunked form, for whole chunks; the triangular solve is not counted."""
-        products = sum(m.weight.numel() for m in self.modules() if isinstance(m, nn.Linear))
         heads = self.heads * kda_chunked.flops_per_token(self.width, self.width)
-        return 2 * (products + self.conv.numel()) + heads
+        return self.weight_flops() + heads
+
+    def weight_flops(self) -> int:
+        products = sum(m.weight.numel() for m in self.modules() if isinstance(m, nn.Linear))
+        return 2 * (products + self.conv.numel())
 
 
 def _unit(x: Tensor) -> Tensor:

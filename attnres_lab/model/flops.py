@@ -3,7 +3,8 @@
 FLOPs are those of the matrix products (a multiply and an add are two), attention scores counted in
 full (not halved for causality), as ``torch.utils.flop_counter.FlopCounterMode`` counts them; the
 backward pass costs twice the forward, but for the projection of patches, which passes no gradient
-on. Recomputation is not counted.
+on. A frozen trunk has no gradients of its weights; those of its inputs are counted down to the
+embedding, also in its first sublayers, below which nothing may learn. Recomputation is not counted.
 """
 
 from __future__ import annotations
@@ -57,9 +58,24 @@ def forward_flops_per_token(c: ModelConfig, seq_len: int) -> int:
     return _trunk_flops(c, seq_len) + 2 * c.dim * c.vocab_size
 
 
-def training_flops_per_token(c: ModelConfig, seq_len: int) -> int:
-    """Forward and backward FLOPs per token."""
-    return 3 * forward_flops_per_token(c, seq_len)
+def training_flops_per_token(c: ModelConfig, seq_len: int, *, frozen: bool = False) -> int:
+    """Forward and backward FLOPs per token; ``frozen``: the trunk with embedding and head is."""
+    saved = _weight_flops(c) + 2 * c.dim * c.vocab_size if frozen else 0
+    return 3 * forward_flops_per_token(c, seq_len) - saved
+
+
+@lru_cache(maxsize=1024)
+def adapter_flops_per_token(c: ModelConfig, rank: int, names: tuple[str, ...]) -> int:
+    """Forward and backward FLOPs per token of the two matrices beside each linear map of these
+    names.
+    """
+    maps = [
+        (m.in_features + m.out_features) * count
+        for mixer, count in _sublayers(c)
+        for name, m in mixer.linear_maps().items()
+        if name in names
+    ]
+    return 3 * 2 * rank * sum(maps)
 
 
 def image_params(c: ModelConfig, image: ImageShape) -> Params:
@@ -70,17 +86,23 @@ def image_params(c: ModelConfig, image: ImageShape) -> Params:
     return Params(trunk.non_embedding, trunk.non_embedding + outside, trunk.active)
 
 
-def image_training_flops(c: ModelConfig, image: ImageShape) -> int:
-    """Forward and backward FLOPs of a ViT per image."""
-    projection = 2 * 2 * image.patches * image.patch_values * c.dim
-    head = 3 * 2 * c.dim * image.classes
-    return projection + head + 3 * image.patches * _trunk_flops(c, image.patches)
+def image_training_flops(c: ModelConfig, image: ImageShape, *, frozen: bool = False) -> int:
+    """Forward and backward FLOPs of a ViT per image; ``frozen``: trunk, projection and head are."""
+    projection = 2 * image.patches * image.patch_values * c.dim
+    head = 2 * c.dim * image.classes
+    saved = projection + head + image.patches * _weight_flops(c) if frozen else 0
+    return 2 * projection + 3 * (head + image.patches * _trunk_flops(c, image.patches)) - saved
 
 
 def _trunk_flops(c: ModelConfig, seq_len: int) -> int:
     """Forward FLOPs of the sublayers and the residual connection per token."""
     sublayers = sum(m.flops_per_token(seq_len) * k for m, k in _sublayers(c))
     return sublayers + _residual(c).flops_per_token()
+
+
+def _weight_flops(c: ModelConfig) -> int:
+    """Forward FLOPs of the products with weights of the sublayers, per token."""
+    return sum(m.weight_flops() * k for m, k in _sublayers(c))
 
 
 def _sublayers(c: ModelConfig) -> list[tuple[Mixer, int]]:

@@ -14,6 +14,7 @@ from attnres_lab.config import RunConfig, load
 from attnres_lab.errors import UserError
 from attnres_lab.model import ModelConfig, Transformer
 from attnres_lab.pretrained import families, names
+from attnres_lab.pretrained.source import quiet
 from attnres_lab.residual.attnres import AttnRes
 from attnres_lab.residual.baseline import Baseline
 from attnres_lab.training.checkpoint import load_model
@@ -49,11 +50,12 @@ def export(run: Path | str, folder: Path | str, dtype: str = "fp32") -> str:
     residual = {f"residual.{key}": v.to(kind) for key, v in model.residual.state_dict().items()}
     stock.config.dtype = kind
     # under another model type transformers would not rename the hub's weights when it loads them
-    stock.save_pretrained(
-        folder,
-        state_dict=dict(stock.state_dict()) | residual,
-        save_original_format=options is None,
-    )
+    with quiet():
+        stock.save_pretrained(
+            folder,
+            state_dict=dict(stock.state_dict()) | residual,
+            save_original_format=options is None,
+        )
     name = type(stock).__name__
     if config.data.tokenizer != "bytes":
         _copy_tokenizer(hf, folder)

@@ -50,7 +50,7 @@ class Source:
 
         if not self.gguf:
             _check_files(self.folder)
-        with _quiet():
+        with quiet():
             try:
                 model, info = transformers.AutoModelForCausalLM.from_pretrained(
                     self.folder,
@@ -80,7 +80,7 @@ class Source:
         """The transformers config. Raises UserError for one that cannot be read."""
         import transformers
 
-        with _quiet():
+        with quiet():
             try:
                 return transformers.AutoConfig.from_pretrained(
                     self.folder, local_files_only=True, trust_remote_code=False, **self._file()
@@ -98,7 +98,7 @@ class Source:
 
         target.mkdir(parents=True, exist_ok=True)
         if self.gguf:
-            with _quiet():
+            with quiet():
                 try:
                     tokenizer = transformers.AutoTokenizer.from_pretrained(
                         self.folder, local_files_only=True, **self._file()
@@ -194,7 +194,7 @@ def _first_line(error: Exception) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without progress bars and advice."""
     from transformers import modeling_gguf_pytorch_utils as gguf
     from transformers.utils import logging

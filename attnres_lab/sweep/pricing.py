@@ -17,7 +17,7 @@ from attnres_lab.config import Budget, RunConfig, content_hash, to_yaml
 from attnres_lab.errors import UserError
 from attnres_lab.evaluation import nano
 from attnres_lab.mixers.moe import MoEConfig
-from attnres_lab.model.flops import num_params
+from attnres_lab.model.flops import forward_flops_per_token, num_params
 from attnres_lab.runs.failures import REMEDY
 from attnres_lab.runs.folder import RunFolder, read_json, write_atomic, write_json
 from attnres_lab.runs.paths import cache_folder
@@ -247,15 +247,15 @@ def outlook(speeds: Speeds, plan: Plan) -> Callable[[Collection[Trial]], Outlook
 
 def scoring_flops(config: RunConfig, evaluation: Evaluation) -> tuple[float, list[str]]:
     """At most how many FLOPs the evaluation of a finished trial takes (every choice a whole
-    sequence; a forward pass is a third of a training step), and the tasks of which nobody knows the
-    number of questions before their data are read.
+    sequence), and the tasks of which nobody knows the number of questions before their data are
+    read.
     """
     unknown = [task for task in evaluation.tasks if task != "nano"]
     if "nano" not in evaluation.tasks:
         return 0.0, unknown
     questions = len(nano.TASKS) * min(evaluation.limit or nano.QUESTIONS, nano.QUESTIONS)
     tokens = questions * nano.CHOICES * config.data.seq_len
-    return tokens * config.flops_per_token / 3, unknown
+    return tokens * forward_flops_per_token(config.model, config.data.seq_len), unknown
 
 
 def checkpoint_bytes(c: RunConfig) -> float:

@@ -14,7 +14,7 @@ from attnres_lab.training.module import LitTransformer
 
 #: Of the run's training FLOPs, for the validations before the end: so that they stay under 2 % of
 #: its time, where small batches cost more than their FLOPs. A forward pass is a third of a training
-#: step's FLOPs for the same tokens.
+#: step's FLOPs for the same tokens, with a frozen trunk at most half.
 SHARE = 0.015
 #: Validations before the end: as many as the share pays for on the whole set, at most ``MOST``;
 #: where it pays for less than ``FEWEST`` there are so many on a part of the set.
@@ -40,7 +40,8 @@ def schedule(config: RunConfig, examples: int) -> Schedule:
         return Schedule(train.val_every)
     if steps is None:
         return Schedule(0)  # of a budget in seconds nobody knows the steps
-    affordable = 3 * SHARE * steps * train.batch_size  # examples, forward
+    passes = 2 if config.optim.freezes_trunk else 3
+    affordable = passes * SHARE * steps * train.batch_size  # examples, forward
     points, rows = min(MOST, int(affordable / examples)), examples
     if points < FEWEST:
         points, rows = FEWEST, int(affordable / FEWEST)

@@ -49,13 +49,14 @@ def loss(model: Transformer) -> Tensor:
     return F.cross_entropy(model(tokens()).flatten(0, 1), tokens(8).flatten())
 
 
-def grouped_convolution_excess(counter: FlopCounterMode) -> int:
-    """What the counter adds for the backward pass of convolutions by channel beyond twice their
-    forward pass: its formula for the gradient of the weights leaves the groups out.
+def grouped_convolution_excess(counter: FlopCounterMode, gradients: int = 2) -> int:
+    """What the counter adds for the backward pass of convolutions by channel, of their inputs and
+    weights or of their inputs alone, beyond as often their forward pass: its formula for the
+    gradient of the weights leaves the groups out.
     """
     counts = counter.get_flop_counts()["Global"]
     forward = counts.get(torch.ops.aten.convolution, 0)
-    return int(counts.get(torch.ops.aten.convolution_backward, 0) - 2 * forward)
+    return int(counts.get(torch.ops.aten.convolution_backward, 0) - gradients * forward)
 
 
 def test_every_mixer_is_covered() -> None:

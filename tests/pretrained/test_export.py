@@ -115,8 +115,12 @@ def test_without_this_package_transformers_has_our_logits_and_text(tmp_path: Pat
     assert relative(torch.load(tmp_path / "full.pt")["logits"], other) > 1e-3
 
 
-def test_any_run_of_ours_that_a_stock_class_computes_goes_out(tmp_path: Path) -> None:
-    """A model that was never converted: bytes as tokens, widths left to their defaults."""
+def test_any_run_of_ours_that_a_stock_class_computes_goes_out(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A model that was never converted: bytes as tokens, widths left to their defaults. Without a
+    progress bar.
+    """
     import transformers
 
     (tmp_path / "run.yaml").write_text(
@@ -125,7 +129,9 @@ def test_any_run_of_ours_that_a_stock_class_computes_goes_out(tmp_path: Path) ->
     config = load(tmp_path / "run.yaml")
     model = Transformer(config.model, seed=1).eval()
     save_weights(RunFolder(tmp_path / "run"), config, model)
+    capfd.readouterr()
     assert export(tmp_path / "run", tmp_path / "out") == "LlamaForCausalLM"
+    assert capfd.readouterr() == ("", "")
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
     inputs = tokens() % 256
     with torch.no_grad():

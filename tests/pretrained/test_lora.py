@@ -168,24 +168,25 @@ def test_a_frozen_router_keeps_its_balance(tmp_path: Path) -> None:
     assert any(name.endswith("balance") for name, _ in before.named_buffers())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("peft")
-def test_a_stopped_run_goes_on_bit_for_bit(tmp_path: Path, base: Path) -> None:
-    config = continued(tmp_path, base, **BLOCK, **LORA)
-    run(config, tmp_path / "whole")
-    files = RunFolder(tmp_path / "parts")
-    files.path.mkdir()
-    files.stop.write_text("stop")
-    assert run(config, files.path).status.state == "stopped"
-    assert files.status().step == 4
-    files.stop.unlink()
-    assert run(config, files.path).status.state == "finished"
-    whole, parts = (
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_ranks_train_adapters_like_one(tmp_path: Path, base: Path, strategy: str) -> None:
+    """After four steps in fp32 what learns to 2e-5 (relative: AdamW makes much of the last digits
+    of small gradients), and the trunk bit for bit.
+    """
+    changes = BLOCK | LORA | {"budget": "4 steps", "optim.lr": 1e-3}
+    run(continued(tmp_path, base, **changes), tmp_path / "one")
+    changes |= {"train.devices": 2, "train.device": "cpu", "train.strategy": strategy}
+    run(continued(tmp_path, base, **changes), tmp_path / "two")
+    one, two = (
         load_checkpoint(RunFolder(tmp_path / name).checkpoint)["state_dict"]
-        for name in ("whole", "parts")
+        for name in ("one", "two")
     )
-    assert whole.keys() == parts.keys()
-    for name, value in whole.items():
-        assert torch.equal(value, parts[name]), name
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        learns = "lora_" in name or "residual" in name
+        assert relative(two[name], value) < 2e-5 if learns else torch.equal(two[name], value), name
 
 
 @pytest.mark.usefixtures("peft")
