@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -62,6 +63,7 @@ class LitTransformer(pl.LightningModule):
         self.grad_norm = torch.zeros(())
         self.lr = 0.0  # of the last step
         self.validation: dict[str, float] = {}  # of the whole set, in double precision
+        self._val_own = math.inf  # batches of the validation that this process counts
         self.watch = Stopwatch(torch.device("cpu"))
         self._step_loss = torch.zeros(())  # of the step under way, over its micro-batches
         self._begun = self._timed = 0  # steps
@@ -196,15 +198,21 @@ class LitTransformer(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self._zero_validation()
+        data = getattr(self.trainer, "datamodule", None)
+        self._val_own = getattr(data, "val_own", math.inf)
 
     def _zero_validation(self) -> None:
         self._val_sum = torch.zeros(len(self.task.scores) + 1, dtype=torch.float64)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.add_scores(*self.task.score(self.model, batch))
+        self.add_scores(batch_idx, *self.task.score(self.model, batch))
 
-    def add_scores(self, rows: int, scores: tuple[float, ...]) -> None:
-        """Count the means ``scores`` over ``rows`` examples in the validation."""
+    def add_scores(self, batch_idx: int, rows: int, scores: tuple[float, ...]) -> None:
+        """Count the means ``scores`` over ``rows`` examples in the validation, unless the batch is
+        another process's and is here only so that all have equally many.
+        """
+        if batch_idx >= self._val_own:
+            return
         sums = [*(score * rows for score in scores), rows]
         self._val_sum += torch.tensor(sums, dtype=torch.float64)
 
