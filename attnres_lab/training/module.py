@@ -235,6 +235,7 @@ class LitTransformer(pl.LightningModule):
             "loss_sums": sums.reshape(-1).tolist(),
             "recent": recent.reshape(sums.numel(), -1).tolist(),
             "row_start": list(self.row_start),
+            "accumulate": self.trainer.accumulate_grad_batches,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -244,6 +245,9 @@ class LitTransformer(pl.LightningModule):
         self.loss_sum = self._of_rank(run["loss_sums"])
         self.row_start = (run["row_start"][0], run["row_start"][1])
         self.recent = self._of_rank(run["recent"])
+        before = run.get("accumulate")  # older ones do not say
+        if self._trainer and before not in (None, now := self._trainer.accumulate_grad_batches):
+            _recount(checkpoint, before, now)
 
     def _of_rank(self, values: list[Any]) -> Tensor:
         """This rank's entry; of a checkpoint of another number of ranks the mean over them, which
@@ -252,3 +256,13 @@ class LitTransformer(pl.LightningModule):
         found = torch.tensor(values, dtype=torch.float64)
         world = self._trainer.world_size if self._trainer else 1  # none in load_from_checkpoint
         return found[self.global_rank] if len(found) == world else found.mean(0)
+
+
+def _recount(checkpoint: dict[str, Any], before: int, now: int) -> None:
+    """Count the batches of a checkpoint, which had ``before`` a step, as ``now`` a step: Lightning
+    steps where its count of them divides.
+    """
+    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    for counts in (progress["total"], progress["current"]):
+        more = counts["ready"] // before * now - counts["ready"]
+        counts.update({name: count + more for name, count in counts.items()})
