@@ -1,11 +1,12 @@
 """Real services for tests, started from what the machine has: a Slurm of two nodes with fake GPUs,
-and PostgreSQL.
+and PostgreSQL; and how tests authenticate with their Ray clusters.
 """
 
 from __future__ import annotations
 
 import getpass
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -16,6 +17,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+
+#: The same for every Ray cluster of a test process: Ray reads it once, and keeps it.
+RAY_AUTH = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
 def wait_for(what: Callable[[], object], seconds: float = 60.0) -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import secrets
 import shutil
 import subprocess
 import sys
@@ -25,7 +24,7 @@ from attnres_lab.config import load, to_yaml
 from attnres_lab.runs.files import read_json
 from attnres_lab.runs.folder import RunFolder
 from tests.sweep.conftest import Lab, study_states
-from tests.sweep.services import SlurmCluster, free_port, wait_for
+from tests.sweep.services import RAY_AUTH, SlurmCluster, free_port, wait_for
 from tests.sweep.test_crash import check_mlflow
 
 ROOT = Path(__file__).parents[2]
@@ -110,11 +109,12 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
 
 
 @pytest.mark.cluster
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "pipeline"])
 def test_slurm_trains_over_two_nodes_as_over_one(
-    long: Lab, slurm: SlurmCluster, monkeypatch: pytest.MonkeyPatch
+    long: Lab, slurm: SlurmCluster, monkeypatch: pytest.MonkeyPatch, strategy: str
 ) -> None:
     monkeypatch.setenv("SLURM_CONF", str(slurm.conf))
-    space = {"train.strategy": ["ddp", "fsdp", "pipeline"]}
+    space = {"train.strategy": [strategy]}
     path = long.sweep(space=space, overrides=TWO, launcher={"name": "slurm"}, **SWEEP)
     coordinator, seen = start(path), set()
     while coordinator.poll() is None:
@@ -179,8 +179,8 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A head without devices, and two nodes of one device and one core."""
     if importlib.util.find_spec("ray") is None:
         pytest.skip("no ray: pip install attnres-lab[ray]")
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    for name, value in RAY_AUTH.items():
+        monkeypatch.setenv(name, value)
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(
