@@ -18,8 +18,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-#: The same for every Ray cluster of a test process: Ray reads it once, and keeps it.
-RAY_AUTH = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+#: Environment of Ray's clusters. One token for all of a test process, for Ray reads it once; its
+#: workers, niced otherwise, get on beside other work.
+RAY = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    "RAY_worker_niceness": "0",
+}
 
 
 def wait_for(what: Callable[[], object], seconds: float = 60.0) -> None:

@@ -24,7 +24,7 @@ from attnres_lab.config import load, to_yaml
 from attnres_lab.runs.files import read_json
 from attnres_lab.runs.folder import RunFolder
 from tests.sweep.conftest import Lab, study_states
-from tests.sweep.services import RAY_AUTH, SlurmCluster, free_port, wait_for
+from tests.sweep.services import RAY, SlurmCluster, free_port, wait_for
 from tests.sweep.test_crash import check_mlflow
 
 ROOT = Path(__file__).parents[2]
@@ -182,7 +182,7 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A head without devices, and two nodes of one device and one core."""
     if importlib.util.find_spec("ray") is None:
         pytest.skip("no ray: pip install attnres-lab[ray]")
-    for name, value in RAY_AUTH.items():
+    for name, value in RAY.items():
         monkeypatch.setenv(name, value)
     from ray.cluster_utils import Cluster
 

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from tests.sweep.conftest import Lab
-from tests.sweep.services import RAY_AUTH, wait_for
+from tests.sweep.services import RAY, wait_for
 from tests.sweep.test_crash import CHAIN, check_exact, trial_pids
 
 pytestmark = pytest.mark.infra
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.infra
 def cluster() -> Iterator[Any]:
     if importlib.util.find_spec("ray") is None:
         pytest.skip("no ray: pip install attnres-lab[ray]")
-    settings = {**RAY_AUTH, "SYNTHETIC_SECONDS": "1"}
+    settings = {**RAY, "SYNTHETIC_SECONDS": "1"}
     os.environ |= settings
     # Ray reads its settings when it is imported; tasks have the nodes' environment
     from ray.cluster_utils import Cluster
