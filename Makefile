@@ -39,7 +39,7 @@ test-infra: .venv/ready-all
 
 # Trials over two nodes, killed and stopped: up to an hour, with nothing else on the machine.
 test-cluster: .venv/ready-all
-	$(BIN)/python -m pytest -m cluster
+	$(BIN)/python -m pytest -m cluster -o faulthandler_timeout=2700
 
 # Debian's packages for the tests of PostgreSQL, Slurm and the browser; without them these tests say why they are skipped.
 services:

@@ -307,13 +307,13 @@ def test_a_budget_in_seconds_ends_near_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_two_ranks_train_like_one(tmp_path: Path, strategy: str) -> None:
-    one = run(tiny(tmp_path), tmp_path / "one").metrics
-    two = run(
-        tiny(tmp_path, **{"train.devices": 2, "train.strategy": strategy, "train.device": "cpu"}),
-        tmp_path / "two",
-    ).metrics
+@pytest.mark.parametrize(("strategy", "examples"), [("ddp", 1), ("fsdp", 5)])
+def test_two_ranks_train_like_one(tmp_path: Path, strategy: str, examples: int) -> None:
+    """Validated on 1 and 3 batches, so that one rank has more than the other."""
+    common = {"data.val_tokens": 32 * examples, "train.val_every": 6}
+    one = run(tiny(tmp_path, **common), tmp_path / "one").metrics
+    ranks = {"train.devices": 2, "train.strategy": strategy, "train.device": "cpu"}
+    two = run(tiny(tmp_path, **common, **ranks), tmp_path / "two").metrics
     assert two["val/loss"] == pytest.approx(one["val/loss"], rel=1e-4)
     assert two["tokens"] == one["tokens"]
     rows = [row["step"] for row in RunFolder(tmp_path / "two").rows() if "train/loss" in row]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
@@ -14,6 +15,7 @@ from attnres_lab.config import RunConfig, content_hash, load
 from attnres_lab.errors import UserError
 from attnres_lab.model.flops import forward_flops_per_token
 from attnres_lab.runs.folder import RunFolder
+from attnres_lab.training.datamodule import CorpusDataModule
 from attnres_lab.training.run import run
 from attnres_lab.training.validation import MOST, schedule
 
@@ -68,6 +70,25 @@ def test_every_rank_has_a_batch_or_none_validates(tmp_path: Path) -> None:
     for devices, every in ((2, True), (4, False)):  # of 2 rows and 1 row; of 1 row each and none
         many = replace(config, train=replace(config.train, devices=devices))
         assert bool(schedule(many, 96).every) == every
+
+
+@pytest.mark.parametrize("examples", [1, 5, 8, 16])
+def test_all_ranks_pass_equally_many_batches_and_each_counts_once(
+    tmp_path: Path, examples: int
+) -> None:
+    """A forward pass of FSDP, and the sum over ranks, wait for all."""
+    ranks = {"train.devices": 2, "train.strategy": "ddp", "train.device": "cpu"}
+    config = tiny(tmp_path, **ranks, **{"data.val_tokens": 32 * examples})
+    found = []
+    for rank in range(2):
+        data = CorpusDataModule(config)
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=2)  # type: ignore[assignment]
+        found.append((list(data.val_dataloader()), data.val_own))
+    assert len(found[0][0]) == len(found[1][0]) == -(-examples // 4)
+    assert sum(own for _, own in found) == -(-examples // 2)
+    counted = [row for batches, own in found for batch in batches[: int(own)] for row in batch]
+    whole = [row for batch in CorpusDataModule(config).val_batches() for row in batch]
+    assert sorted(map(str, counted)) == sorted(map(str, whole))
 
 
 def test_the_identity_of_a_run_does_not_depend_on_how_it_is_watched(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def make(run: RunFolder) -> None:
 
 
 def status(run: RunFolder, spec: SweepSpec) -> Status:
-    """The status of a trial: one that finished and whose evaluation is missing has not ended yet."""
+    """The status of a trial: without its evaluation one that finished has not ended."""
     found = run.status()
     if not spec.eval or found.state != "finished":
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from functools import cached_property
@@ -30,6 +31,7 @@ class StepDataModule(pl.LightningDataModule, ABC):
 
     dataset: Any
     val_stride = 1  # validation is on every so many-th example
+    val_own: float = math.inf  # batches of the newest validation loader that count at this rank
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__()
@@ -56,8 +58,9 @@ class StepDataModule(pl.LightningDataModule, ABC):
 
     def val_dataloader(self) -> torch.utils.data.DataLoader[Any]:
         # a loader draws a number, which is not to come from training's random state
-        own = torch.Generator()
-        return torch.utils.data.DataLoader(ValidationBatches(self), batch_size=None, generator=own)
+        generator, batches = torch.Generator(), ValidationBatches(self)
+        self.val_own = batches.own
+        return torch.utils.data.DataLoader(batches, batch_size=None, generator=generator)
 
 
 class CorpusDataModule(StepDataModule):
@@ -152,11 +155,18 @@ class TrainBatches(IterableDataset[Any]):
 
 
 class ValidationBatches(Dataset[Any]):
-    """The fixed validation set; each rank has every world-th batch."""
+    """The fixed validation set; each rank has every world-th batch. Where that gives some a batch
+    more than others, these have one that does not count behind their ``own``: a forward pass of
+    FSDP, and the sum over ranks, wait for all.
+    """
 
     def __init__(self, data: StepDataModule) -> None:
         share, _, shares = _share(data.config, data.trainer)
-        self.batches = [b for i, b in enumerate(data.val_batches()) if i % shares == share]
+        batches = list(data.val_batches())
+        self.batches = batches[share::shares]
+        self.own = len(self.batches)
+        if self.own < math.ceil(len(batches) / shares):
+            self.batches.append(batches[0])
 
     def __len__(self) -> int:
         return len(self.batches)

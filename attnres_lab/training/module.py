@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -62,6 +63,7 @@ class LitTransformer(pl.LightningModule):
         self.grad_norm = torch.zeros(())
         self.lr = 0.0  # of the last step
         self.validation: dict[str, float] = {}  # of the whole set, in double precision
+        self._val_own = math.inf  # batches of the validation that this process counts
         self.watch = Stopwatch(torch.device("cpu"))
         self._step_loss = torch.zeros(())  # of the step under way, over its micro-batches
         self._begun = self._timed = 0  # steps
@@ -196,15 +198,21 @@ class LitTransformer(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self._zero_validation()
+        data = getattr(self.trainer, "datamodule", None)
+        self._val_own = getattr(data, "val_own", math.inf)
 
     def _zero_validation(self) -> None:
         self._val_sum = torch.zeros(len(self.task.scores) + 1, dtype=torch.float64)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.add_scores(*self.task.score(self.model, batch))
+        self.add_scores(batch_idx, *self.task.score(self.model, batch))
 
-    def add_scores(self, rows: int, scores: tuple[float, ...]) -> None:
-        """Count the means ``scores`` over ``rows`` examples in the validation."""
+    def add_scores(self, batch_idx: int, rows: int, scores: tuple[float, ...]) -> None:
+        """Count the means ``scores`` over ``rows`` examples in the validation, unless the batch is
+        another process's and is here only so that all have equally many.
+        """
+        if batch_idx >= self._val_own:
+            return
         sums = [*(score * rows for score in scores), rows]
         self._val_sum += torch.tensor(sums, dtype=torch.float64)
 
@@ -227,6 +235,7 @@ class LitTransformer(pl.LightningModule):
             "loss_sums": sums.reshape(-1).tolist(),
             "recent": recent.reshape(sums.numel(), -1).tolist(),
             "row_start": list(self.row_start),
+            "accumulate": self.trainer.accumulate_grad_batches,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -236,6 +245,9 @@ class LitTransformer(pl.LightningModule):
         self.loss_sum = self._of_rank(run["loss_sums"])
         self.row_start = (run["row_start"][0], run["row_start"][1])
         self.recent = self._of_rank(run["recent"])
+        before = run.get("accumulate")  # older ones do not say
+        if self._trainer and before not in (None, now := self._trainer.accumulate_grad_batches):
+            _recount(checkpoint, before, now)
 
     def _of_rank(self, values: list[Any]) -> Tensor:
         """This rank's entry; of a checkpoint of another number of ranks the mean over them, which
@@ -244,3 +256,13 @@ class LitTransformer(pl.LightningModule):
         found = torch.tensor(values, dtype=torch.float64)
         world = self._trainer.world_size if self._trainer else 1  # none in load_from_checkpoint
         return found[self.global_rank] if len(found) == world else found.mean(0)
+
+
+def _recount(checkpoint: dict[str, Any], before: int, now: int) -> None:
+    """Count the batches of a checkpoint, which had ``before`` a step, as ``now`` a step: Lightning
+    steps where its count of them divides.
+    """
+    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    for counts in (progress["total"], progress["current"]):
+        more = counts["ready"] // before * now - counts["ready"]
+        counts.update({name: count + more for name, count in counts.items()})

@@ -96,7 +96,7 @@ class LitPipeline(LitTransformer):
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
         logits = self.pipeline.forward(batch[:, :-1])
         if logits is not None:
-            self.add_scores(*self.task.score(lambda _: logits, batch))
+            self.add_scores(batch_idx, *self.task.score(lambda _: logits, batch))
 
     def probe(self) -> Probe:
         return StageProbe(self.model, self.pipeline)

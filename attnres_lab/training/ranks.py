@@ -78,6 +78,18 @@ def start_ranks(train: TrainConfig, folder: Path) -> int:
             signal.signal(number, handler or signal.SIG_DFL)
 
 
+def check_started(train: TrainConfig) -> None:
+    """Raises UserError where torchrun started another number of processes: those that are missing
+    would be waited for.
+    """
+    started = int(os.environ.get("WORLD_SIZE", train.world))
+    if "TORCHELASTIC_RUN_ID" in os.environ and started != train.world:
+        raise UserError(
+            f"train.devices: the run wants {train.nodes} x {train.devices} processes, and torchrun "
+            f"started {started}; give --nnodes {train.nodes} --nproc-per-node {train.devices}"
+        )
+
+
 def _alone(train: TrainConfig) -> UserError:
     return UserError(
         f"train.nodes: {train.nodes}, but nothing starts processes on other nodes here; run it in "

@@ -49,7 +49,7 @@ from attnres_lab.training.plugged import callbacks as named_callbacks
 from attnres_lab.training.plugged import check_plugged, given
 from attnres_lab.training.plugged import loggers as named_loggers
 from attnres_lab.training.progress import Progress
-from attnres_lab.training.ranks import PARENT, meet, start_ranks, take_place
+from attnres_lab.training.ranks import PARENT, check_started, meet, start_ranks, take_place
 from attnres_lab.training.sharded import ShardedStrategy
 from attnres_lab.training.task import make_task
 from attnres_lab.training.validation import Validation
@@ -90,11 +90,12 @@ def run(
     every validation, as do those that the config names.
 
     Raises UserError for bad data, a folder of another config, a corrupt checkpoint, a full disk, a
-    callback that does not import, or a folder that another process trains in or that holds a
-    converted model.
+    callback that does not import, ranks that are missing, or a folder that another process trains
+    in or that holds a converted model.
     """
     files = RunFolder(folder)
     check_plugged([config])
+    check_started(config.train)
     with mendable(files):
         files.path.mkdir(parents=True, exist_ok=True)
         with only_one(files), heartbeat(files):

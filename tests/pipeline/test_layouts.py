@@ -30,15 +30,17 @@ BASE = {
 }
 
 
-def piped(stages: int, schedule: str = "Interleaved1F1B") -> dict[str, Any]:
-    pipeline = {"virtual_stages": stages, "schedule": schedule, "microbatches": 4}
+def piped(stages: int, schedule: str = "Interleaved1F1B", count: int = 4) -> dict[str, Any]:
+    pipeline = {"virtual_stages": stages, "schedule": schedule, "microbatches": count}
     return {"train.devices": 2, "train.strategy": "pipeline", "train.pipeline": pipeline}
 
 
 LAYOUTS: dict[str, dict[str, Any]] = {
     "pipeline": piped(2),
+    "eight batches": piped(2, count=8),
     "two stages": piped(1, "1F1B"),
     "one process": {},
+    "small batches": {"train.micro_batch_size": 2},
     "ddp": {"train.devices": 2, "train.strategy": "ddp"},
     "fsdp": {"train.devices": 2, "train.strategy": "fsdp"},
 }
@@ -93,6 +95,14 @@ def start(config: RunConfig, folder: Path, before: Path | None, stop: bool) -> N
         files.stop.touch()
 
 
+def train(ranks: Ranks | None, config: RunConfig, folder: Path) -> None:
+    """One process is this one."""
+    if config.train.world == 1:
+        return double.train(folder)
+    assert ranks is not None
+    ranks.train(folder)
+
+
 def weights(folder: Path, step: int) -> dict[str, torch.Tensor]:
     path = RunFolder(folder).checkpoint.with_name(f"{step}.ckpt")
     found: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["state_dict"]
@@ -101,21 +111,22 @@ def weights(folder: Path, step: int) -> dict[str, torch.Tensor]:
 
 
 def distances(
-    ranks: Ranks, tmp_path: Path, common: dict[str, Any], order: list[str]
+    ranks: Ranks | None, tmp_path: Path, common: dict[str, Any], order: list[str]
 ) -> dict[str, float]:
     """After each layout of ``order``, the largest difference of a weight from the unbroken run of
     the first.
     """
     common = {**BASE, **common, "budget": f"{EACH * len(order)} steps"}
     whole = tmp_path / "whole"
-    start(tiny(tmp_path, **common, **LAYOUTS[order[0]]), whole, None, stop=False)
-    ranks.train(whole)
+    config = tiny(tmp_path, **common, **LAYOUTS[order[0]])
+    start(config, whole, None, stop=False)
+    train(ranks, config, whole)
     found, before = {}, None
     for place, layout in enumerate(order, 1):
         folder, step = tmp_path / str(place), place * EACH
         config = tiny(tmp_path, **common, **LAYOUTS[layout])
         start(config, folder, before, stop=True)
-        (ranks.train if config.train.world > 1 else double.train)(folder)
+        train(ranks, config, folder)
         before = RunFolder(folder).checkpoint
         ours, theirs = weights(folder, step), weights(whole, step)
         assert ours.keys() == theirs.keys()
@@ -131,7 +142,31 @@ def test_a_run_goes_on_in_every_layout_and_back(ranks: Ranks, tmp_path: Path) ->
     """To 1e-12: a batch that is cut differently, a norm over other parts and the deposits of other
     stages are sums in another order.
     """
-    others = ["one process", "ddp", "two stages", "fsdp"]
-    order = ["pipeline", *(name for other in others for name in (other, "pipeline"))]
+    order = ["pipeline", "small batches", "eight batches", "one process", "pipeline", "ddp"]
+    order += ["two stages", "fsdp", "pipeline"]
     for name, distance in distances(ranks, tmp_path, BLOCK, order).items():
+        assert distance < 1e-12, name
+
+
+@pytest.mark.slow
+def test_where_sums_keep_their_order_a_run_is_the_same_to_the_bit(
+    ranks: Ranks, tmp_path: Path
+) -> None:
+    """The baseline, whose stages deposit nothing, unclipped, in the same micro-batches."""
+    order = ["pipeline", "small batches", "two stages", "pipeline"]
+    found = distances(ranks, tmp_path, {"optim.clip": 0.0}, order)
+    assert set(found.values()) == {0.0}, found
+
+
+@pytest.mark.slow
+def test_another_number_of_micro_batches_goes_on_with_the_very_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To 1e-12: a batch that is cut differently is a sum in another order. A checkpoint of as many
+    steps has another number of batches, by which Lightning steps.
+    """
+    order = ["2", "8", "2", "1"]
+    for size in order:
+        monkeypatch.setitem(LAYOUTS, size, {"train.micro_batch_size": int(size)})
+    for name, distance in distances(None, tmp_path, BLOCK, order).items():
         assert distance < 1e-12, name

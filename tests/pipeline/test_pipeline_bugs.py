@@ -88,6 +88,10 @@ LOUD: dict[str, tuple[Bug, str]] = {
         Bug(Part, "__init__", _wrapped(_keeps, Part.__init__)),
         "the pipeline's step left",
     ),
+    "deposits are not emptied": (
+        Bug(Ledger, "withdraw", lambda self, chunk, name: self.deposits.get(chunk, {}).get(name)),
+        "the pipeline's step left",
+    ),
     "deposits are of another micro-batch": (
         Bug(Ledger, "deposit", lambda self, chunk, *args: _deposit(self, chunk + 1, *args)),
         "the pipeline's step left",

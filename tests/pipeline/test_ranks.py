@@ -2,6 +2,8 @@
 many cases.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 from processes import on_ranks
@@ -62,14 +64,13 @@ MORE = {
     "delta": (trunk(DeltaConfig(block_size=3)), LOOPED),
     "value": (trunk(ValueConfig(weight=0.5)), LOOPED),
     "mudd": (trunk(MUDDConfig()), LOOPED),
+    "blocks": (trunk(BlockConfig(block_size=1)), LOOPED, 3),
+    "blocks-whole": (trunk(BlockConfig(block_size=1)), replace(LOOPED, caching=False), 3),
     "full-V4-whole": (
         trunk(FullConfig(), 8),
         PipelineConfig(virtual_stages=4, schedule="Interleaved1F1B", microbatches=4, caching=False),
     ),
-    "open-whole": (
-        trunk(OPEN),
-        PipelineConfig(virtual_stages=2, schedule="Interleaved1F1B", microbatches=4, caching=False),
-    ),
+    "open-whole": (trunk(OPEN), replace(LOOPED, caching=False)),
 }
 _P4 = {"virtual_stages": 2, "schedule": "Interleaved1F1B", "microbatches": 4}
 FOUR = {
@@ -93,6 +94,8 @@ EIGHT = {
 #: Tensors of the width of the model that cross all hops for a token.
 UNITS = {
     "full": 7,
+    "blocks": 7,
+    "blocks-whole": 15,
     "full-V4": 15,
     "full-V4-whole": 63,
     "block-P4-V2": 21,

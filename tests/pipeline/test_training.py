@@ -135,6 +135,18 @@ def test_what_cannot_be_laid_out_is_refused_at_load(
         tiny(tmp_path, **deepcopy(BASE | PIPED | overrides))
 
 
+def test_ranks_that_torchrun_did_not_start_are_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would be waited for."""
+    config = tiny(tmp_path, **BASE, **PIPED)
+    for name, value in {"TORCHELASTIC_RUN_ID": "a", "WORLD_SIZE": "1", "RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=r"wants 1 x 2 processes, and torchrun started 1; give"):
+        run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_other_runs_keep_their_identity(tmp_path: Path) -> None:
     """What a pipeline is told is no part of a run without one."""
     config = tiny(tmp_path)

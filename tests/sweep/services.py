@@ -1,11 +1,12 @@
 """Real services for tests, started from what the machine has: a Slurm of two nodes with fake GPUs,
-and PostgreSQL.
+and PostgreSQL; and how tests authenticate with their Ray clusters.
 """
 
 from __future__ import annotations
 
 import getpass
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -16,6 +17,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+
+#: Environment of Ray's clusters. One token for all of a test process, for Ray reads it once; its
+#: workers, niced otherwise, get on beside other work.
+RAY = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    "RAY_worker_niceness": "0",
+}
 
 
 def wait_for(what: Callable[[], object], seconds: float = 60.0) -> None:

@@ -83,6 +83,17 @@ def chain(config: RunConfig, folder: Path) -> None:
     run.set_status("finished", step=state["step"])
 
 
+def four(config: RunConfig, folder: Path) -> dict[str, float]:
+    """Ends once four trials have begun, so that four are at work at a time."""
+    from tests.sweep.services import wait_for
+
+    witness = folder.parent.parent / "witness.txt"
+    _write(witness, f"start {folder.name} {os.environ.get('CUDA_VISIBLE_DEVICES')}")
+    wait_for(lambda: witness.read_text().count("start") >= 4, 300)
+    _write(witness, f"finish {folder.name}")
+    return {"val/loss": 1.0}
+
+
 def loss_at(config: RunConfig, step: int) -> float:
     """A curve that falls with steps; higher for a worse learning rate."""
     return 1 / step + abs(config.optim.lr - 3e-3) * 100 + 0.001 * config.seed

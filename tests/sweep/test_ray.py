@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import psutil
 import pytest
 
 from tests.sweep.conftest import Lab
-from tests.sweep.services import wait_for
+from tests.sweep.services import RAY, wait_for
 from tests.sweep.test_crash import CHAIN, check_exact, trial_pids
 
 pytestmark = pytest.mark.infra
@@ -26,11 +27,8 @@ pytestmark = pytest.mark.infra
 def cluster() -> Iterator[Any]:
     if importlib.util.find_spec("ray") is None:
         pytest.skip("no ray: pip install attnres-lab[ray]")
-    os.environ |= {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "SYNTHETIC_SECONDS": "1",
-    }
+    settings = {**RAY, "SYNTHETIC_SECONDS": "1"}
+    os.environ |= settings
     # Ray reads its settings when it is imported; tasks have the nodes' environment
     from ray.cluster_utils import Cluster
 
@@ -42,7 +40,7 @@ def cluster() -> Iterator[Any]:
     cluster.wait_for_nodes()
     yield cluster
     cluster.shutdown()
-    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "SYNTHETIC_SECONDS"):
+    for name in settings:
         os.environ.pop(name)
 
 
@@ -96,6 +94,29 @@ def test_tasks_end_with_their_coordinator_and_the_next_one_goes_on(
     assert subprocess.run(command, check=False, capture_output=True).returncode == 0
     check_exact(lab)
     assert int(lab.witness()[-2][2]) > 0
+
+
+def test_four_trials_share_a_device(
+    lab: Lab, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a node with one device and cores enough: never five at a time, though six are there."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    node = cluster.add_node(num_cpus=8, num_gpus=1)
+    path = lab.sweep(
+        space={"seed": list(range(6))},
+        launcher={"name": "ray", "address": cluster.address},
+        resources={"devices": 0.25},
+        function="tests.sweep.synthetic:four",
+    )
+    command = [sys.executable, "-m", "attnres_lab", "sweep", "run", str(path)]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    cluster.remove_node(node)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert set(lab.states().values()) == {"finished"}
+    events = lab.witness()
+    at_work = list(accumulate(1 if e[0] == "start" else -1 for e in events))
+    assert (max(at_work), at_work[-1]) == (4, 0)
+    assert {e[2] for e in events if e[0] == "start"} == {"0"}
 
 
 def test_a_wrong_token_is_refused(lab: Lab, cluster: Any) -> None:
