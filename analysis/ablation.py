@@ -162,34 +162,20 @@ def ablation_table(  # noqa: PLR0913
         rows.append(_row(variant, losses[variant], own, margin, noise if pooled else None))
         warnings += missing_pairs({baseline: own.index, variant: losses[variant].index})
     warnings += [f"{v} has no finished run: left out" for v in variants if v not in losses]
-    table = pd.DataFrame(
-        [
-            *rows,
-            {
-                "variant": baseline,
-                "pairs": len(own),
-                "loss": _mean(own)[0],
-                "difference": 0.0,
-                "df": 0,
-            },
-        ]
-    )
-    table["p_holm"], table["p_equivalent_holm"] = (
-        _holm(table["p"].to_numpy()),
-        _holm(table["p_equivalent"].to_numpy()),
-    )
+    zero = {"pairs": len(own), "loss": _mean(own)[0], "difference": 0.0, "df": 0}
+    table = _judged(pd.DataFrame([*rows, {"variant": baseline, **zero}]), baseline)
+    return AblationTable(table, baseline, y, margin, pooled, tuple(warnings))
+
+
+def _judged(table: pd.DataFrame, baseline: Any) -> pd.DataFrame:
+    """With adjusted p and verdicts, the lowest difference first."""
+    for p in ("p", "p_equivalent"):
+        table[f"{p}_holm"] = _holm(table[p].to_numpy())
     table["verdict"] = [
         "baseline" if v == baseline else _verdict(row)
         for v, (_, row) in zip(table["variant"], table.iterrows(), strict=True)
     ]
-    return AblationTable(
-        table.sort_values("difference", kind="stable", ignore_index=True),
-        baseline,
-        y,
-        margin,
-        pooled,
-        tuple(warnings),
-    )
+    return table.sort_values("difference", kind="stable", ignore_index=True)
 
 
 def _row(

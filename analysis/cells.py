@@ -47,6 +47,11 @@ class Columns:
     size: str
     seed: str
 
+    @property
+    def axes(self) -> list[str]:
+        """The columns that hold numbers."""
+        return [column for column in (self.x, self.y) if column is not None]
+
 
 @dataclass(frozen=True)
 class Cells:
@@ -94,44 +99,11 @@ def finished_runs(
     are no positive numbers, duplicate cells, mixed data fingerprints and mixed units of loss.
     """
     frame = runs if columns.seed != "seed" or "seed" in runs else runs.assign(seed=0)
-    if "status" in frame and len(frame) and columns.y not in frame:
-        states = frame["status"].fillna("without a status").value_counts()
-        counts = ", ".join(f"{count} {state}" for state, count in states.items())
-        raise ValueError(
-            f"none of the {len(frame)} runs has a {columns.y} yet ({counts}); look again when some "
-            "have finished"
-        )
-    for column in (columns.by, columns.size, columns.seed, columns.y, columns.x):
-        if column is not None and column not in frame:
-            raise ValueError(f"no column {column!r} in the runs{_nearest(column, frame.columns)}")
-    for arm in arms:
-        if not (frame[columns.by] == arm).any():
-            raise ValueError(
-                f"no run has {columns.by} = "
-                f"{arm!r}{_nearest(arm, frame[columns.by].dropna().unique())}"
-            )
+    _check_names(frame, columns, arms)
     frame = frame[frame[columns.by].isin(list(arms))]
-    for column in (columns.size, columns.seed):
-        if frame[column].isna().any():
-            raise ValueError(f"{_rows(frame[frame[column].isna()])}: {column} is empty")
-    for column, why in ONE_VALUE.items():
-        if column in frame and frame[column].nunique() > 1:
-            examples = "; ".join(
-                f"{value!r} in row {rows.index[0]}"
-                for value, rows in list(frame.groupby(column, observed=True))[:3]
-            )
-            raise ValueError(
-                f"column {column!r} holds {frame[column].nunique()} values, {examples}: {why}"
-            )
-    axes = [column for column in (columns.x, columns.y) if column is not None]
-    for column in axes:
-        if not pd.api.types.is_numeric_dtype(frame[column]):
-            raise ValueError(
-                f"column {column!r} is not numeric ({frame[column].iloc[0]!r} ...): convert it to "
-                "numbers"
-            )
+    _check_values(frame, columns)
     finished, warnings = _without_a_loss(frame, columns)
-    for column in axes:
+    for column in columns.axes:
         bad = finished[~(np.isfinite(finished[column].astype(float)) & (finished[column] > 0))]
         if len(bad):
             raise ValueError(
@@ -152,6 +124,48 @@ def finished_runs(
     return pd.DataFrame(
         {name: finished[column] for name, column in given.items() if column is not None}
     ), warnings
+
+
+def _check_names(frame: pd.DataFrame, columns: Columns, arms: Iterable[object]) -> None:
+    """Whether the columns and the arms that are asked for are there."""
+    if "status" in frame and len(frame) and columns.y not in frame:
+        states = frame["status"].fillna("without a status").value_counts()
+        counts = ", ".join(f"{count} {state}" for state, count in states.items())
+        raise ValueError(
+            f"none of the {len(frame)} runs has a {columns.y} yet ({counts}); look again when some "
+            "have finished"
+        )
+    for column in (columns.by, columns.size, columns.seed, columns.y, columns.x):
+        if column is not None and column not in frame:
+            raise ValueError(f"no column {column!r} in the runs{_nearest(column, frame.columns)}")
+    for arm in arms:
+        if not (frame[columns.by] == arm).any():
+            raise ValueError(
+                f"no run has {columns.by} = "
+                f"{arm!r}{_nearest(arm, frame[columns.by].dropna().unique())}"
+            )
+
+
+def _check_values(frame: pd.DataFrame, columns: Columns) -> None:
+    """Whether labels are filled in, one experiment's, and numbers numbers."""
+    for column in (columns.size, columns.seed):
+        if frame[column].isna().any():
+            raise ValueError(f"{_rows(frame[frame[column].isna()])}: {column} is empty")
+    for column, why in ONE_VALUE.items():
+        if column in frame and frame[column].nunique() > 1:
+            examples = "; ".join(
+                f"{value!r} in row {rows.index[0]}"
+                for value, rows in list(frame.groupby(column, observed=True))[:3]
+            )
+            raise ValueError(
+                f"column {column!r} holds {frame[column].nunique()} values, {examples}: {why}"
+            )
+    for column in columns.axes:
+        if not pd.api.types.is_numeric_dtype(frame[column]):
+            raise ValueError(
+                f"column {column!r} is not numeric ({frame[column].iloc[0]!r} ...): convert it to "
+                "numbers"
+            )
 
 
 def paired_cells(

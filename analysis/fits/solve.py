@@ -108,15 +108,9 @@ def minimise(
     lower, upper = objective.bounds
     fixed = ~(objective.free if free is None else objective.free & free)
     point, left = start.copy(), np.arange(len(start))
-    value, gradient, converged = (
-        np.full(len(start), np.inf),
-        np.zeros_like(start),
-        np.zeros(len(start), bool),
-    )
-    damping, floor = (
-        np.full(len(start), 1e-3),
-        1e-30 * weights @ objective.magnitude,
-    )
+    value, gradient = np.full(len(start), np.inf), np.zeros_like(start)
+    converged = np.zeros(len(start), bool)
+    damping, floor = np.full(len(start), 1e-3), 1e-30 * weights @ objective.magnitude
     with np.errstate(all="ignore"):
         here = objective.evaluate(point, weights)
         for _ in range(ITERATIONS):
@@ -139,12 +133,8 @@ def minimise(
                 np.abs(decrement) * np.maximum(damping, 1) <= 1e-9 * here[0] + floor[left]
             )
             keep = ~(done | stuck)
-            left, trial, damping, here = (
-                left[keep],
-                trial[keep],
-                damping[keep],
-                [part[keep] for part in here],
-            )
+            left, trial, damping = left[keep], trial[keep], damping[keep]
+            here = [part[keep] for part in here]
             if not len(left):
                 break
             there = objective.evaluate(trial, weights[left])

@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 from attnres_lab.data import prepared
 from attnres_lab.errors import UserError
@@ -72,12 +73,7 @@ def print_plan(
         size = (f"{e.num_params:,}", f"{e.tokens or 0:,}", f"{e.flops:.2e}" if e.flops else "")
         rows.append((e.hash, e.run_name, *size, time, states[e.hash], show(e.params)))
     print(columns(rows))
-    counts = Counter(states.values())
-    total = sum(t.entry.flops or 0.0 for t in trials)
-    parts = [f"{counts[state]} {state}" for state in ("new", "pending", "done")]
-    if imported := counts["imported"]:
-        parts[-1] = f"{counts['done'] + imported} done ({imported} imported)"
-    print(", ".join([f"{len(trials)} trials", *parts, f"{total:.3g} FLOPs in all"]))
+    print(_counts(trials, Counter(states.values())))
     if spec.adaptive:
         print(
             f"{spec.sampler.name} proposes {spec.trials} points in all, each with "
@@ -94,14 +90,26 @@ def print_plan(
     print(*(f"note: {line}\n" for line in notes), sep="", end="")
     if passes := _passes(trials):
         print(passes)
-    disk = sum(checkpoint_bytes(t.config) for t in left)
-    free = shutil.disk_usage(folder.path if folder.path.exists() else source.file.path.parent).free
-    short = "; NOT ENOUGH" if disk > free else ""
-    print(f"checkpoints: {disk / 1e9:.2g} GB of {free / 1e9:.3g} GB free{short}")
+    print(_disk(left, folder.path if folder.path.exists() else source.file.path.parent))
     varied = [key for axis in planner.space.axes for key in sets(axis)]
     if not spec.adaptive and any(key.startswith("model.residual") for key in varied):
         for warning in _no_gain(trials):
             print(f"warning: {warning}")
+
+
+def _counts(trials: list[Trial], counts: Counter[str]) -> str:
+    total = sum(t.entry.flops or 0.0 for t in trials)
+    parts = [f"{counts[state]} {state}" for state in ("new", "pending", "done")]
+    if imported := counts["imported"]:
+        parts[-1] = f"{counts['done'] + imported} done ({imported} imported)"
+    return ", ".join([f"{len(trials)} trials", *parts, f"{total:.3g} FLOPs in all"])
+
+
+def _disk(left: list[Trial], place: Path) -> str:
+    needed = sum(checkpoint_bytes(t.config) for t in left)
+    free = shutil.disk_usage(place).free
+    short = "; NOT ENOUGH" if needed > free else ""
+    return f"checkpoints: {needed / 1e9:.2g} GB of {free / 1e9:.3g} GB free{short}"
 
 
 def _passes(trials: list[Trial]) -> str:
