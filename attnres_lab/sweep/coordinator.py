@@ -149,6 +149,7 @@ class Coordinator:
         elif what == "finish":
             self._finish(trial)
         elif what == "drop":
+            run.path.mkdir(exist_ok=True)  # it may never have begun
             run.set_status("pruned", message="its point was given up")
             self.trials[hash] = replace(trial, status=run.status())
             self._record(trial.entry.point)
@@ -178,7 +179,7 @@ class Coordinator:
             return
         if not run.config.exists():
             config = replace(trial.config, name=entry.run_name[:100])
-            run.path.mkdir(parents=True, exist_ok=True)
+            run.path.mkdir(exist_ok=True)
             write_atomic(run.config, to_yaml(config).encode())
         run.config.touch()  # when the trial was started last
         run.stop.unlink(missing_ok=True)

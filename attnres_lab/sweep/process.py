@@ -11,6 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,8 @@ def _run(folder: RunFolder, function: str) -> int:
         if folder.status().state == "failed":  # the function said why
             return 1
         failure, message = failures.describe(error)
-        folder.set_status("failed", failure=failure, message=message, step=folder.status().step)
+        with suppress(OSError):  # the disk may be what failed
+            folder.set_status("failed", failure=failure, message=message, step=folder.status().step)
         return 1
 
 

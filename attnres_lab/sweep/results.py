@@ -46,6 +46,7 @@ class Results:
             if wrong:
                 state, failure, message = "failed", "bug", wrong
         if state != status.state:
+            run.path.mkdir(exist_ok=True)  # it may have vanished; the sweep's must be there
             run.set_status(state, failure=failure, message=message, step=status.step)
         return run.status()
 

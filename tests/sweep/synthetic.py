@@ -51,6 +51,7 @@ def chain(config: RunConfig, folder: Path) -> None:
     )
     run.truncate_metrics(state["step"])
     run.set_status("running", step=state["step"])
+    run.checkpoint.parent.mkdir(exist_ok=True)
     pause = float(os.environ.get("SYNTHETIC_SECONDS", "0.02"))
     while state["step"] < (config.steps or 0):
         if stop or run.stop.exists():

@@ -131,6 +131,7 @@ def test_a_trial_that_is_here_is_left_alone_and_one_without_a_result_runs(
     clone = elsewhere(lab, monkeypatch)
     exported(lab, clone)
     here = next(hash for hash, state in lab.states().items() if state == "finished")
+    clone.folder.trial(here).path.mkdir(parents=True)
     clone.folder.trial(here).set_status("finished", message="mine")
     assert bring(load_spec(clone.sweep(known=TABLE, **fails)), clone.folder) == 1
     assert clone.folder.trial(here).status().message == "mine"
