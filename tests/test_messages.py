@@ -128,6 +128,7 @@ def test_a_report_on_a_sweep_of_which_nothing_has_finished_says_what_to_do(
     """Planned or begun alone, it has no column of losses yet."""
     monkeypatch.setenv("ATTNRES_RUNS", str(tmp_path))
     folder = SweepFolder(tmp_path / "sweeps" / "s")
+    folder.trial("a").path.mkdir(parents=True)
     folder.describe("s", TINY, SWEEP)
     folder.write_plan([Entry("a", "a", {}, "full", "d8-L2", 0, "full-d8-L2-s0", 1, 1.0, 1)])
     for state in ("scheduled", "running", "failed"):

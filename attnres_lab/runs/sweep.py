@@ -173,7 +173,7 @@ class SweepFolder:
         """
         about = self.path / "coordinator.json"
         try:
-            self.trials.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.path / "coordinator.lock", timeout=0).acquire()
         except Timeout:
             h = read_json(about) or {}

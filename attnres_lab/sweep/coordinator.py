@@ -79,6 +79,7 @@ class Coordinator:
         """Until nothing is pending, a stop rule is reached, or somebody asks to stop: Ctrl-C,
         SIGTERM, a closed terminal, ``attnres sweep stop``.
         """
+        self.folder.trials.mkdir(exist_ok=True)
         self.study.reconcile(self.points)
         for hash in self.chosen or ():
             self.study.recorded.pop(self.trials[hash].entry.point, None)

@@ -128,6 +128,7 @@ def test_any_run_of_ours_that_a_stock_class_computes_goes_out(
     )
     config = load(tmp_path / "run.yaml")
     model = Transformer(config.model, seed=1).eval()
+    (tmp_path / "run").mkdir()
     save_weights(RunFolder(tmp_path / "run"), config, model)
     capfd.readouterr()
     assert export(tmp_path / "run", tmp_path / "out") == "LlamaForCausalLM"
@@ -166,6 +167,7 @@ def test_what_no_class_computes_is_refused_by_our_key(
         f"model: {{dim: 32, num_layers: 2, num_heads: 2, {options}}}\nbudget: 1 steps\n"
     )
     config = load(tmp_path / "run.yaml")
+    (tmp_path / "run").mkdir()
     save_weights(RunFolder(tmp_path / "run"), config, Transformer(config.model))
     with pytest.raises(UserError, match=message):
         export(tmp_path / "run", tmp_path / "out")

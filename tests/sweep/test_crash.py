@@ -208,6 +208,7 @@ def test_a_trial_that_a_lost_process_finishes_meanwhile_is_not_run_again(
     path = lab.sweep(**CHAIN, space={"seed": [0]})
     (trial,) = Planner(load_spec(path)).grid()
     run = lab.folder.trial(trial.entry.hash)
+    run.path.mkdir(parents=True)
     write_atomic(run.config, to_yaml(trial.config).encode())
     lost = in_process(execute, run.path, CHAIN["function"])
     wait_for(lambda: lab.witness())

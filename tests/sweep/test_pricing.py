@@ -41,6 +41,7 @@ def measured(lab: Lab, device: str, speed: float) -> None:
     trials = Planner(load_spec(lab.sweep())).grid()
     for trial in trials:
         run = lab.folder.trial(trial.entry.hash)
+        run.path.mkdir(parents=True, exist_ok=True)
         write_json(run.result, {"perf/flops_per_second": speed})
         write_json(run.environment, {"device": device})
     Speeds(device_of(load_spec(lab.sweep()).spec, trials, 1)).learn(
