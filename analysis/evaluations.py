@@ -22,7 +22,7 @@ PREFIX, ERROR = "eval/", "_stderr"
 @dataclass(frozen=True)
 class Mean:
     """``value`` with its standard error and its interval at 95 %, over ``pairs`` runs or pairs and
-    ``questions``; error and limits are nan for a single question.
+    ``questions``; error and limits are nan for a single question, and where all scores are equal.
     """
 
     value: float
@@ -54,8 +54,8 @@ def over_questions_and_seeds(x_SQ: np.ndarray[Any, Any]) -> Mean:
         rest = float(((x_SQ - q_Q - s_S[:, None] + value) ** 2).sum()) / ((S - 1) * (Q - 1))
         parts += [(float(s_S.var(ddof=1)) / S, S - 1)]
         variance = max(sum(v for v, _ in parts) - rest / (S * Q), *(v for v, _ in parts))
-    if not variance:
-        return Mean(value, 0.0, value, value, S, Q)
+    if not variance:  # an interval of no width would say that this is known exactly
+        return Mean(value, np.nan, np.nan, np.nan, S, Q)
     freedom = sum(v for v, _ in parts) ** 2 / sum(v**2 / d for v, d in parts)
     reach = float(stats.t.ppf(0.975, freedom)) * variance**0.5
     return Mean(value, variance**0.5, value - reach, value + reach, S, Q)

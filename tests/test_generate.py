@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -172,6 +174,30 @@ def test_prompts_from_a_file_are_continued_beside_those_of_the_command_line(tmp_
     alone = [text("--prompt", prompt) for prompt in ("one", "two", "three three")]
     together = text("--prompt", "one", "--prompts", str(tmp_path / "more.txt"))
     assert together == "".join(f"{part}{'-' * 40}\n" for part in alone)
+
+
+def test_a_run_goes_by_its_name_as_in_the_other_commands(tmp_path, monkeypatch):
+    monkeypatch.setenv("ATTNRES_RUNS", str(tmp_path))
+    run = tmp_path / "sweeps" / "s" / "trials" / "3f2a00000000"
+    model = save(run / "checkpoints" / "last.ckpt", "plain")
+    (run / "status.json").write_text('{"state": "finished"}')
+    for name in ("3f2a", "sweeps/s/trials/3f2a00000000"):
+        found, _ = load_model(Path(name))
+        torch.testing.assert_close(found.state_dict(), model.state_dict(), rtol=0, atol=0)
+    with pytest.raises(UserError, match=r"4b: no run folder, and no run is called so"):
+        load_model(Path("4b"))
+
+
+def test_a_config_that_cannot_be_read_is_named_by_its_checkpoint(tmp_path):
+    """A variant of a package that is not installed here, for example."""
+    save(file := tmp_path / "one.ckpt", "plain")
+    content = torch.load(file, weights_only=True)
+    content["config"] = content["config"].replace("name: block", "name: theirs")
+    torch.save(content, file)
+    with pytest.raises(UserError) as error:
+        load_model(file)
+    assert str(error.value).startswith(f"{file}: its config:")
+    assert "unknown variant 'theirs'" in str(error.value)
 
 
 def test_bad_input_gets_one_line(tmp_path):

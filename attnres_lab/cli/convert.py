@@ -46,7 +46,7 @@ def convert(
 
 
 def export_hf(
-    run: Path = typer.Argument(help="The folder of a run, or a checkpoint."),
+    run: Path = typer.Argument(help="A run (a folder, a hash, a name), or a checkpoint."),
     folder: Path = typer.Argument(help="A new folder for transformers."),
     dtype: Literal["fp32", "bf16"] = typer.Option("fp32", help="Of the weights."),
 ) -> None:

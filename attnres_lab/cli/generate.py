@@ -23,10 +23,10 @@ def register(app: typer.Typer) -> None:
 
 
 def generate(  # noqa: PLR0913
-    checkpoint: Path = typer.Argument(help="A checkpoint, or the folder of a run."),
+    checkpoint: Path = typer.Argument(help="A run (a folder, a hash, a name), or a checkpoint."),
     prompt: list[str] = typer.Option([], help="Text to continue; several are continued together."),
     prompts: Path | None = typer.Option(None, help="A file with a prompt on each line."),
-    max_new_tokens: int = typer.Option(200, min=1),
+    max_new_tokens: int = typer.Option(200, min=1, help="At most so many are written."),
     temperature: float = typer.Option(0.0, min=0.0, help="0: always the most likely token."),
     top_k: int = typer.Option(0, min=0, help="Draw from so many likeliest tokens; 0: all."),
     top_p: float = typer.Option(1.0, min=0.0, max=1.0, help="Draw from those that sum to it."),

@@ -22,6 +22,7 @@ from attnres_lab.runs.folder import RunFolder, read_json, write_json
 from attnres_lab.runs.lock import sweep_up
 from attnres_lab.runs.secrets import redact
 from attnres_lab.tracking.figures import heat_map
+from attnres_lab.tracking.names import model_name
 from attnres_lab.tracking.store import Store
 
 FILES = ("config.yaml", "environment.json", "log.txt")
@@ -172,7 +173,7 @@ def send_model(target: Target, files: RunFolder) -> None:
         model = found[0]
         client.set_logged_model_tags(model.model_id, facts)
     else:
-        name = f"{target.name}-checkpoint"
+        name = model_name(f"{target.name}-checkpoint")
         model = client.create_logged_model(
             store.experiment_id, name, target.run_id, EXTERNAL | facts, labels, "checkpoint"
         )

@@ -29,6 +29,11 @@ def encode(name: str) -> str:
     return safe
 
 
+def model_name(name: str) -> str:
+    """``name`` as MLflow takes it for a logged model: no dot either (``full-t0.5``)."""
+    return re.sub(r"[/:.%\"']", "_", name)
+
+
 def to_params(values: Mapping[str, Any]) -> dict[str, str]:
     """MLflow parameters of dotted keys; the rest of a long value goes on under ``key/2``,
     ``key/3``, ...

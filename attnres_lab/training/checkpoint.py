@@ -18,6 +18,7 @@ from attnres_lab.config import RunConfig, load
 from attnres_lab.config.weights import checkpoint_in, weights_digest
 from attnres_lab.errors import UserError
 from attnres_lab.model import Network, Transformer
+from attnres_lab.runs.table import locate
 from attnres_lab.training import lora
 
 
@@ -89,9 +90,11 @@ def load_checkpoint(path: Path, config_hash: str | None = None) -> dict[str, Any
 
 
 def load_model(path: Path) -> tuple[Transformer, RunConfig]:
-    """The model and config of a checkpoint, adapters merged: tensors and plain values only, no code
-    is run. Raises UserError.
+    """The model and config of a checkpoint, or of a run (its folder, hash or name), adapters
+    merged: tensors and plain values only, no code is run. Raises UserError.
     """
+    if not path.exists() and path.suffix != ".ckpt":
+        path = locate(str(path))
     path = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
     try:
         content: dict[str, Any] = torch.load(
@@ -110,7 +113,10 @@ def load_model(path: Path) -> tuple[Transformer, RunConfig]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "config.yaml"
         file.write_text(text)
-        config = load(file)
+        try:
+            config = load(file)
+        except UserError as error:  # a variant of a package that is not here, for example
+            raise UserError(str(error).replace(str(file), f"{path}: its config")) from None
     if config.task.name != "language":
         raise UserError(f"{path}: a model of task.name: {config.task.name} writes no text")
     model = Transformer(config.model)

@@ -58,9 +58,14 @@ def test_answers_to_other_questions_are_not_paired():
     one, two = Answers("x", np.ones(3)), Answers("y", np.zeros(3))
     assert paired([one], [two]) is None
     assert scores([one, two]) is None
-    single = over_questions_and_seeds(np.ones((1, 1)))
-    assert single.value == 1
-    assert np.isnan(single.stderr)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 10), (3, 10)])
+def test_scores_without_any_difference_have_no_interval(shape):
+    """Ten equal answers do not say that the eleventh is equal too."""
+    mean = over_questions_and_seeds(np.ones(shape))
+    assert mean.value == 1
+    assert np.isnan([mean.stderr, mean.low, mean.high]).all()
 
 
 def run(folder: Path, variant: str, seed: int, right: list[float]) -> dict:

@@ -83,6 +83,16 @@ def test_a_run_arrives_whole(runs) -> None:
     assert (runs / "artifacts" / run_id / "artifacts" / "depth" / "step-000050.json").exists()
 
 
+def test_a_run_with_a_dot_in_its_name_arrives_whole(runs) -> None:
+    """Labels have numbers, as a temperature; MLflow takes no dot in the name of a model."""
+    folder = runs / "train" / "tiny"
+    with RunMirror(folder):
+        write_run(folder, variant="full-t0.5")
+    (run,) = dump(tracking_uri()).values()
+    assert (run["tags"]["variant"], run["status"]) == ("full-t0.5", "FINISHED")
+    assert [model[0] for model in run["models"]] == ["full-t0_5-d32-L8-s0-checkpoint"]
+
+
 def test_rows_that_a_resume_writes_again_are_not_doubled(runs) -> None:
     """Killed at step 50, cut back to step 20, trained on to 80 with other clocks; the mirror goes
     on or starts anew.
