@@ -110,6 +110,8 @@ def send_files(target: Target, files: RunFolder, memory: Memory, *, ended: bool)
     try:
         for path in [files.config, files.environment, *tree, *last]:
             mark, key = stamp(path), path.relative_to(files.path).as_posix()
+            if mark and path == files.checkpoint:  # what came out is told with it
+                mark += stamp(files.result) or []
             if mark is None or sent.get(key) == mark or not is_ours(path, files.path):
                 continue
             below = path.parent.relative_to(files.artifacts).as_posix() if path in tree else "."
@@ -144,7 +146,9 @@ def send_model(target: Target, files: RunFolder) -> None:
     """
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 
-    store, client, status = target.store, target.store.client, files.status()
+    store, client, result = target.store, target.store.client, read_json(files.result) or {}
+    # the status of one that was killed before it could say how far it was is an older one
+    step = int(result.get("step", files.status().step))
     labels = {
         key: target.tags[key]
         for key in ("variant", "size", "seed", "config_hash", "data_fingerprint")
@@ -152,13 +156,11 @@ def send_model(target: Target, files: RunFolder) -> None:
     }
     facts = {
         "checkpoint": str(files.checkpoint.absolute()),
-        "step": str(status.step),
+        "step": str(step),
         "bytes": str(files.checkpoint.stat().st_size),
     }
     facts |= {
-        key: str(value)
-        for key, value in (read_json(files.result) or {}).items()
-        if key in ("val/loss", "tokens", "flops")
+        key: str(value) for key, value in result.items() if key in ("val/loss", "tokens", "flops")
     }
     # a model's page shows its note, not its tags
     facts["mlflow.note.content"] = "  \n".join(f"{key}: `{value}`" for key, value in facts.items())
@@ -177,8 +179,9 @@ def send_model(target: Target, files: RunFolder) -> None:
         model = client.create_logged_model(
             store.experiment_id, name, target.run_id, EXTERNAL | facts, labels, "checkpoint"
         )
-    if target.new or not client.get_run(target.run_id).outputs.model_outputs:
-        client.log_outputs(target.run_id, [LoggedModelOutput(model.model_id, status.step)])
+    # an output cannot be changed: it is that of a run that came to an end
+    if result and (target.new or not client.get_run(target.run_id).outputs.model_outputs):
+        client.log_outputs(target.run_id, [LoggedModelOutput(model.model_id, step)])
     _send_model_metrics(target, model)
     if model.status != LoggedModelStatus.READY:
         client.finalize_logged_model(model.model_id, "READY")
