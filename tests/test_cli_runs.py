@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,16 @@ def test_a_run_is_found_by_the_beginning_of_its_hash_and_by_its_name(done: Lab) 
         locate("baseline-")
     with pytest.raises(UserError, match="no run is called so; 'attnres runs list'"):
         locate("nothing")
+
+
+def test_a_hash_is_the_run_of_the_plan_before_what_was_discarded_of_it(done: Lab) -> None:
+    """``sweep retry`` keeps a result under its hash and the time."""
+    run = done.folder.trial(done.folder.plan()[0].hash).path
+    kept = done.folder.path / "discarded" / f"{run.name}-1"
+    shutil.copytree(run, kept)
+    assert locate(run.name[:8]) == run
+    shutil.rmtree(run)
+    assert locate(run.name[:8]) == kept
 
 
 def test_runs_of_an_earlier_plan_are_listed_as_stale_and_mixed_with_nothing(
