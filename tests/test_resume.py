@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import pytorch_lightning as pl
 import torch
-from helpers import tiny
+from helpers import Crash, curve, run_in_two_parts, same, tiny, weights
 
 from attnres_lab.config import RunConfig, to_yaml
 from attnres_lab.errors import UserError
@@ -24,14 +23,6 @@ from attnres_lab.runs.folder import RunFolder, read_json
 from attnres_lab.training.run import run
 
 ROOT = Path(__file__).parent.parent
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
 def start(config: RunConfig, folder: Path) -> "subprocess.Popen[bytes]":
@@ -64,14 +55,9 @@ def test_a_stopped_run_resumes_bit_for_bit_with_the_same_rows(
     changes |= {"model.residual.name": "full", "train.micro_batch_size": 2}
     config = tiny(tmp_path, **changes)
     run(config, tmp_path / "whole")
-    files = RunFolder(tmp_path / "parts")
-    files.path.mkdir()
-    files.stop.write_text("stop")
-    assert run(config, files.path).status.state == "stopped"
-    assert files.status().step == 4
-    files.stop.unlink()
-    assert run(config, files.path).status.state == "finished"
-    assert same(weights(files.path), weights(tmp_path / "whole"))
+    stopped, _ = run_in_two_parts(config, tmp_path / "parts")
+    assert stopped.status.step == 4
+    assert same(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
 
     def timeless(folder: Path) -> list[dict[str, float]]:
         kept = ("step", "tokens", "flops", "train/loss", "val/loss", "optim/lr", "optim/grad_norm")
@@ -80,31 +66,18 @@ def test_a_stopped_run_resumes_bit_for_bit_with_the_same_rows(
             for row in RunFolder(folder).rows()
         ]
 
-    assert timeless(files.path) == timeless(tmp_path / "whole")
+    assert timeless(tmp_path / "parts") == timeless(tmp_path / "whole")
 
 
 def test_a_run_that_goes_on_between_two_rows_writes_the_same_rows(tmp_path: Path) -> None:
     """From the checkpoint of step 5, where rows are of steps 1 to 4, 5 to 8 and 9 to 12."""
 
-    class Crash(pl.Callback):
-        def on_train_batch_end(self, trainer: pl.Trainer, *args: object) -> None:
-            if trainer.global_step == 6:
-                raise RuntimeError("crash")
-
     config = tiny(tmp_path)
     run(config, tmp_path / "whole")
     with pytest.raises(RuntimeError, match="crash"):
-        run(config, tmp_path / "parts", callbacks=[Crash()])
+        run(config, tmp_path / "parts", callbacks=[Crash(6)])
     run(config, tmp_path / "parts")
-    whole, parts = (
-        [
-            (row["step"], row["train/loss"])
-            for row in RunFolder(folder).rows()
-            if "train/loss" in row
-        ]
-        for folder in (tmp_path / "whole", tmp_path / "parts")
-    )
-    assert parts == whole
+    assert curve(tmp_path / "parts", "train/loss") == curve(tmp_path / "whole", "train/loss")
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from helpers import names_of_one_colour
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -49,11 +50,7 @@ def test_any_number_of_variants_is_told_apart_and_the_listed_keep_theirs() -> No
 
 def test_two_names_of_one_hash_are_told_apart_even_by_colour_alone() -> None:
     """MLflow draws a line in a colour and no more, so no two of 126 variants share one."""
-    seen: dict[str, str] = {}
-    for name in (f"mine{i}" for i in range(1000)):
-        twin = seen.setdefault(looks([name])[name].color, name)
-        if twin != name:
-            break
+    name, twin = names_of_one_colour()
     pair = looks([name, twin])
     assert pair[name].color != pair[twin].color
     assert pair[min(name, twin)] == looks([min(name, twin)])[min(name, twin)]

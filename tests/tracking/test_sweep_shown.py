@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from helpers import names_of_one_colour
 from test_sweep_mirror import mirror_sweep
 from tracking_helpers import OLD_LOADER, write_run, write_sweep
 
@@ -47,12 +48,8 @@ def test_a_sweep_sorts_by_its_result(runs, tmp_path) -> None:
 
 
 def test_two_variants_of_one_hash_have_two_colours(runs) -> None:
-    """In MLflow as in the figures: found by trying names until two fall on one colour."""
-    seen: dict[str, str] = {}
-    for name in (f"mine{i}" for i in range(1000)):
-        twin = seen.setdefault(looks([name])[name].color, name)
-        if twin != name:
-            break
+    """In MLflow as in the figures."""
+    name, twin = names_of_one_colour()
     write_sweep(runs / "quick", variants=(name, twin), seeds=(0,), done=0)
     mirror_sweep(runs / "quick", {})
     children = connect().client.search_runs([connect().experiment_id], "tags.kind = 'run'")
