@@ -4,7 +4,8 @@ BIN := .venv/bin
 SWEEP ?= sweeps/quickstart.yaml
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: quickstart test test-all test-slow test-infra test-cluster check bench bench-gpu services clean
+.PHONY: quickstart test test-all test-slow test-infra test-cluster check bench bench-gpu services \
+  clean
 
 .venv/ready: pyproject.toml constraints.txt
 	@echo "installing into .venv: a few minutes, once"
@@ -41,26 +42,32 @@ test-infra: .venv/ready-all
 test-cluster: .venv/ready-all
 	$(BIN)/python -m pytest -m cluster -o faulthandler_timeout=2700
 
-# Debian's packages for the tests of PostgreSQL, Slurm and the browser; without them these tests say why they are skipped.
+# Debian's packages for the tests of PostgreSQL, Slurm and the browser; without them these tests
+# say why they are skipped.
 services:
-	command -v slurmctld munged slurmdbd mariadbd chromium >/dev/null && ls /usr/lib/postgresql/*/bin/initdb >/dev/null || \
-	(apt-get update -qq && apt-get install -y -qq --no-install-recommends slurm-wlm munge slurmdbd mariadb-server chromium postgresql) || true
+	command -v slurmctld munged slurmdbd mariadbd chromium >/dev/null && \
+	ls /usr/lib/postgresql/*/bin/initdb >/dev/null || \
+	(apt-get update -qq && apt-get install -y -qq --no-install-recommends \
+	slurm-wlm munge slurmdbd mariadb-server chromium postgresql) || true
 
 # The rows of the README's table; on a quiet machine.
+RESIDUAL := $(BIN)/attnres bench residual
+VARIANTS := --variants "baseline full block8 naive:full naive:block8"
+LARGE := $(RESIDUAL) --device cuda --dtype bf16 --dim 1024 --layers 24
 bench: .venv/ready
-	OMP_NUM_THREADS=2 $(BIN)/attnres bench residual --variants "baseline full block8 naive:full naive:block8"
-	OMP_NUM_THREADS=2 $(BIN)/attnres bench residual --variants "baseline full block8 naive:full naive:block8" --dim 64 --layers 8 --batch 32 --seq-len 128
-	$(BIN)/attnres bench residual --mode decode --batch 1 --seq-len 32 --threads 1
-	$(BIN)/attnres bench residual --mode decode --batch 1 --seq-len 4096 --threads 1
-	OMP_NUM_THREADS=2 $(BIN)/attnres bench residual --mode prefill --batch 1 --seq-len 4096 --chunk 512 --repeats 10
-	OMP_NUM_THREADS=2 $(BIN)/attnres bench residual --mode prefill --batch 1 --seq-len 4096 --chunk 4096 --repeats 10
+	OMP_NUM_THREADS=2 $(RESIDUAL) $(VARIANTS)
+	OMP_NUM_THREADS=2 $(RESIDUAL) $(VARIANTS) --dim 64 --layers 8 --batch 32 --seq-len 128
+	$(RESIDUAL) --mode decode --batch 1 --seq-len 32 --threads 1
+	$(RESIDUAL) --mode decode --batch 1 --seq-len 4096 --threads 1
+	OMP_NUM_THREADS=2 $(RESIDUAL) --mode prefill --batch 1 --seq-len 4096 --chunk 512 --repeats 10
+	OMP_NUM_THREADS=2 $(RESIDUAL) --mode prefill --batch 1 --seq-len 4096 --chunk 4096 --repeats 10
 
 bench-gpu: .venv/ready
-	$(BIN)/attnres bench residual --device cuda --dtype bf16 --dim 1024 --layers 24 --batch 8 --seq-len 2048
-	$(BIN)/attnres bench residual --device cuda --dtype bf16 --dim 1024 --layers 24 --batch 1 --mode decode
-	$(BIN)/attnres bench residual --device cuda --dtype bf16 --dim 1024 --layers 24 --batch 32 --mode decode
-	$(BIN)/attnres bench residual --device cuda --dtype bf16 --dim 1024 --layers 24 --batch 1 --mode decode --seq-len 131072 --chunk 16384
-	$(BIN)/attnres bench residual --device cuda --dtype bf16 --dim 1024 --layers 24 --batch 1 --mode prefill --seq-len 131072 --chunk 16384
+	$(LARGE) --batch 8 --seq-len 2048
+	$(LARGE) --batch 1 --mode decode
+	$(LARGE) --batch 32 --mode decode
+	$(LARGE) --batch 1 --mode decode --seq-len 131072 --chunk 16384
+	$(LARGE) --batch 1 --mode prefill --seq-len 131072 --chunk 16384
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -32,7 +32,9 @@ FEWEST_SIZES = 3  # with fewer a gain has no interval
 
 
 def evidence_forest(path: str | Path) -> tuple[pd.DataFrame, Figure]:
-    """The table (`evidence_table`) of a CSV of published comparisons and its forest plot."""
+    """The table of the CSV of published comparisons at ``path``, and its forest plot. Raises as
+    ``evidence_table``.
+    """
     table = evidence_table(path)
     return table, _forest(table)
 
@@ -40,10 +42,10 @@ def evidence_forest(path: str | Path) -> tuple[pd.DataFrame, Figure]:
 def evidence_table(path: str | Path) -> pd.DataFrame:
     """What published losses, differences and gains say, one row for each statement.
 
-    The CSV has a row per published number with the text columns ``source``, ``variant``, ``size``,
-    ``unit`` (nats per token, nats per byte, perplexity, or empty: not stated), ``seeds``,
-    ``tuning``, ``limit`` (what the number cannot show), ``axis`` (FLOP or second, of a gain), and
-    one of:
+    The CSV at ``path`` has a row per published number with the text columns ``source``,
+    ``variant``, ``size``, ``unit`` (nats per token, nats per byte, perplexity, or empty: not
+    stated), ``seeds``, ``tuning``, ``limit`` (what the number cannot show), ``axis`` (FLOP or
+    second, of a gain), and one of:
 
     - ``loss`` and ``baseline``. With ``params`` and ``tokens`` in three sizes or more of a variant,
       its gain with a 95 % interval, C = 6 x params x tokens; with ``throughput`` (relative to the

@@ -61,7 +61,8 @@ def isoflop(  # noqa: PLR0913
     loss: str = "val/loss",
 ) -> dict[str, IsoFlop]:
     """The study of each ``variant`` of the table (one row per run; without that column, of all rows
-    under the name ``runs``).
+    under the name ``runs``), from the columns ``budget``, ``size``, ``tokens`` and ``loss``;
+    ``law`` is that of the lowest loss.
 
     Runs whose ``budget`` (FLOP) differs by less than 10 % share a budget. The parabola is in log
     ``size`` (Hoffmann et al. 2022, approach 2), through the sizes within a factor ``window`` of

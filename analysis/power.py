@@ -27,7 +27,8 @@ class Study:
         less than the law says (nats): more seeds do not average it out, more sizes do.
 
     The error of alpha itself is left out: a few per cent of the variance when the sizes span a
-    factor of 8 in compute.
+    factor of 8 in compute. Raises ValueError for a sigma, alpha or loss that is not above 0, and
+    for fewer than 2 sizes or 1 seed.
     """
 
     sigma: float
@@ -60,12 +61,12 @@ class Study:
         return self.sizes * (self.seeds if self.pool_seeds else 1) - 1
 
     def half_width(self, level: float = 0.95) -> float:
-        """How far the upper limit of the gain lies above it, relatively: 0.05 is 5 %."""
+        """How far the upper limit of the gain at ``level`` lies above it: 0.05 is 5 % of it."""
         return float(np.expm1(quantile(self._freedom, level) * self.log_error))
 
     def power(self, gain: float, against: float = 1.0, level: float = 0.95) -> float:
-        """Probability that the interval excludes ``against`` when the truth is ``gain``
-        (non-central t, two-sided).
+        """Probability that the interval at ``level`` excludes ``against`` when the truth is
+        ``gain`` (non-central t, two-sided).
         """
         from scipy.special import gammaincinv, ndtr
 
@@ -103,8 +104,8 @@ TARGETS: dict[str, Callable[[Study], bool]] = {
 
 
 def plan(study: Study, sizes: Sequence[int] = (3, 4, 5, 6, 8, 10)) -> pd.DataFrame:
-    """Seeds per size that each of ``TARGETS`` (columns) needs with each number of sizes (index);
-    missing above 1000.
+    """Seeds per size that each of ``TARGETS`` (columns) needs in a study like ``study`` with each
+    number of ``sizes`` (index); missing above 1000.
     """
     rows = [
         {
@@ -124,8 +125,8 @@ def designs(
     variants: int = 2,
     tuning: float = 0.0,
 ) -> pd.DataFrame:
-    """The designs that reach ``half_width``, the cheapest first: columns ``sizes`` (3 to 32),
-    ``seeds``, ``runs``, ``tuning_runs``, ``device_hours``, ``half_width``.
+    """The designs like ``study`` that reach ``half_width``, the cheapest first: columns ``sizes``
+    (3 to 32), ``seeds``, ``runs``, ``tuning_runs``, ``device_hours``, ``half_width``.
 
     hours: device-hours of one run, the mean over the range of sizes, within which further sizes are
     placed. variants: the baseline among them. tuning: runs that choose the rate of each size and

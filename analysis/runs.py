@@ -29,8 +29,9 @@ _ABOUT = (
 def load_runs(
     name_or_folder: str | Path, tracking_uri: str | None = None, *, tuning: bool = False
 ) -> pd.DataFrame:
-    """One row per run of a sweep (by its name, or its folder), of any folder of runs, or of a CSV,
-    Parquet or JSON file; with ``tracking_uri``, of a sweep or an experiment in that MLflow store.
+    """One row per run of ``name_or_folder``: a sweep (its name, or its folder), any folder of runs,
+    or a CSV, Parquet or JSON file; with ``tracking_uri``, of a sweep or an experiment in that
+    MLflow store.
 
     Columns: ``run_id`` (the run's folder, or MLflow's id), ``name``, ``sweep``, ``status``,
     ``variant``, ``size``, ``seed`` (int), ``data_fingerprint``, ``trial``; every final number
@@ -75,10 +76,11 @@ def load_curves(
     keys: Sequence[str] = ("train/loss", "val/loss"),
     runs: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
-    """Histories in long form: ``run_id``, ``name``, ``variant``, ``size``, ``seed``, ``key``,
-    ``step``, ``tokens``, ``flops``, ``seconds``, ``value``.
+    """Histories of the metrics ``keys`` in long form: ``run_id``, ``name``, ``variant``, ``size``,
+    ``seed``, ``key``, ``step``, ``tokens``, ``flops``, ``seconds``, ``value``.
 
-    ``runs``: rows of ``load_runs`` to restrict the reading to, so choose before loading thousands.
+    ``name_or_folder`` and ``tracking_uri`` are those of ``load_runs``; ``runs``: rows of it to
+    restrict the reading to, so choose before loading thousands.
     A CSV, Parquet or JSON file in that form is read as it is. Raises as ``load_runs``.
     """
     if (read := _read_table(name_or_folder)) is not None:

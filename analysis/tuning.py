@@ -28,7 +28,7 @@ class Bowls:
     the parabola through the lowest and its neighbours; ``neighbour``: the lowest itself, beside a
     value that diverged; ``edge``: the lowest itself, at the end of what was tried; ``none``: all
     diverged); ``curvature``; ``error`` (sd of log2 best) and ``debt`` (nats that this error costs
-    on average), NaN where the noise is unknown; ``tried`` values and ``runs``.
+    on average), NaN where ``sigma``, the sd of a run, is unknown; ``tried`` values and ``runs``.
     ``minima``: a row per cell at its minimum, for ``compute_equivalent_gain``; other numbers are
     those of the lowest tried value.
     """

@@ -1,4 +1,4 @@
-"""Small configs and corpora for tests of training."""
+"""Small configs and corpora for tests of training, and what they do with them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytorch_lightning as pl
+import torch
 import yaml
 
 from attnres_lab.config import RunConfig, load
+from attnres_lab.model import Transformer
+from attnres_lab.runs.folder import RunFolder
+from attnres_lab.runs.looks import looks
+from attnres_lab.training.run import RunResult, run
 
 WORDS = [
     "the",
@@ -66,3 +72,62 @@ def write_run(path: Path, **overrides: Any) -> Path:
 def tiny(folder: Path, **overrides: Any) -> RunConfig:
     """A loaded config of ``write_run``; overrides are dotted keys."""
     return load(write_run(folder / "tiny.yaml"), overrides)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Of a run's last checkpoint."""
+    return torch.load(RunFolder(folder).checkpoint, weights_only=True)["state_dict"]
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    """Bit for bit."""
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def curve(folder: Path, key: str) -> list[tuple[int, float]]:
+    """Step and value of the rows that hold ``key``."""
+    return [(row["step"], row[key]) for row in RunFolder(folder).rows() if key in row]
+
+
+def run_in_two_parts(config: RunConfig, folder: Path) -> tuple[RunResult, RunResult]:
+    """A run that is asked to stop before it begins, which it does at its first checkpoint, and that
+    then goes on to its end.
+    """
+    files = RunFolder(folder)
+    files.path.mkdir()
+    files.stop.write_text("stop")
+    first = run(config, folder)
+    assert first.status.state == "stopped"
+    files.stop.unlink()
+    last = run(config, folder)
+    assert last.status.state == "finished"
+    return first, last
+
+
+class Crash(pl.Callback):
+    """The run's process fails after a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: object) -> None:
+        if trainer.global_step == self.step:
+            raise RuntimeError("crash")
+
+
+def randomise_reads(model: Transformer) -> None:
+    """Random queries, so that depth weights matter."""
+    with torch.no_grad():
+        for parameter in model.residual.parameters():
+            generator = torch.Generator().manual_seed(3)
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+
+
+def names_of_one_colour() -> tuple[str, str]:
+    """Two variants that have one colour each by itself, found by trying."""
+    seen: dict[str, str] = {}
+    for name in (f"mine{i}" for i in range(1000)):
+        twin = seen.setdefault(looks([name])[name].color, name)
+        if twin != name:
+            return name, twin
+    raise AssertionError("no two of a thousand names have one colour")

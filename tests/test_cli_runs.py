@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -22,13 +23,19 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
 SPACE = {"model.residual": ["baseline", "full"], "optim.lr": [0.001, 0.01], "seed": [0]}
 
 
-@pytest.fixture
-def done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
-    """A sweep of four trials that ran."""
+def lab_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    """A lab whose runs the commands find, and whose trials begin at once."""
     lab = Lab(tmp_path)
     monkeypatch.setenv("ATTNRES_RUNS", str(lab.folder.path.parents[1]))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr("attnres_lab.sweep.launchers.local.START_METHOD", "fork")
+    return lab
+
+
+@pytest.fixture
+def done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    """A sweep of four trials that ran."""
+    lab = lab_here(tmp_path, monkeypatch)
     lab.run(lab.sweep(space=SPACE))
     for entry in lab.folder.plan():  # as training writes it
         labels = {key: getattr(entry, key) for key in ("run_name", "variant", "size", "seed")}
@@ -60,6 +67,16 @@ def test_a_run_is_found_by_the_beginning_of_its_hash_and_by_its_name(done: Lab) 
         locate("baseline-")
     with pytest.raises(UserError, match="no run is called so; 'attnres runs list'"):
         locate("nothing")
+
+
+def test_a_hash_is_the_run_of_the_plan_before_what_was_discarded_of_it(done: Lab) -> None:
+    """``sweep retry`` keeps a result under its hash and the time."""
+    run = done.folder.trial(done.folder.plan()[0].hash).path
+    kept = done.folder.path / "discarded" / f"{run.name}-1"
+    shutil.copytree(run, kept)
+    assert locate(run.name[:8]) == run
+    shutil.rmtree(run)
+    assert locate(run.name[:8]) == kept
 
 
 def test_runs_of_an_earlier_plan_are_listed_as_stale_and_mixed_with_nothing(
@@ -119,10 +136,7 @@ def test_sweeps_go_by_their_names_from_anywhere_and_are_removed(
 def test_keys_and_workers_of_a_sweep_are_set_on_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lab = Lab(tmp_path)
-    monkeypatch.setenv("ATTNRES_RUNS", str(lab.folder.path.parents[1]))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr("attnres_lab.sweep.launchers.local.START_METHOD", "fork")
+    lab = lab_here(tmp_path, monkeypatch)
     path = str(lab.sweep(space={"seed": [0]}))
     assert attnres(monkeypatch, "sweep", "run", path, "optim.lr=0.5", "--workers", "2") == 0
     assert Planner(load_spec(path)).grid()[0].entry.hash != (ran := lab.folder.plan()[0].hash)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_data_sources import TEXTS, config, train_bpe, write
+from text_files import TEXTS, config, train_bpe, write
 from typer.testing import CliRunner
 
 from attnres_lab.cli import app
@@ -21,7 +21,6 @@ from attnres_lab.data import Corpus, DataConfig, build, prepare
 from attnres_lab.errors import UserError
 
 SMALL = 2000  # tokens per shard
-
 #: Prepares slowly with small shards; prints its shards as they are made, then the fingerprint.
 CHILD = f"""
 import sys, time

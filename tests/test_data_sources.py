@@ -1,6 +1,5 @@
-"""Every source gives the same documents, and says clearly what it cannot read."""
+"""Every source gives the same documents, each once, on one side."""
 
-import gzip
 import json
 import shutil
 import sysconfig
@@ -8,47 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 import pytest
-import tokenizers
+from text_files import TEXTS, config, train_bpe, write
 
 from attnres_lab.data import Corpus, DataConfig, SourceConfig, build, prepare, sources
 from attnres_lab.data.corpus import shard_path
 from attnres_lab.errors import UserError
-
-TEXTS = [f"document {i}: " + "größe 線 " * (i % 7) + "\n" for i in range(60)]
-
-
-def config(tmp_path: Path, *paths: str, **changes: object) -> DataConfig:
-    source = SourceConfig("files", tuple(str(tmp_path / path) for path in paths))
-    return replace(
-        DataConfig(
-            source, seq_len=8, val_tokens=8, val_fraction=0.2, cache_dir=str(tmp_path / "cache")
-        ),
-        **changes,
-    )
-
-
-def write(tmp_path: Path, kind: str, texts: list[str] = TEXTS) -> str:
-    """The texts in two files of a kind; the glob that finds them."""
-    for name, part in (("a", texts[:25]), ("b", texts[25:])):
-        lines = "".join(
-            json.dumps({"id": i, "text": text}) + "\n" for i, text in enumerate(part)
-        ).encode()
-        path = tmp_path / f"{name}.{kind}"
-        if kind == "parquet":
-            pyarrow.parquet.write_table(
-                pyarrow.table({"id": list(range(len(part))), "text": part}), path, row_group_size=10
-            )
-        elif kind == "jsonl.gz":
-            path.write_bytes(gzip.compress(lines))
-        elif kind == "jsonl.zst":
-            with pyarrow.CompressedOutputStream(str(path), "zstd") as stream:
-                stream.write(lines)
-        else:
-            path.write_bytes(lines)
-    return f"*.{kind}"
 
 
 def documents(corpus: Corpus, split: str) -> list[str]:
@@ -160,22 +124,6 @@ def test_the_embedded_corpus_is_python(tmp_path: Path) -> None:
     assert any("import" in text for text in documents(corpus, "train"))
 
 
-def train_bpe(path: Path) -> tokenizers.Tokenizer:
-    model = tokenizers.Tokenizer(tokenizers.models.BPE())
-    model.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    model.decoder = tokenizers.decoders.ByteLevel()
-    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=300,
-        special_tokens=["<|endoftext|>"],
-        initial_alphabet=alphabet,
-        show_progress=False,
-    )
-    model.train_from_iterator(TEXTS, trainer)
-    model.save(str(path))
-    return model
-
-
 @pytest.mark.parametrize("kind", ["bytes", "bpe"])
 def test_bytes_per_token_counts_text_against_tokens_with_ends_of_documents(
     tmp_path: Path, kind: str
@@ -211,105 +159,6 @@ def _split(ids: list[int], end: int) -> list[list[int]]:
         else:
             parts[-1].append(token)
     return parts[:-1]
-
-
-BAD = {
-    "a glob that matches nothing": ({}, "*.txt", r"data.source.paths: '.*\*.txt' matches no file"),
-    "a folder": ({"folder/x.txt": b"x"}, "folder", r"it is a folder; write .*folder/\*\*/\*.txt"),
-    "no text": (
-        {"a.txt": b"", "b.txt": b""},
-        "*.txt",
-        "the corpus is empty: no document holds any text",
-    ),
-    "one document": (
-        {"a.txt": b"x" * 100},
-        "a.txt",
-        r"data.val_fraction: none of 1 documents falls into the (train|val) split",
-    ),
-    "not UTF-8": (
-        {"a.txt": b"x" * 70_000 + b"\n" + b"caf\xe9 au lait"},
-        "a.txt",
-        r"a.txt: byte 70004 is not UTF-8 text; convert the file",
-    ),
-    "no field": (
-        {"a.jsonl": b'{"text": "x"}\n{"body": "y", "id": 1}\n'},
-        "a.jsonl",
-        r"a.jsonl: line 2 has no text in a field 'text', but body \(str\)",
-    ),
-    "no text in the field": (
-        {"a.jsonl": b'{"text": 3}\n'},
-        "a.jsonl",
-        r"a.jsonl: line 1 has no text in a field 'text', but text \(int\)",
-    ),
-    "not an object": (
-        {"a.jsonl": b"[1]\n"},
-        "a.jsonl",
-        "a.jsonl: line 1 has no text in a field 'text', but list",
-    ),
-    "not JSON": (
-        {"a.jsonl": b'{"text": "x"}\n{"text": \n'},
-        "a.jsonl",
-        "a.jsonl: line 2 is not JSON",
-    ),
-    "not gzip": ({"a.jsonl.gz": b"hello"}, "a.jsonl.gz", "a.jsonl.gz: cannot be read"),
-    "half a gzip": (
-        {"a.jsonl.gz": gzip.compress(b'{"text": "x"}\n' * 9000)[:-20]},
-        "a.jsonl.gz",
-        "a.jsonl.gz: cannot be read",
-    ),
-    "not Parquet": ({"a.parquet": b"hello"}, "a.parquet", "a.parquet: not readable as Parquet"),
-}
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_what_cannot_be_read_is_named(tmp_path: Path, case: str) -> None:
-    files, pattern, message = BAD[case]
-    for name, data in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(data)
-    with pytest.raises(UserError, match=message):
-        prepare(config(tmp_path, pattern))
-
-
-def test_a_parquet_file_without_the_field_lists_its_columns(tmp_path: Path) -> None:
-    settings = config(tmp_path, write(tmp_path, "parquet"))
-    with pytest.raises(
-        UserError,
-        match=r"a.parquet: row 1 has no text in a field 'body', but id \(int\), text \(str\)",
-    ):
-        prepare(replace(settings, source=replace(settings.source, text_field="body")))
-
-
-@pytest.mark.parametrize("content", [None, "{}", "not json"])
-def test_a_bad_tokenizer_is_named(tmp_path: Path, content: str | None) -> None:
-    path = tmp_path / "tokenizer.json"
-    if content is not None:
-        path.write_text(content)
-    with pytest.raises(
-        UserError,
-        match=r"data.tokenizer: .*tokenizer.json: (No such file|not a tokenizers JSON file)",
-    ):
-        prepare(config(tmp_path, write(tmp_path, "jsonl"), tokenizer=str(path)))
-
-
-@pytest.mark.parametrize("split", ["train", "val"])
-def test_a_corpus_shorter_than_one_sequence_says_which_side_and_what_helps(
-    tmp_path: Path, split: str
-) -> None:
-    settings = config(tmp_path, write(tmp_path, "jsonl"))
-    corpus = prepare(settings)
-    # the last length that still fits
-    longer = (corpus.val_tokens if split == "val" else corpus.train_tokens) - 1
-    if split == "val":
-        prepare(replace(settings, seq_len=longer, val_tokens=longer))
-    with pytest.raises(
-        UserError,
-        match=(
-            f"data.seq_len: the {split} split, .* is shorter than one sequence of {longer + 1}; "
-            "give more text"
-        ),
-    ):
-        prepare(replace(settings, seq_len=longer + 1, val_tokens=longer + 1))
 
 
 def test_exact_duplicates_fall_on_one_side(tmp_path: Path) -> None:

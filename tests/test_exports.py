@@ -13,8 +13,8 @@ import pytest
 from analysis import load_runs
 from attnres_lab.runs.files import write_json
 from attnres_lab.runs.table import FIRST
-from tests.sweep.conftest import Lab
 from tests.test_cli import attnres
+from tests.test_cli_runs import lab_here
 
 SPACE = {
     "size": {"s": {"model.dim": 32}, "m": {"model.dim": 64}},
@@ -34,10 +34,7 @@ def tables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> dict[str, pd.DataFrame]:
     """By file, what the commands wrote of a sweep of eight trials of which one diverged."""
-    lab = Lab(tmp_path)
-    monkeypatch.setenv("ATTNRES_RUNS", str(tmp_path / "runs"))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr("attnres_lab.sweep.launchers.local.START_METHOD", "fork")
+    lab = lab_here(tmp_path, monkeypatch)
     lab.run(lab.sweep(space=SPACE))
     for entry in lab.folder.plan():  # as training writes it
         labels = {key: getattr(entry, key) for key in ("run_name", "variant", "size", "seed")}

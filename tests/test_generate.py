@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import randomise_reads
 from typer.testing import CliRunner
 
 from attnres_lab.cli import app
@@ -32,11 +33,7 @@ def model_of(residual, **sizes):
         .double()
         .eval()
     )
-    with torch.no_grad():
-        for parameter in model.residual.parameters():
-            parameter.copy_(
-                torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3))
-            )
+    randomise_reads(model)
     return model
 
 

@@ -16,14 +16,12 @@ from typer.testing import CliRunner
 
 from attnres_lab.config import RunConfig, content_hash, flatten
 from attnres_lab.data.config import DataConfig, SourceConfig
-from attnres_lab.errors import UserError
 from attnres_lab.mixers import MixersConfig, MoEConfig
 from attnres_lab.model.flops import num_params
 from attnres_lab.sweep.plan import Planner, Trial
 from attnres_lab.sweep.spec import load_spec
 from attnres_lab.sweep.tuning import Tuning
 from attnres_lab.training.run import run
-from tests.sweep.conftest import Lab
 
 ROOT = Path(__file__).parent.parent
 STUDIES = (
@@ -200,56 +198,6 @@ def test_the_page_of_studies_counts_the_runs_of_every_study_and_scale() -> None:
             assert int(cell.partition(",")[0]) == len(trials) + tuning, f"{study}-{scale}"
 
 
-def test_a_scale_lies_over_the_study_which_lies_over_what_all_studies_share(lab: Lab) -> None:
-    (lab.path / "scales.yaml").write_text(
-        "a: {base: base.yaml, space: {seed: [0]}, launcher: {workers: 2}}\n"
-        "b: {base: base.yaml, space: {seed: [1]}}\n"
-    )
-    study = lab.sweep(
-        "name: s\nquestion: 'Why: so?'\nspace: {optim.lr: [1e-3], seed: [5, 6]}\nscales:\n"
-        "  a: {space: {model.dim: [32, 64]}}\n  b: {space: {seed: [7]}}\n"
-    )
-    a, b = (Planner(load_spec(study, scale)) for scale in "ab")
-    assert (a.spec.name, b.spec.name) == ("s-a", "s-b")
-    assert a.spec.question == "Why: so?"
-    assert (a.spec.launcher.workers, b.spec.launcher.workers) == (2, None)
-    assert [(t.config.model.dim, t.entry.seed) for t in a.grid()] == [
-        (32, 5),
-        (32, 6),
-        (64, 5),
-        (64, 6),
-    ]
-    assert [t.entry.seed for t in b.grid()] == [7]
-    # what a sweep's folder keeps is a sweep of its own
-    again = lab.path / "again.yaml"
-    again.write_text(a.source.file.text)
-    assert [t.entry for t in Planner(load_spec(again)).grid()] == [t.entry for t in a.grid()]
-
-
-def test_a_base_may_be_a_shipped_experiment(lab: Lab) -> None:
-    (trial,) = Planner(load_spec(lab.sweep(base="tiny", space={"seed": [0]}))).grid()
-    assert trial.config.name == "tiny"
-
-
-def test_mistakes_in_a_study_are_told_at_the_line_that_makes_them(lab: Lab) -> None:
-    (lab.path / "scales.yaml").write_text("a:\n  base: base.yaml\n  launcher: {wrkers: 2}\n")
-    study = lab.sweep("name: s\nspace: {seed: [0]}\nscales:\n  b:\n    trials: 3\n")
-    for scale, words in {
-        None: r"sweep\.yaml:3: scales: a study at several scales; give --scale a\|b",
-        "c": r"sweep\.yaml:3: scales: no scale 'c'; give --scale a\|b",
-        "a": r"scales\.yaml:3: launcher\.wrkers: unknown key, did you mean 'workers'\?",
-        "b": r"sweep\.yaml: base: ",
-    }.items():
-        with pytest.raises(UserError, match=words):
-            load_spec(study, scale)
-    with pytest.raises(UserError, match=r"sweep\.yaml: has no scales; leave --scale a out"):
-        load_spec(lab.sweep(), "a")
-    (lab.path / "scales.yaml").unlink()
-    own = lab.sweep("name: s\nbase: base.yaml\nspace: {seed: [0]}\nscales:\n  b:\n    trials: 3\n")
-    with pytest.raises(UserError, match=r"sweep\.yaml:6: trials: a grid has its own number"):
-        load_spec(own, "b")
-
-
 @pytest.mark.parametrize(("scale", "count"), [("nano", 45), ("paper", 15)])
 def test_the_command_plans_a_study_by_its_name(
     scale: str, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -300,11 +248,6 @@ def shrunken(config: RunConfig, data: DataConfig) -> RunConfig:
     }
     budget = replace(config.budget, value=small[config.budget.unit])
     return replace(config, model=model, train=train, data=data, budget=budget)
-
-
-@pytest.fixture
-def lab(tmp_path: Path) -> Lab:
-    return Lab(tmp_path)
 
 
 @pytest.fixture

@@ -7,9 +7,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import pytorch_lightning as pl
 import torch
-from helpers import tiny
+from helpers import Crash, curve, tiny
 
 from attnres_lab.config import RunConfig, content_hash, load
 from attnres_lab.errors import UserError
@@ -122,23 +121,13 @@ def test_a_curve_changes_no_loss_and_draws_no_random_number(tmp_path: Path, resi
 
 
 def test_an_interrupted_run_writes_the_same_curve(tmp_path: Path) -> None:
-    class Crash(pl.Callback):
-        def on_train_batch_end(self, trainer: pl.Trainer, *args: object) -> None:
-            if trainer.global_step == 80:
-                raise RuntimeError("crash")
-
     config = tiny(tmp_path, **LONG)
     run(config, tmp_path / "whole")
     with pytest.raises(RuntimeError, match="crash"):
-        run(config, tmp_path / "parts", callbacks=[Crash()])
+        run(config, tmp_path / "parts", callbacks=[Crash(80)])
     run(config, tmp_path / "parts")
-    whole, parts = (
-        [(row["step"], row["val/loss"]) for row in RunFolder(tmp_path / name).rows()
-         if "val/loss" in row]
-        for name in ("whole", "parts")
-    )  # fmt: skip
-    assert parts == whole
-    assert len(whole) == 7
+    assert curve(tmp_path / "parts", "val/loss") == curve(tmp_path / "whole", "val/loss")
+    assert len(curve(tmp_path / "whole", "val/loss")) == 7
 
 
 def test_the_curve_falls_and_ends_on_the_whole_set(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import run_in_two_parts, same, weights
 from image_files import squares, tiny_images
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -24,7 +25,7 @@ from attnres_lab.model.flops import image_params, image_training_flops
 from attnres_lab.ops import naive, twophase
 from attnres_lab.residual import BaselineConfig, ResidualConfig
 from attnres_lab.residual.attnres import BlockConfig, FullConfig
-from attnres_lab.runs.folder import RunFolder, read_json
+from attnres_lab.runs.folder import read_json
 from attnres_lab.training.run import run
 
 OPEN = MixersConfig(attention=AttentionConfig(causal=False, rope=RopeConfig(fraction=0.0)))
@@ -146,20 +147,9 @@ def test_the_accuracy_is_that_of_all_images_whatever_the_batch(tmp_path: Path) -
 def test_a_stopped_run_resumes_bit_for_bit(tmp_path: Path) -> None:
     config = tiny_images(tmp_path, **{"model.residual.name": "full", "train.micro_batch_size": 4})
     whole = run(config, tmp_path / "whole").metrics
-    files = RunFolder(tmp_path / "parts")
-    files.path.mkdir()
-    files.stop.write_text("stop")
-    run(config, files.path)
-    assert files.status().state == "stopped"
-    files.stop.unlink()
-    parts = run(config, files.path).metrics
+    parts = run_in_two_parts(config, tmp_path / "parts")[1].metrics
     assert parts["val/loss"] == whole["val/loss"]
-    a, b = (
-        torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-        for name in ("parts", "whole")
-    )
-    assert a.keys() == b.keys()
-    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert same(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
 
 
 def test_batches_follow_from_seed_and_step_and_an_epoch_has_every_image(tmp_path: Path) -> None:

@@ -38,9 +38,9 @@ class Bootstrap:
 
 
 def bootstrap(fit: Fitted, n: int = 4000, seed: int = 0) -> Bootstrap:
-    """Refit ``n`` case resamples of the rows, starting from the fit. Equal seeds give equal results
-    on any number of cores. Raises ValueError: n is not positive, or the weights of the rows add up
-    to less than one row.
+    """Refit ``n`` case resamples of the rows, starting from the fit. An equal ``seed`` gives equal
+    results on any number of cores. Raises ValueError: n is not positive, or the weights of the rows
+    add up to less than one row.
     """
     rows = round(float(fit.weights.sum()))
     if n < 1 or rows < 1:

@@ -38,7 +38,9 @@ Status = Literal["converged", "at_bound", "not_identified", "restarts_disagree",
 
 @dataclass(frozen=True, eq=False)
 class Fit(Fitted):
-    """A fitted law with its certificate. Made by :func:`fit`; a frozen value."""
+    """A fitted law with its ``certificate``. Made by :func:`fit`; a frozen value. ``status`` is
+    ``converged`` or the first thing that is wrong, ``warnings`` say all of it.
+    """
 
     certificate: Certificate
     status: Status = "converged"
@@ -53,7 +55,7 @@ class Fit(Fitted):
 
     @cached_property
     def resamples(self) -> Bootstrap:
-        """4000 case resamples, refitted."""
+        """4000 case resamples, refitted. Raises as ``bootstrap``."""
         return bootstrap(self)
 
     def interval(self, level: float = 0.95, method: Method | None = None) -> Limits:
@@ -122,13 +124,13 @@ class Fit(Fitted):
     def band(
         self, x: ArrayLike, level: float = 0.95, *, prediction: bool = False
     ) -> tuple[Array, Array]:
-        """Pointwise confidence limits of the law itself at x, or with ``prediction`` of the y of
-        one more row there, by the delta method on the log scale with Student t; each (n,).
+        """Pointwise limits, at ``level``, of the law itself at x, or with ``prediction`` of the y
+        of one more row there, by the delta method on the log scale with Student t; each (n,).
         """
         return intervals.band(self, x, level, prediction)
 
     def summary(self, level: float = 0.95) -> str:
-        """The fit as text."""
+        """The fit as text, its intervals at ``level``. Raises as ``interval``."""
         limits, certificate = self.interval(level), self.certificate
         lines = [
             f"{self.law.formula}   {len(self.y)} rows, loss {self.loss}, objective "
@@ -151,7 +153,7 @@ class Fit(Fitted):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """The data, the law and its 95 % band on log axes; for several variables the observed
-        against the fitted values. Returns the axes.
+        against the fitted values. On ``ax`` (default: new axes), which it returns.
         """
         import matplotlib.pyplot as plt
 

@@ -15,7 +15,8 @@ from analysis.fits.objective import Loss, Objective
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """Estimates of a law's parameters, in the order of its formula, of which ``fixed`` were given.
+    """A law fitted to ``rows`` under a ``loss``: ``estimates`` of its parameters, in the order of
+    the formula, of which ``fixed`` were given.
 
     ``objective``, counting multiplicities: the mean squared residual for ``log_mse`` and ``mse``,
     the plain sum over rows of the Huber loss for ``huber`` and ``huber_linear``.

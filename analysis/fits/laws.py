@@ -122,8 +122,8 @@ class Law:
         return values
 
     def checked(self, rows: tuple[Any, Any, Any, Any], fixed: Collection[str] = ()) -> Rows:
-        """x, y, weights and sigma (None: all 1) as arrays, or a ValueError that names what is wrong
-        and where. Parameters that are ``fixed`` need no rows.
+        """``rows``: x, y, weights and sigma (None: all 1) as arrays. Parameters that are ``fixed``
+        need none. Raises ValueError that names what is wrong and where.
         """
         x, y, weights, sigma = rows
         table, values = self.columns(x).copy(), unmasked("y", y)

@@ -23,8 +23,9 @@ class Nested(NamedTuple):
 
 
 def compare(smaller: Fit, larger: Fit) -> Nested:
-    """Compare a law with one that contains it, fitted by least squares to the same rows, such as
-    POWER_LAW with POWER_LAW_OFFSET, or a fit with the same fit with a parameter ``fixed``.
+    """Compare a ``smaller`` law with one that contains it, fitted by least squares to the same
+    rows, such as POWER_LAW with POWER_LAW_OFFSET, or a fit with the same fit with a parameter
+    ``fixed``.
 
     A coefficient that may not be below 0 makes the p conservative. Raises ValueError for other
     losses or rows, and where the larger law has no more free parameters or no rows to spare.

@@ -70,7 +70,9 @@ class Holdout(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """The gain of `variant` over `baseline` in x, from paired `cells`; intervals hold `level`."""
+    """The gain of `variant` over `baseline` in the column x, on the loss in the column y, from
+    paired `cells`; intervals hold `level`.
+    """
 
     variant: object
     baseline: object
@@ -183,12 +185,13 @@ class Estimate:
         return Holdout(self.cells.sizes[-1], rest.gain, rest.interval, observed, p)
 
     def at(self, C: float, definition: Definition = "extra") -> GainAt:
-        """Gain at compute C (units of x) by separate slopes, with its 95 % band and whether it
-        extrapolates.
+        """Gain at compute C (units of x) by separate slopes, with its band at `level` and whether
+        it extrapolates.
 
-        "extra": the factor by which the baseline's compute must grow to reach the variant's loss at
-        C. "saving": the factor by which the variant's compute may shrink at the baseline's loss at
-        C. With `parallelism` not rejected the trend over C is noise: quote `gain`.
+        `definition` "extra": the factor by which the baseline's compute must grow to reach the
+        variant's loss at C. "saving": the factor by which the variant's compute may shrink at the
+        baseline's loss at C. With `parallelism` not rejected the trend over C is noise: quote
+        `gain`. Raises ValueError for another definition, and for C that is not finite and above 0.
         """
         return self._laws.at(C, definition)
 
@@ -218,8 +221,8 @@ class Estimate:
         return alternatives.shared_offset(*self.cells.means, level=self.level)
 
     def bootstrap(self, n: int = 10_000, seed: int = 0) -> Array:
-        """Gains of n resamples of sizes, (n,), NaN where one size alone was drawn: a diagnostic,
-        not an interval.
+        """Gains of n resamples of sizes drawn with `seed`, (n,), NaN where one size alone was
+        drawn: a diagnostic, not an interval.
         """
         return alternatives.bootstrap_gain(
             *self.cells.means, alternatives.resamples(len(self.per_size), n, seed)

@@ -39,7 +39,7 @@ class Gain(Estimate):
     def plot(self, ax: Any = None) -> Any:
         """Loss against compute: the means of the sizes of both arms, a law through the baseline's
         with the common exponent, the same at the gain times the compute, and an arrow between the
-        two lines at the variant's largest size; the axes.
+        two lines at the variant's largest size; on `ax` (default: new axes), which it returns.
         """
         from matplotlib import pyplot as plt
 
@@ -91,7 +91,7 @@ def compute_equivalent_gain(  # noqa: PLR0913
     Seeds that differ from size to size are independent; where sizes share them, their common effect
     is in the interval, see `analysis.gain.paired.crossed_seeds`. A
     `status` column, if there, tells diverged and unfinished runs, counted in `warnings`;
-    `data_fingerprint`, `loss_unit` may hold one value only.
+    `data_fingerprint`, `loss_unit` may hold one value only. Intervals hold `level`.
 
     Raises ValueError, naming rows or columns: bad values, duplicate or incomparable runs, fewer
     than 3 paired sizes, equal x, a loss that does not fall. Source: parallel-line assay (relative
@@ -120,10 +120,11 @@ def gain_at_size(  # noqa: PLR0913
     level: float = 0.95,
 ) -> list[GainAtSize]:
     """Gain at each size by itself under a given exponent `alpha` of L = A x^-alpha, for tables of
-    one or two sizes; columns `variant`, `size`, `seed` as in `compute_equivalent_gain`.
+    one or two sizes; `runs`, `baseline`, `x`, `y` and the columns `variant`, `size`, `seed` as in
+    `compute_equivalent_gain`.
 
-    The interval holds what the seeds scatter, not the exponent's error. Raises ValueError as
-    `compute_equivalent_gain`, and for an exponent that is not above 0.
+    The interval, at `level`, holds what the seeds scatter, not the exponent's error. Raises
+    ValueError as `compute_equivalent_gain`, and for an exponent that is not above 0.
     """
     if not alpha > 0:
         raise ValueError(f"alpha is {alpha}: give the exponent of L = A x^-alpha, above 0")

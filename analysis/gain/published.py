@@ -23,8 +23,8 @@ class PublishedGain(NamedTuple):
 def gain_from_published(
     baseline: Sequence[str], variant: Sequence[str], C: float, definition: Definition = "extra"
 ) -> PublishedGain:
-    """Gain at compute C from two printed laws L = A C^-alpha, each as the strings (A, alpha), for
-    example ("1.870", "0.058").
+    """Gain of `variant` over `baseline` at compute C from their printed laws L = A C^-alpha, each
+    as the strings (A, alpha), for example ("1.870", "0.058").
 
     Strings, since a trailing zero tells the precision: every coefficient may lie half a unit of its
     last digit away, and the extremes over that box are at its corners (the log gain is monotone in

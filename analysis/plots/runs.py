@@ -28,15 +28,8 @@ def training_curves(
         look = style[variant]
         if (rows["high"] > rows["low"]).any():
             band(ax, rows["x"], rows["low"], rows["high"], look.color, len(style))
-        ax.plot(
-            rows["x"],
-            rows["mean"],
-            color=look.color,
-            linestyle=look.line,
-            marker=look.marker,
-            markevery=max(1, len(rows) // 6),
-            label=str(variant),
-        )
+        every = max(1, len(rows) // 6)
+        ax.plot(rows["x"], rows["mean"], markevery=every, label=str(variant), **look.drawn)
     ax.set(xlabel=label(x), ylabel=label(y))
     legend(ax)
     return log_axes(ax, "x")
@@ -55,16 +48,7 @@ def learning_rate_bowls(
     for variant, rows in points.groupby("variant", sort=False):
         look = style[variant]
         error = [rows["mean"] - rows["low"], rows["high"] - rows["mean"]]
-        ax.errorbar(
-            rows["x"],
-            rows["mean"],
-            error,
-            color=look.color,
-            marker=look.marker,
-            linestyle=look.line,
-            capsize=2,
-            label=str(variant),
-        )
+        ax.errorbar(rows["x"], rows["mean"], error, capsize=2, label=str(variant), **look.drawn)
         best = rows[rows["best"]]
         ax.plot(
             best["x"], best["mean"], "o", markersize=11, markerfacecolor="none", color=look.color
@@ -139,16 +123,7 @@ def by_depth(ax: Axes, profiles: Mapping[str, pd.Series], ylabel: str) -> Axes:
     """
     style = looks(profiles)
     for variant, values in profiles.items():
-        look = style[variant]
-        ax.plot(
-            values.index,
-            values,
-            color=look.color,
-            linestyle=look.line,
-            marker=look.marker,
-            markersize=3.5,
-            label=variant,
-        )
+        ax.plot(values.index, values, markersize=3.5, label=variant, **style[variant].drawn)
     ax.set(xlabel="sublayer", ylabel=ylabel)
     ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     legend(ax)

@@ -51,15 +51,7 @@ def loss_against_compute(
         text = f"{variant}, {arrows[variant][1]:.2f}×" if variant in arrows else variant
         inside = curve[curve["x"].between(reach.min() * (1 - 1e-9), reach.max() * (1 + 1e-9))]
         ax.plot(curve["x"], curve["y"], ":", color=look.color, linewidth=1)
-        ax.plot(
-            inside["x"],
-            inside["y"],
-            color=look.color,
-            linestyle=look.line,
-            marker=look.marker,
-            markevery=[],
-            label=text,
-        )
+        ax.plot(inside["x"], inside["y"], markevery=[], label=text, **look.drawn)
     for variant, (start, gain, height) in arrows.items():
         # an annotation alone does not widen the axes
         ax.plot([start, start * gain], [height, height], alpha=0)

@@ -44,6 +44,11 @@ class Look:
     marker: str
     line: Any
 
+    @property
+    def drawn(self) -> dict[str, Any]:
+        """Keywords of matplotlib for its line."""
+        return {"color": self.color, "linestyle": self.line, "marker": self.marker}
+
 
 def looks(variants: Iterable[object], baseline: str = "baseline") -> dict[Any, Look]:
     """A look for each variant, by its name: the same in every figure."""

@@ -26,11 +26,7 @@ AXES = ("flops", "seconds", "device_seconds")
 # sizes within this factor of x are one budget: a slope over them is not the effect of compute
 NARROW = 1.5
 # differ without changing what is learned, or are the variant itself
-_NO_FACTORS = (
-    "name",
-    "data.cache_dir",
-    "model.residual",
-)
+_NO_FACTORS = ("name", "data.cache_dir", "model.residual")
 
 
 @dataclass(frozen=True)
@@ -61,12 +57,8 @@ class Evidence:
         """Finished runs with a finite loss; sizes in the order of their compute."""
         runs = self.runs[self.runs["status"] == "finished"] if "status" in self.runs else self.runs
         runs = runs[np.isfinite(runs["val/loss"])]
-        place = (
-            runs.groupby("size")["flops" if "flops" in runs else "val/loss"]
-            .transform("mean")
-            .to_numpy()
-        )
-        ordered: pd.DataFrame = runs.iloc[np.argsort(place, kind="stable")]
+        size = runs.groupby("size")["flops" if "flops" in runs else "val/loss"].transform("mean")
+        ordered: pd.DataFrame = runs.iloc[np.argsort(size.to_numpy(), kind="stable")]
         return ordered
 
     @cached_property
@@ -115,23 +107,13 @@ class Evidence:
         study the lowest losses, by budget.
         """
         if self.isoflop:
-            valleys = [
-                (variant, v)
-                for variant, study in self.isoflop.items()
-                for v in study.valleys
-                if v.best.inside
-            ]
             rows = [
-                {
-                    "variant": v,
-                    "size": f"{x.budget:.2g} FLOP",
-                    "seed": 0,
-                    "flops": x.budget,
-                    "val/loss": x.loss,
-                }
-                for v, x in valleys
+                (variant, f"{valley.budget:.2g} FLOP", 0, valley.budget, valley.loss)
+                for variant, study in self.isoflop.items()
+                for valley in study.valleys
+                if valley.best.inside
             ]
-            return pd.DataFrame(rows)
+            return pd.DataFrame(rows, columns=["variant", "size", "seed", "flops", "val/loss"])
         return self.chosen if self.tuned else self.runs
 
     @cached_property
@@ -250,9 +232,8 @@ class Evidence:
         """
         found: dict[str, DepthRecord] = {}
         for variant, runs in self.chosen.groupby("variant"):
-            for _, run in (
-                runs[runs["size"] == runs["size"].iloc[-1]].sort_values("seed").iterrows()
-            ):
+            largest = runs[runs["size"] == runs["size"].iloc[-1]]
+            for _, run in largest.sort_values("seed").iterrows():
                 if records := self._records(run):
                     found[str(variant)] = records[-1]
                     break

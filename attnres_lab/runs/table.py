@@ -55,7 +55,8 @@ def find(folder: Path | None = None) -> list[Path]:
 
 def locate(name: str) -> Path:
     """The run folder ``name``, from here or from the folder of the runs; else the one run whose
-    folder's name (a trial's hash) or run name begins so. Raises UserError.
+    folder's name (a trial's hash) or run name begins so; one of a sweep's plan before those that
+    lie beside it. Raises UserError.
     """
     for path in (Path(name), runs_folder() / name):
         if path.is_dir() and _status_of(os.listdir(path)):
@@ -67,6 +68,9 @@ def locate(name: str) -> Path:
         for path in folders
         if str((read_json(path / "environment.json") or {}).get("run_name", "")).startswith(name)
     ]
+    if len(found) > 1:  # a sweep keeps what it discarded, under a name that begins with the hash
+        plans: dict[Path, set[str]] = {}
+        found = [path for path in found if not _stale(path.absolute(), plans)] or found
     if len(found) == 1:
         return found[0]
     why = (

@@ -64,7 +64,7 @@ class StepDataModule(pl.LightningDataModule, ABC):
 
 
 class CorpusDataModule(StepDataModule):
-    """Batches of tokens [B, T + 1] of the run's corpus."""
+    """Batches of tokens [B, T + 1] of the corpus of ``config``; ``progress`` shows it prepared."""
 
     def __init__(self, config: RunConfig, *, progress: bool = False) -> None:
         super().__init__(config)
@@ -72,7 +72,7 @@ class CorpusDataModule(StepDataModule):
 
     @cached_property
     def dataset(self) -> Corpus:
-        """Prepared at the first use, its checksums compared."""
+        """Prepared at the first use, its checksums compared. Raises UserError, see above."""
         corpus = prepare(self.config.data, progress=self.progress)
         corpus.verify(CHECKED_BYTES)
         if corpus.vocab_size > self.config.model.vocab_size:
@@ -100,13 +100,13 @@ class CorpusDataModule(StepDataModule):
 
 
 class ImageDataModule(StepDataModule):
-    """Batches of images [B, C, S, S] of bytes and labels [B]; validation is on all images of the
-    second split.
+    """Batches of images [B, C, S, S] of bytes and labels [B] of the images of ``config``;
+    validation is on all of the second split.
     """
 
     @cached_property
     def dataset(self) -> ImageSet:
-        """Read at the first use."""
+        """Read at the first use. Raises UserError, see ``StepDataModule``."""
         task = self.config.task
         assert isinstance(task, ImagesConfig)
         images = load_images(task.source)

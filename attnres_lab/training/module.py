@@ -40,8 +40,8 @@ WINDOW = 10
 
 
 class LitTransformer(pl.LightningModule):
-    """The network of a run with its loss, optimiser and schedule. Batches are the task's: tokens
-    [B, T + 1] of a language, pairs of images and labels.
+    """The network of ``config`` with its loss, optimiser and schedule. Batches are the task's:
+    tokens [B, T + 1] of a language, pairs of images and labels.
 
     It logs ``train/loss`` and ``val/loss`` (nats per token or image), of a language ``val/bpb``
     (bits per byte; where a ``CorpusDataModule`` tells the bytes of a token), of images
@@ -130,7 +130,7 @@ class LitTransformer(pl.LightningModule):
         return self.step > self._begun
 
     def loss(self, batch: Any) -> Tensor:
-        """Mean cross-entropy in nats per token or image, in fp32."""
+        """Mean cross-entropy of a ``batch`` in nats per token or image, in fp32."""
         return self.task.loss(self.model, batch)
 
     def on_fit_start(self) -> None:
@@ -167,7 +167,7 @@ class LitTransformer(pl.LightningModule):
         self.grad_norm = self.clip(clip)
 
     def clip(self, clip: float) -> Tensor:
-        """Clip the gradients (0: not at all). Returns their global norm of before."""
+        """Clip the gradients to the norm ``clip`` (0: not at all). Returns that of before."""
         return clip_gradients(self.model, clip, self.config.optim.residual_clip)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -208,8 +208,8 @@ class LitTransformer(pl.LightningModule):
         self.add_scores(batch_idx, *self.task.score(self.model, batch))
 
     def add_scores(self, batch_idx: int, rows: int, scores: tuple[float, ...]) -> None:
-        """Count the means ``scores`` over ``rows`` examples in the validation, unless the batch is
-        another process's and is here only so that all have equally many.
+        """Count the means ``scores`` over ``rows`` examples in the validation, unless batch
+        ``batch_idx`` is another process's and is here only so that all have equally many.
         """
         if batch_idx >= self._val_own:
             return

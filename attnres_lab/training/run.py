@@ -5,24 +5,20 @@ Composes, decides nothing.
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
 import signal
 import sys
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from pytorch_lightning.strategies import DDPStrategy
 from torch.distributed import is_torchelastic_launched
 
-from attnres_lab.config import RunConfig, TrainConfig, content_hash, load, to_yaml
+from attnres_lab.config import RunConfig, content_hash, load, to_yaml
 from attnres_lab.errors import UserError
 from attnres_lab.runs.failures import REMEDY, describe, of_exit, peer_gone
 from attnres_lab.runs.folder import (
@@ -41,20 +37,18 @@ from attnres_lab.training.callbacks import (
     RunLog,
     final_numbers,
 )
-from attnres_lab.training.checkpoint import AtomicCheckpoint, load_checkpoint, start_from
+from attnres_lab.training.checkpoint import load_checkpoint, start_from
 from attnres_lab.training.environment import write_environment
 from attnres_lab.training.module import LitTransformer
-from attnres_lab.training.pipeline import LitPipeline, PipelineStrategy
+from attnres_lab.training.pipeline import LitPipeline
 from attnres_lab.training.plugged import callbacks as named_callbacks
 from attnres_lab.training.plugged import check_plugged, given
 from attnres_lab.training.plugged import loggers as named_loggers
 from attnres_lab.training.progress import Progress
 from attnres_lab.training.ranks import PARENT, check_started, meet, start_ranks, take_place
-from attnres_lab.training.sharded import ShardedStrategy
 from attnres_lab.training.task import make_task
+from attnres_lab.training.trainer import accelerator, make_trainer, quiet
 from attnres_lab.training.validation import Validation
-
-PROCESSES = 4  # ranks for each core that may be asked for
 
 
 @dataclass(frozen=True)
@@ -86,8 +80,8 @@ def run(
 ) -> RunResult:
     """Train ``config`` in ``folder``: resume what was interrupted, return at once what is done.
 
-    ``callbacks`` and ``logger`` (one, or a list) are Lightning's, for runs on one device; they see
-    every validation, as do those that the config names.
+    ``progress`` shows a bar. ``callbacks`` and ``logger`` (one, or a list) are Lightning's, for
+    runs on one device; they see every validation, as do those that the config names.
 
     Raises UserError for bad data, a folder of another config, a corrupt checkpoint, a full disk, a
     callback that does not import, ranks that are missing, or a folder that another process trains
@@ -99,7 +93,7 @@ def run(
     with mendable(files):
         files.path.mkdir(parents=True, exist_ok=True)
         with only_one(files), heartbeat(files):
-            _accelerator(config.train)  # before any rank starts
+            accelerator(config.train)  # before any rank starts
             if config.train.world > 1 and "attnres_lab.training.run" not in str(
                 getattr(sys.modules["__main__"], "__spec__", None)
             ):
@@ -138,7 +132,7 @@ def _run(config: RunConfig, files: RunFolder, extra: Extra) -> RunResult:
 def _train(config: RunConfig, files: RunFolder, extra: Extra) -> RunResult:
     torch.set_num_threads(config.train.threads)
     if config.train.nodes > 1 and not is_torchelastic_launched():  # torchrun has a store of its own
-        meet(config.train, _accelerator(config.train))
+        meet(config.train, accelerator(config.train))
     data = make_task(config).data(progress=extra.progress)
     dataset = data.dataset
     log = RunLog(files, config)
@@ -147,7 +141,7 @@ def _train(config: RunConfig, files: RunFolder, extra: Extra) -> RunResult:
     added = [*named_callbacks(config), *extra.callbacks]
     loggers = [*named_loggers(config, files.path / "loggers"), *given(extra.logger)]
     # a checkpoint holds the state of those before ``End``, which writes it
-    trainer = _trainer(config, files, [*ours, *bar, *added, End(log)], loggers)
+    trainer = make_trainer(config, files, [*ours, *bar, *added, End(log)], loggers)
     module = (LitPipeline if config.train.strategy == "pipeline" else LitTransformer)(config)
     resume = _resume_point(config, log)
     if resume is None:
@@ -155,7 +149,7 @@ def _train(config: RunConfig, files: RunFolder, extra: Extra) -> RunResult:
     if trainer.is_global_zero:
         write_environment(files, config, dataset, trainer.strategy.root_device)
         files.set_status("running", step=module.step)
-    with _quiet():
+    with quiet():
         trainer.fit(module, data, ckpt_path=resume, weights_only=True if resume else None)
         if log.state == "running" and log.validated != module.step:
             data.val_stride = 1
@@ -193,64 +187,6 @@ def _conclude(log: RunLog, module: LitTransformer, writes: bool) -> RunResult:
     return RunResult(log.folder.status(), result)
 
 
-def _accelerator(t: TrainConfig) -> str:
-    """``cuda`` or ``cpu``. Raises UserError for devices that are not there."""
-    gpus, cores = torch.cuda.device_count(), os.cpu_count() or 1
-    if t.device == "cuda" and not gpus:
-        raise UserError(
-            "train.device: cuda was asked for, but torch finds no GPU here; use auto or cpu"
-        )
-    cuda = t.device == "cuda" or (t.device == "auto" and gpus > 0)
-    if t.devices > (most := gpus if cuda else PROCESSES * cores):
-        raise UserError(
-            f"train.devices: {t.devices}, but this machine has {gpus} GPUs and {cores} cores; "
-            f"give at most {most}"
-        )
-    return "cuda" if cuda else "cpu"
-
-
-def _trainer(
-    config: RunConfig, files: RunFolder, callbacks: list[pl.Callback], loggers: list[Any]
-) -> pl.Trainer:
-    t = config.train
-    accelerator = _accelerator(t)
-    bf16 = t.precision == "bf16" or (
-        t.precision == "auto" and accelerator == "cuda" and torch.cuda.is_bf16_supported()
-    )
-    strategy: Any = "auto"
-    # inside a Slurm job too: ``ranks`` says who is who, not srun
-    plugins: list[Any] = [AtomicCheckpoint(files.checkpoint), LightningEnvironment()]
-    if t.strategy == "fsdp":
-        strategy = ShardedStrategy(
-            data_parallel_size=t.world, tensor_parallel_size=1, save_distributed_checkpoint=False
-        )
-    elif t.strategy == "pipeline":
-        strategy = PipelineStrategy()
-    elif t.world > 1:
-        strategy = DDPStrategy()
-    with _quiet():
-        return pl.Trainer(
-            accelerator="cpu" if accelerator == "cpu" else "gpu",
-            devices=t.devices,
-            num_nodes=t.nodes,
-            strategy=strategy,
-            precision="bf16-mixed" if bf16 else "32-true",
-            max_epochs=1,
-            callbacks=callbacks,
-            plugins=plugins,
-            logger=loggers or False,
-            accumulate_grad_batches=t.accumulate,
-            check_val_every_n_epoch=2,  # never: there is one epoch, and Validation has the schedule
-            num_sanity_val_steps=0,
-            log_every_n_steps=t.log_every,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            default_root_dir=str(files.path),
-        )
-
-
 def _claim(config: RunConfig, files: RunFolder) -> None:
     """Write the resolved config, or check that the folder is this config's."""
     if files.config.exists():
@@ -279,18 +215,6 @@ def _run_ranks(config: RunConfig, files: RunFolder) -> RunResult:
     if files.status().state == "failed":
         raise UserError(f"{files.path}: {files.status().message}")
     return RunResult(files.status(), read_json(files.result) or {})
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Lightning's advice on loggers, workers and hardware does not fit a loader that is index
-    arithmetic.
-    """
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="pytorch_lightning.*")
-        warnings.filterwarnings("ignore", module="lightning_fabric.*")
-        yield
 
 
 def _end_with_parent() -> None:

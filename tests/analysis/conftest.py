@@ -211,6 +211,26 @@ def tracked(store, tmp_path_factory) -> Tracked:
     return Tracked(f"sqlite:///{root / 'runs' / 'mlflow.db'}", folder, spec, SIZES, GAINS)
 
 
+@pytest.fixture(scope="session")
+def demo(tracked, tmp_path_factory):
+    """The report of the sweep ``demo``."""
+    from analysis.report import write_report
+
+    return write_report(
+        "demo",
+        tmp_path_factory.mktemp("out"),
+        spec=tracked.spec,
+        folder=tracked.folder,
+        tracking_uri=tracked.uri,
+    )
+
+
+@pytest.fixture(scope="session")
+def text(demo) -> str:
+    """Its Markdown."""
+    return demo.markdown.read_text()
+
+
 @pytest.fixture
 def quick(monkeypatch) -> None:
     """Figures are drawn but not rendered, which is most of the time that a report takes."""

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
+from analysis_helpers import record
 
 from analysis.gain import paired
 
-PATH = Path(__file__).parents[2] / "docs" / "results" / "001-coverage" / "claims.py"
 COUNT = 6_000  # a Monte Carlo error of .003 at .95
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("claims_record", PATH)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclasses look themselves up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    return record("001-coverage/claims.py")
 
 
 @pytest.mark.parametrize(("sizes", "seeds", "tau"), [(5, 1, 0.0), (12, 3, 0.0), (5, 3, 1.0)])

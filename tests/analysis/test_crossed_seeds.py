@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
+from analysis_helpers import record
 
 from analysis.gain.paired import crossed_seeds
-
-PATH = Path(__file__).parents[2] / "docs" / "results" / "001-coverage" / "seeds.py"
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("seeds_record", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return record("001-coverage/seeds.py")
 
 
 @pytest.mark.parametrize("sizes", [3, 5, 8])

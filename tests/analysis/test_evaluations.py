@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from report_helpers import section
+from analysis_helpers import section
 from scipy import stats
 
 from analysis.evaluations import Answers, answers, over_questions_and_seeds, paired, scores

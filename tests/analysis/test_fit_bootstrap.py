@@ -2,21 +2,16 @@
 
 import numpy as np
 import pytest
+from analysis_helpers import noisy
 from scipy import stats
 
 from analysis import CHINCHILLA, POWER_LAW, bootstrap, fit
 
 
-def chinchilla(sigma, seed=0):
-    x = np.array([(n, d) for n in np.geomspace(5e7, 1e10, 16) for d in np.geomspace(1e9, 5e11, 15)])
-    noise = np.random.default_rng(seed).standard_t(3, len(x))
-    return x, CHINCHILLA(x, E=1.82, A=478, alpha=0.347, B=2143, beta=0.367) * np.exp(sigma * noise)
-
-
 @pytest.mark.parametrize("loss", ["huber", "log_mse"])
 @pytest.mark.parametrize("sigma", [0.001, 0.01, 0.05])
 def test_resamples_end_where_single_fits_end(loss, sigma) -> None:
-    x, y = chinchilla(sigma)
+    x, y = noisy(0, sigma=sigma)
     many = bootstrap(fit(CHINCHILLA, x, y, loss=loss), n=300, seed=7)
     counts = np.random.default_rng(7).multinomial(240, np.full(240, 1 / 240), size=300)
     assert many.failed == 0
@@ -28,7 +23,7 @@ def test_resamples_end_where_single_fits_end(loss, sigma) -> None:
 
 
 def test_equal_seeds_give_equal_resamples() -> None:
-    x, y = chinchilla(0.01)
+    x, y = noisy(0)
     once, again, other = (bootstrap(fit(CHINCHILLA, x, y), n=200, seed=seed) for seed in (3, 3, 4))
     np.testing.assert_array_equal(once.params["E"], again.params["E"])
     assert not np.array_equal(once.params["E"], other.params["E"])

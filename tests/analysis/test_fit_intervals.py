@@ -2,26 +2,20 @@
 known standard deviations, and tables that would be read wrong.
 """
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
+from analysis_helpers import record
 from scipy import optimize, stats
 
 from analysis import CHINCHILLA, POWER_LAW, POWER_LAW_OFFSET, Law, compare, fit
 
-RECORD = Path(__file__).parents[2] / "docs" / "results" / "001-coverage" / "fits.py"
 TRUTH = {"E": 1.82, "A": 478, "alpha": 0.347, "B": 2143, "beta": 0.367}
 
 
 @pytest.fixture(scope="module")
-def record():
-    spec = importlib.util.spec_from_file_location("fits_record", RECORD)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script():
+    return record("001-coverage/fits.py")
 
 
 def chinchilla(rows=60, sigma=0.02, seed=0):
@@ -35,11 +29,11 @@ def line(rows, seed=0, sigma=0.01):
     return c, 3 * c**-0.06 * np.exp(sigma * np.random.default_rng(seed).normal(size=rows))
 
 
-def test_under_unequal_variances_only_the_bootstrap_of_a_huber_fit_holds(record) -> None:
+def test_under_unequal_variances_only_the_bootstrap_of_a_huber_fit_holds(script) -> None:
     """It is the default there: 40 tables of 60 rows, intervals of E, alpha and beta."""
     rows = {"tables": 40, "rows": 60, "resamples": 300}
-    assert record.coverage("huber", "bootstrap", **rows).min() >= 0.9
-    assert record.coverage("huber", "delta-t", **rows).mean() < 0.85
+    assert script.coverage("huber", "bootstrap", **rows).min() >= 0.9
+    assert script.coverage("huber", "delta-t", **rows).mean() < 0.85
     x, y = chinchilla()
     found = fit(CHINCHILLA, x, y, loss="huber")
     assert (

@@ -9,24 +9,13 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+from analysis_helpers import COMPUTE, LOSSES, PFLOPS_DAY
 from scipy import stats
 
-from analysis import compute_equivalent_gain
-
-PARAMS = np.array([194, 241, 296, 436, 528]) * 1e6
-TOKENS = np.array([38.7, 45.4, 62.1, 87.9, 119.0]) * 1e9
-LOSSES = {
-    "baseline": [1.931, 1.895, 1.829, 1.766, 1.719],
-    "block": [1.909, 1.875, 1.809, 1.746, 1.693],
-    "full": [1.899, 1.874, 1.804, 1.737, 1.692],
-    "mhc-lite": [1.906, 1.869, 1.807, 1.747, 1.694],
-}
-PFLOPS_DAY = 8.64e19
+from analysis import compute_equivalent_gain, paper
 
 
-def table(
-    losses: dict[str, list[float]] = LOSSES, compute: np.ndarray = 6 * PARAMS * TOKENS
-) -> pd.DataFrame:
+def table(losses: dict[str, list[float]] = LOSSES, compute: np.ndarray = COMPUTE) -> pd.DataFrame:
     rows = [
         {"variant": v, "size": f"s{i}", "seed": 0, "flops": compute[i], "val/loss": loss}
         for v, row in losses.items()
@@ -62,7 +51,7 @@ def test_table_2_gives_the_public_figures(variant, gain, delta, fieller, largest
     """Gains, both intervals, both laws and the separate slopes at the largest C, to every digit
     that was published.
     """
-    result = compute_equivalent_gain(table(compute=6 * PARAMS * TOKENS / PFLOPS_DAY), variant)
+    result = compute_equivalent_gain(table(compute=COMPUTE / PFLOPS_DAY), variant)
     assert round(result.gain, 4) == gain
     assert tuple(round(v, 4) for v in result.interval) == delta
     assert tuple(round(v, 4) for v in result.fieller) == fieller
@@ -85,8 +74,7 @@ def test_table_2_does_not_reject_equal_exponents():
 def test_the_unit_of_compute_does_not_matter():
     """FLOPs and PFLOP/s-days give the same gain, band and comparison."""
     flops, days = (
-        compute_equivalent_gain(table(compute=6 * PARAMS * TOKENS / unit), "full")
-        for unit in (1, PFLOPS_DAY)
+        compute_equivalent_gain(table(compute=COMPUTE / unit), "full") for unit in (1, PFLOPS_DAY)
     )
     assert flops.interval == pytest.approx(days.interval)
     assert flops.unpaired.interval == pytest.approx(days.unpaired.interval)
@@ -164,7 +152,7 @@ def test_an_irreducible_loss_is_not_read_as_a_trend():
     """Truth E + A C^-a and a gain of 1.25 at Table 2's compute: separate slopes feign 1.286 to
     1.209, one shape does not.
     """
-    compute = 6 * PARAMS * TOKENS / PFLOPS_DAY
+    compute = COMPUTE / PFLOPS_DAY
     losses = {
         name: list(1.3 + 0.56 * (compute * worth) ** -0.185)
         for name, worth in (("baseline", 1.0), ("new", 1.25))
@@ -251,3 +239,15 @@ def test_ten_thousand_paired_bootstraps_take_less_than_a_tenth_of_a_second():
         return time.perf_counter() - start
 
     assert min(seconds() for _ in range(3)) < 0.1
+
+
+def test_the_published_numbers_agree_with_each_other() -> None:
+    """The 436M row of Table 2, Table 4 and Fig. 6 give one run in three places."""
+    row = paper.table_2().query("size == '436M'").set_index("variant")["val/loss"]
+    ablations = paper.table_4().set_index("variant")["val/loss"]
+    blocks = paper.figure_6().set_index("block_size")["val/loss"]
+    assert row["baseline"] == ablations["baseline"] == 1.766
+    assert row["full"] == ablations["Full"] == blocks[1]
+    assert row["block"] == ablations["Block, S = 4"] == blocks[4]
+    assert row["mhc-lite"] == ablations["mHC"]
+    assert paper.figure_7("baseline").min().min() == 1.847

@@ -4,23 +4,17 @@ numbers.
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
+from analysis_helpers import record
 
 FOLDER = Path(__file__).parents[2] / "docs" / "results" / "001-coverage"
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("coverage_record", FOLDER / "simulate.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["coverage_record"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["coverage_record"]
+    return record("001-coverage/simulate.py")
 
 
 def rows(name: str) -> list[dict[str, str]]:

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from analysis_helpers import record
 
 from analysis.gain.paired import crossed_seeds, paired_shift
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
-PATH = RESULTS / "001-coverage" / "old_records.py"
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("old_records", PATH)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    return record("001-coverage/old_records.py")
 
 
 #: What the records printed of their runs, before any of this.
@@ -38,14 +31,14 @@ PRINTED = {
 
 
 def test_tables_of_means_give_the_intervals_that_were_printed_and_bound_the_two_way_ones(script):
-    for record, x, columns in script.RECORDS:
-        text = (RESULTS / record / "README.md").read_text()
+    for name, x, columns in script.RECORDS:
+        text = (RESULTS / name / "README.md").read_text()
         for variant, column in zip(("full", "block8"), columns, strict=True):
-            old, narrow, wide = script.ranges(record, x, column, variant)
-            assert old == pytest.approx(PRINTED[record, variant], abs=0.011)
+            old, narrow, wide = script.ranges(name, x, column, variant)
+            assert old == pytest.approx(PRINTED[name, variant], abs=0.011)
             assert wide[0] <= narrow[0] < old[1] < narrow[1] <= wide[1]
             told = re.findall(rf"^\| {variant} \|.*to.*\| ([\d.]+) to ([\d.]+) \|$", text, re.M)
-            assert [float(v) for v in told[-1]] == pytest.approx(wide, abs=0.006), record
+            assert [float(v) for v in told[-1]] == pytest.approx(wide, abs=0.006), name
 
 
 def test_whatever_the_seeds_did_the_two_way_interval_lies_between_the_bounds(script):

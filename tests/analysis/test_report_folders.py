@@ -5,7 +5,7 @@ import shutil
 import sqlite3
 
 import pytest
-from report_helpers import published
+from analysis_helpers import published
 from typer.testing import CliRunner
 
 from analysis.report import write_report

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from report_helpers import published, section
+from analysis_helpers import published, section
 
 from analysis import paper
 from analysis.report import write_report

@@ -10,7 +10,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
-from report_helpers import published
+from analysis_helpers import published
 
 import analysis
 from analysis import compute_equivalent_gain, paper, plots

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
-
-PATH = Path(__file__).parents[2] / "docs" / "results" / "001-coverage" / "tuned.py"
+from analysis_helpers import record
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("tuned_record", PATH)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclass looks itself up
-    spec.loader.exec_module(module)
-    return module
+    return record("001-coverage/tuned.py")
 
 
 @pytest.mark.parametrize("name", ["P", "P2", "N", "N0"])

@@ -37,6 +37,28 @@ def write(path: Path, rows: list[dict]) -> None:
     pd.DataFrame(rows).to_parquet(path)
 
 
+def problem(n: int) -> dict[str, str]:
+    """A row of MATH."""
+    solution = f"It is $\\boxed{{{n}}}$."
+    return {
+        "problem": f"Find {n}.",
+        "level": "Level 1",
+        "type": "Algebra",
+        "solution": solution,
+    }
+
+
+def program(n: int) -> dict[str, str]:
+    """A row of HumanEval."""
+    return {
+        "task_id": f"HumanEval/{n}",
+        "prompt": f'def add{n}(a, b):\n    """Add."""\n',
+        "canonical_solution": SOLUTION,
+        "test": "def check(candidate):\n    assert candidate(1, 2) == 3\n",
+        "entry_point": f"add{n}",
+    }
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """Two questions a set, with the hub's names of files and columns."""
@@ -59,28 +81,11 @@ def root(tmp_path_factory):
     wrong = {f"Incorrect Answer {n}": f"wrong {n}" for n in (1, 2, 3)}
     questions = [{"Question": f"Why {n}?", "Correct Answer": "so", **wrong} for n in range(3)]
     write(home / "Idavidrein" / "gpqa" / "gpqa_diamond" / f"train-{one}", questions)
-    problems = [
-        {
-            "problem": f"Find {n}.",
-            "level": "Level 1",
-            "type": "Algebra",
-            "solution": f"It is $\\boxed{{{n}}}$.",
-        }
-        for n in range(5)
-    ]
+    problems = [problem(n) for n in range(5)]
     for subject in MATH:
         for split in ("train", "test"):
             write(home / "EleutherAI" / "hendrycks_math" / subject / f"{split}-{one}", problems)
-    programs = [
-        {
-            "task_id": f"HumanEval/{n}",
-            "prompt": f'def add{n}(a, b):\n    """Add."""\n',
-            "canonical_solution": SOLUTION,
-            "test": "def check(candidate):\n    assert candidate(1, 2) == 3\n",
-            "entry_point": f"add{n}",
-        }
-        for n in range(2)
-    ]
+    programs = [program(n) for n in range(2)]
     write(home / "openai" / "openai_humaneval" / "openai_humaneval" / f"test-{one}", programs)
     return home
 

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from helpers import tiny
-from test_hub import SOLUTION, TASKS, leaves
+from test_hub import SOLUTION, TASKS, leaves, problem, program
 from typer.testing import CliRunner
 
 from attnres_lab.cli import app
@@ -41,19 +41,8 @@ ROWS: dict[str, Any] = {
         "answer": {"aliases": [f"Nobody {n}", "No one"], "value": "No one"},
     },
     "gsm8k": lambda n: {"question": f"What is {n} + 1?", "answer": f"More.\n#### {n + 1}"},
-    "hendrycks_math": lambda n: {
-        "problem": f"Find {n}.",
-        "level": "Level 1",
-        "type": "Algebra",
-        "solution": f"It is $\\boxed{{{n}}}$.",
-    },
-    "humaneval": lambda n: {
-        "task_id": f"HumanEval/{n}",
-        "prompt": f'def add{n}(a, b):\n    """Add."""\n',
-        "canonical_solution": SOLUTION,
-        "test": "def check(candidate):\n    assert candidate(1, 2) == 3\n",
-        "entry_point": f"add{n}",
-    },
+    "hendrycks_math": problem,
+    "humaneval": program,
     "mbpp": lambda n: {
         "task_id": n,
         "text": "Add two numbers.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers import randomise_reads
 
 from attnres_lab.data.codec import load_codec
 from attnres_lab.evaluation.scorer import Scorer, encode_pair
@@ -23,11 +24,8 @@ def scorer(residual, mixers, batch=3, longest=24):
     """Random queries, so that depth weights matter; logits far apart, so that no tie decides."""
     config = ModelConfig(dim=16, num_layers=2, num_heads=2, residual=residual, mixers=mixers)
     model = Transformer(config, seed=1).double().eval()
+    randomise_reads(model)
     with torch.no_grad():
-        for parameter in model.residual.parameters():
-            parameter.copy_(
-                torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3))
-            )
         model.head.weight *= 5
     return Scorer(model, CODEC, longest, batch)
 

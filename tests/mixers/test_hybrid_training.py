@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
-from helpers import tiny
+from helpers import run_in_two_parts, same, tiny, weights
 
 from attnres_lab.config import RunConfig
 from attnres_lab.model.flops import num_params
@@ -22,10 +21,6 @@ def hybrid(folder: Path, **overrides: object) -> RunConfig:
     """The model of the experiment on a small corpus."""
     small = {f"model.{key}": value for key, value in MODEL.items()}
     return tiny(folder, **(small | {"model.num_layers": 4} | overrides))
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
 
 
 @pytest.mark.parametrize("residual", ["baseline", "full", "block"])
@@ -48,14 +43,7 @@ def test_the_hybrid_learns_under_every_kind_of_residual_connection(
 def test_a_stopped_hybrid_resumes_bit_for_bit(tmp_path: Path, optimizer: str) -> None:
     config = hybrid(tmp_path, **{"optim.name": optimizer, "train.micro_batch_size": 2})
     run(config, tmp_path / "whole")
-    files = RunFolder(tmp_path / "parts")
-    files.path.mkdir()
-    files.stop.write_text("stop")
-    run(config, files.path)
-    assert files.status().state == "stopped"
-    files.stop.unlink()
-    run(config, files.path)
-    a, b = weights(files.path), weights(tmp_path / "whole")
-    assert a.keys() == b.keys()
-    assert all(torch.equal(a[key], b[key]) for key in a)
-    assert any(value.any() for key, value in a.items() if key.endswith("balance"))
+    run_in_two_parts(config, tmp_path / "parts")
+    found = weights(tmp_path / "parts")
+    assert same(found, weights(tmp_path / "whole"))
+    assert any(value.any() for key, value in found.items() if key.endswith("balance"))

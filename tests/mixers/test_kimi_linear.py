@@ -12,38 +12,16 @@ from torch import Tensor
 from attnres_lab.mixers import KDAConfig, MixersConfig, MLAConfig, MoEConfig
 from attnres_lab.model import ModelConfig, Transformer
 from attnres_lab.pretrained.names import table, to_ours
+from tests.pretrained.hub import KIMI
 
-LAYERS, VOCAB = 8, 50
+VOCAB = 50
 
 
 def released() -> Any:
-    """Layers 4 and 8 (from 1) are MLA, the first is dense; no constant is at its start."""
+    """No constant is at its start."""
     transformers = pytest.importorskip("transformers")
-    config = transformers.KimiLinearConfig(
-        vocab_size=VOCAB,
-        hidden_size=32,
-        intermediate_size=48,
-        moe_intermediate_size=12,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        kv_lora_rank=24,
-        qk_rope_head_dim=4,
-        qk_nope_head_dim=8,
-        v_head_dim=8,
-        num_local_experts=6,
-        num_experts_per_tok=2,
-        pad_token_id=None,
-        bos_token_id=None,
-        eos_token_id=None,
-        linear_attn_config={
-            "full_attn_layers": [4, 8],
-            "kda_layers": [1, 2, 3, 5, 6, 7],
-            "head_dim": 8,
-            "num_heads": 2,
-            "short_conv_kernel_size": 4,
-        },
-    )
+    ends = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"))
+    config = transformers.KimiLinearConfig(vocab_size=VOCAB, **KIMI, **ends)
     config._experts_implementation = "eager"
     torch.manual_seed(0)
     model = transformers.KimiLinearForCausalLM(config).double()
@@ -62,7 +40,7 @@ def ours(theirs: Any) -> tuple[Transformer, dict[str, tuple[str, ...]]]:
     config = ModelConfig(
         vocab_size=VOCAB,
         dim=32,
-        num_layers=LAYERS,
+        num_layers=KIMI["num_hidden_layers"],
         num_heads=2,
         mlp_dim=48,
         norm_eps=1e-5,

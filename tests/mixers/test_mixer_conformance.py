@@ -24,25 +24,11 @@ from attnres_lab.ops import naive, twophase
 from attnres_lab.residual import ResidualConfig
 from attnres_lab.residual.attnres import BlockConfig, FullConfig
 from attnres_lab.residual.baseline import BaselineConfig
+from tests.residual.conformance import embedding_gradients
 
 trunks = pytest.mark.parametrize("trunk", TRUNKS)
 variants = pytest.mark.parametrize("residual", VARIANTS, ids=lambda r: r.label)
 TINY_EPS = 1e-30
-
-
-def embedding_gradients(model: Transformer) -> list[Tensor]:
-    """For each position of the first sequence: gradient [B, T, D] of its logits, projected at
-    random, with respect to the embedded input.
-    """
-    seen: list[Tensor] = []
-    handle = model.embed.register_forward_hook(lambda module, args, out: seen.append(out))
-    logits = model(tokens())
-    handle.remove()
-    direction = torch.randn(VOCAB, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    return [
-        torch.autograd.grad(logits[0, time] @ direction, seen[0], retain_graph=True)[0]
-        for time in range(T)
-    ]
 
 
 def loss(model: Transformer) -> Tensor:
@@ -71,7 +57,7 @@ def test_every_mixer_is_covered() -> None:
 @trunks
 def test_causal_and_sequences_are_independent(trunk: str, residual: ResidualConfig) -> None:
     model = build(trunk, residual)
-    for time, gradient in enumerate(embedding_gradients(model)):
+    for time, gradient in enumerate(embedding_gradients(model, tokens())):
         reached = gradient[0].abs().amax(-1) > 0
         assert not reached[time + 1 :].any()
         assert reached[time]

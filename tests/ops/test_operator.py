@@ -103,6 +103,15 @@ def test_the_naive_gradient_is_the_numerical_one():
     )
 
 
+def assert_lean_is_naive(*args):
+    for a, b in zip(
+        values_and_gradients(lean.depth_attention, *args),
+        values_and_gradients(naive.depth_attention, *args),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10 * float(b.abs().max() + 1))
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     st.integers(1, 40),
@@ -114,13 +123,7 @@ def test_the_naive_gradient_is_the_numerical_one():
 def test_values_and_all_gradients_of_the_lean_read_equal_the_naive_ones(
     count, dim, tokens, scale, seed
 ):
-    args = problem(count, dim, tokens, seed, scale)
-    for a, b in zip(
-        values_and_gradients(lean.depth_attention, *args),
-        values_and_gradients(naive.depth_attention, *args),
-        strict=True,
-    ):
-        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10 * float(b.abs().max() + 1))
+    assert_lean_is_naive(*problem(count, dim, tokens, seed, scale))
 
 
 @pytest.mark.parametrize(
@@ -145,13 +148,7 @@ def test_parameters_may_have_another_dtype_than_the_sources(dtypes):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_adversarial_gradients_equal_the_naive_ones(kind):
-    args = adversarial(kind)
-    for a, b in zip(
-        values_and_gradients(lean.depth_attention, *args),
-        values_and_gradients(naive.depth_attention, *args),
-        strict=True,
-    ):
-        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10 * float(b.abs().max() + 1))
+    assert_lean_is_naive(*adversarial(kind))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -136,22 +136,27 @@ def test_the_schedule_equals_the_definition(how, shape):
     assert_same(gradients(ours, net.leaves), gradients(theirs, net.leaves), 1e-11)
 
 
+def in_precision(how, dtype, fast):
+    """Hidden states and gradients of the definition in float64, of ``fast(net)`` in ``dtype`` and
+    of the definition in it.
+    """
+    reads = Reads((1, 2, 3, 4, 5, 6), EPS, how)
+    exact, net = Net(reads), Net(reads, dtype)
+    reading = [(exact.by_definition(), exact), (fast(net), net), (net.by_definition(), net)]
+    return ([*hidden, *gradients(hidden, of.leaves)] for (hidden, *_), of in reading)
+
+
+def assert_errs_at_most_twice(ours, theirs, truth, dtype):
+    for a, b, c in zip(ours, theirs, truth, strict=True):
+        unit = 16 * torch.finfo(dtype).eps * float(c.detach().abs().max() + 1)
+        assert (a.double() - c).abs().max() <= 2 * (b.double() - c).abs().max() + unit
+
+
 @pytest.mark.parametrize("how", WEIGHINGS, ids=str)
 def test_the_schedule_in_single_precision(how):
     """Errs at most twice as much as the definition, measured against float64."""
-    reads = Reads((1, 2, 3, 4, 5, 6), EPS, how)
-    exact, net = Net(reads), Net(reads, torch.float32)
-    truth, ours, theirs = (
-        [*hidden, *gradients(hidden, leaves)]
-        for hidden, leaves in (
-            (exact.by_definition()[0], exact.leaves),
-            (net.scheduled(TwoPhase.start)[0], net.leaves),
-            (net.by_definition()[0], net.leaves),
-        )
-    )
-    for a, b, c in zip(ours, theirs, truth, strict=True):
-        unit = 16 * torch.finfo(torch.float32).eps * float(c.detach().abs().max() + 1)
-        assert (a.double() - c).abs().max() <= 2 * (b.double() - c).abs().max() + unit
+    truth, ours, theirs = in_precision(how, torch.float32, lambda n: n.scheduled(TwoPhase.start))
+    assert_errs_at_most_twice(ours, theirs, truth, torch.float32)
 
 
 @pytest.mark.parametrize(("how", "shape"), CASES, ids=str)
@@ -167,21 +172,12 @@ def test_reads_of_few_tokens_equal_the_definition(how, shape):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 def test_the_lean_read_equals_the_definition(how, dtype):
     """In low precision it errs at most twice as much."""
-    reads = Reads((1, 2, 3, 4, 5, 6), EPS, how)
-    exact, net = Net(reads), Net(reads, dtype)
-    truth, ours, theirs = (
-        [*hidden, *gradients(hidden, leaves)]
-        for hidden, leaves in (
-            (exact.by_definition()[0], exact.leaves),
-            (net.by_definition(lean.depth_attention)[0], net.leaves),
-            (net.by_definition()[0], net.leaves),
-        )
+    truth, ours, theirs = in_precision(
+        how, dtype, lambda net: net.by_definition(lean.depth_attention)
     )
     if dtype == torch.float64:
         return assert_same(ours, truth, 1e-12)
-    for a, b, c in zip(ours, theirs, truth, strict=True):
-        unit = 16 * torch.finfo(dtype).eps * float(c.detach().abs().max() + 1)
-        assert (a.double() - c).abs().max() <= 2 * (b.double() - c).abs().max() + unit
+    assert_errs_at_most_twice(ours, theirs, truth, dtype)
 
 
 @pytest.mark.parametrize("how", WEIGHINGS, ids=str)

@@ -12,6 +12,28 @@ import pytest
 import torch
 
 VOCAB = 300
+#: A small Kimi Linear: layers 4 and 8 (from 1) are MLA, the first is dense.
+KIMI = {
+    "intermediate_size": 48,
+    "moe_intermediate_size": 12,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "hidden_size": 32,
+    "kv_lora_rank": 24,
+    "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
+    "num_local_experts": 6,
+    "num_experts_per_tok": 2,
+    "linear_attn_config": {
+        "full_attn_layers": [4, 8],
+        "kda_layers": [1, 2, 3, 5, 6, 7],
+        "head_dim": 8,
+        "num_heads": 2,
+        "short_conv_kernel_size": 4,
+    },
+}
 
 
 def tiny(kind: str, **changes: Any) -> Any:
@@ -46,29 +68,8 @@ def tiny(kind: str, **changes: Any) -> Any:
 
 
 def kimi() -> Any:
-    """Layers 4 and 8 (from 1) are MLA, the first is dense."""
-    changes = {
-        "intermediate_size": 48,
-        "moe_intermediate_size": 12,
-        "num_hidden_layers": 8,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "hidden_size": 32,
-        "kv_lora_rank": 24,
-        "qk_rope_head_dim": 4,
-        "qk_nope_head_dim": 8,
-        "v_head_dim": 8,
-        "num_local_experts": 6,
-        "num_experts_per_tok": 2,
-        "linear_attn_config": {
-            "full_attn_layers": [4, 8],
-            "kda_layers": [1, 2, 3, 5, 6, 7],
-            "head_dim": 8,
-            "num_heads": 2,
-            "short_conv_kernel_size": 4,
-        },
-    }
-    return tiny("kimi_linear", **changes)
+    """Of the sizes ``KIMI``."""
+    return tiny("kimi_linear", **KIMI)
 
 
 def save(model: Any, folder: Path, **options: Any) -> Path:

@@ -50,7 +50,7 @@ def loss(model: Transformer) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1), tokens(8).flatten())
 
 
-def embedding_gradients(model: Transformer) -> list[Tensor]:
+def embedding_gradients(model: Transformer, tokens_BT: Tensor) -> list[Tensor]:
     """For each position of the first sequence: gradient [B, T, D] of its logits, projected at
     random, with respect to the embedded input.
     """
@@ -60,12 +60,12 @@ def embedding_gradients(model: Transformer) -> list[Tensor]:
         seen.append(out)
 
     handle = model.embed.register_forward_hook(keep)
-    logits = model(tokens())
+    logits = model(tokens_BT)
     handle.remove()
-    direction = torch.randn(VOCAB, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    generator = torch.Generator().manual_seed(1)
+    direction = torch.randn(logits.shape[-1], generator=generator, dtype=torch.float64)
     return [
-        torch.autograd.grad(logits[0, time] @ direction, seen[0], retain_graph=True)[0]
-        for time in range(T)
+        torch.autograd.grad(logit @ direction, seen[0], retain_graph=True)[0] for logit in logits[0]
     ]
 
 
@@ -137,7 +137,7 @@ def check_causal(config: ResidualConfig) -> None:
     it.
     """
     model = build(config, randomise=True)
-    for time, gradient in enumerate(embedding_gradients(model)):
+    for time, gradient in enumerate(embedding_gradients(model, tokens())):
         reached = gradient[0].abs().amax(-1) > 0
         assert reached.tolist() == [t <= time for t in range(T)]
 
@@ -145,7 +145,7 @@ def check_causal(config: ResidualConfig) -> None:
 def check_sequences_are_independent(config: ResidualConfig) -> None:
     """A sequence's logits do not depend on the other sequences of its batch."""
     model = build(config, randomise=True)
-    assert not any(gradient[1].any() for gradient in embedding_gradients(model))
+    assert not any(gradient[1].any() for gradient in embedding_gradients(model, tokens()))
     torch.testing.assert_close(model(tokens())[:1], model(tokens()[:1]), rtol=1e-12, atol=1e-12)
 
 

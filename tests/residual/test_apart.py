@@ -80,6 +80,17 @@ def test_mudd(ways, norms):
     check_mudd(ways=ways, norms=norms)
 
 
+def assert_caught(monkeypatch, residual, planted, config, check):
+    """The check holds, and fails for the planted step, with which it still starts as the
+    baseline.
+    """
+    check()
+    monkeypatch.setattr(residual, "step", planted)
+    check_starts_as_baseline(config)
+    with pytest.raises(AssertionError):
+        check()
+
+
 def test_values_of_the_wrong_layer_are_caught(monkeypatch):
     """Those of the layer before in place of the first's: still the baseline at the start."""
     step = ValueResidual.step
@@ -95,11 +106,7 @@ def test_values_of_the_wrong_layer_are_caught(monkeypatch):
         after = step(self, state, keep, index)
         return after._replace(first=latest[0]) if latest else after
 
-    check_value()
-    monkeypatch.setattr(ValueResidual, "step", planted)
-    check_starts_as_baseline(ValueConfig())
-    with pytest.raises(AssertionError):
-        check_value()
+    assert_caught(monkeypatch, ValueResidual, planted, ValueConfig(), check_value)
 
 
 @pytest.mark.parametrize("order", [[0, 2, 1, 3], [3, 1, 2, 0]], ids=["k and v", "q and r"])
@@ -111,10 +118,7 @@ def test_streams_that_are_swapped_are_caught(monkeypatch, order):
             state = state._replace(streams=tuple(state.streams[i] for i in order))
         return start(self, state, sublayer, index)
 
-    monkeypatch.setattr(MUDD, "step", planted)
-    check_starts_as_baseline(MUDDConfig())
-    with pytest.raises(AssertionError):
-        check_mudd()
+    assert_caught(monkeypatch, MUDD, planted, MUDDConfig(), check_mudd)
 
 
 def test_sources_taken_after_their_own_aggregation_are_caught(monkeypatch):
@@ -125,10 +129,7 @@ def test_sources_taken_after_their_own_aggregation_are_caught(monkeypatch):
         changed = (*after.sources[:-1], after.streams[-1]) if index % 2 else after.sources
         return after._replace(sources=changed)
 
-    monkeypatch.setattr(MUDD, "step", planted)
-    check_starts_as_baseline(MUDDConfig())
-    with pytest.raises(AssertionError):
-        check_mudd()
+    assert_caught(monkeypatch, MUDD, planted, MUDDConfig(), check_mudd)
 
 
 def test_mudd_learns_from_the_start():
