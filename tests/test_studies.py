@@ -19,7 +19,7 @@ from attnres_lab.data.config import DataConfig, SourceConfig
 from attnres_lab.errors import UserError
 from attnres_lab.mixers import MixersConfig, MoEConfig
 from attnres_lab.model.flops import num_params
-from attnres_lab.sweep.plan import Planner, Trial
+from attnres_lab.sweep.plan import Plan, Trial
 from attnres_lab.sweep.spec import load_spec
 from attnres_lab.sweep.tuning import Tuning
 from attnres_lab.training.run import run
@@ -57,9 +57,9 @@ SWEEPS = ROOT / "sweeps"
 def plan(name: str) -> list[Trial]:
     study, _, scale = name.partition("-")
     one = SWEEPS / f"{name}.yaml"
-    return Planner(
+    return Plan(
         load_spec(one) if one.exists() else load_spec(SWEEPS / f"{study}.yaml", scale)
-    ).grid()
+    ).known()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -98,7 +98,7 @@ def test_studies_not_yet_run_at_nano_give_every_cell_its_own_rate_and_every_size
     study: str,
 ) -> None:
     source = load_spec(SWEEPS / f"{study}.yaml", "nano")
-    tuning, trials = Tuning(Planner(source)), plan(f"{study}-nano")
+    tuning, trials = Tuning(Plan(source)), plan(f"{study}-nano")
     varied = {
         str([value for key, value in t.entry.params.items() if key != "seed"]) for t in trials
     }
@@ -209,25 +209,25 @@ def test_a_scale_lies_over_the_study_which_lies_over_what_all_studies_share(lab:
         "name: s\nquestion: 'Why: so?'\nspace: {optim.lr: [1e-3], seed: [5, 6]}\nscales:\n"
         "  a: {space: {model.dim: [32, 64]}}\n  b: {space: {seed: [7]}}\n"
     )
-    a, b = (Planner(load_spec(study, scale)) for scale in "ab")
+    a, b = (Plan(load_spec(study, scale)) for scale in "ab")
     assert (a.spec.name, b.spec.name) == ("s-a", "s-b")
     assert a.spec.question == "Why: so?"
     assert (a.spec.launcher.workers, b.spec.launcher.workers) == (2, None)
-    assert [(t.config.model.dim, t.entry.seed) for t in a.grid()] == [
+    assert [(t.config.model.dim, t.entry.seed) for t in a.known()] == [
         (32, 5),
         (32, 6),
         (64, 5),
         (64, 6),
     ]
-    assert [t.entry.seed for t in b.grid()] == [7]
+    assert [t.entry.seed for t in b.known()] == [7]
     # what a sweep's folder keeps is a sweep of its own
     again = lab.path / "again.yaml"
     again.write_text(a.source.file.text)
-    assert [t.entry for t in Planner(load_spec(again)).grid()] == [t.entry for t in a.grid()]
+    assert [t.entry for t in Plan(load_spec(again)).known()] == [t.entry for t in a.known()]
 
 
 def test_a_base_may_be_a_shipped_experiment(lab: Lab) -> None:
-    (trial,) = Planner(load_spec(lab.sweep(base="tiny", space={"seed": [0]}))).grid()
+    (trial,) = Plan(load_spec(lab.sweep(base="tiny", space={"seed": [0]}))).known()
     assert trial.config.name == "tiny"
 
 

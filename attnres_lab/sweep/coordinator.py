@@ -12,13 +12,12 @@ from attnres_lab.config import to_yaml
 from attnres_lab.runs.files import same_folder
 from attnres_lab.runs.folder import DONE, write_atomic
 from attnres_lab.sweep import scoring
-from attnres_lab.sweep.decide import Action, Situation, after, decide
 from attnres_lab.sweep.launchers import Ended, Launcher
-from attnres_lab.sweep.plans import Plan
+from attnres_lab.sweep.plan import Plan
 from attnres_lab.sweep.pruning import Pruning
 from attnres_lab.sweep.results import Results
 from attnres_lab.sweep.rules import Rules
-from attnres_lab.sweep.trials import State, Trial
+from attnres_lab.sweep.trials import Action, Situation, State, Trial, after, decide
 
 
 @dataclass(frozen=True)

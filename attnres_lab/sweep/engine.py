@@ -12,8 +12,7 @@ from attnres_lab.sweep.coordinator import Coordinator, Outcome
 from attnres_lab.sweep.known import bring, check_data
 from attnres_lab.sweep.launchers import make_launcher
 from attnres_lab.sweep.optuna_study import OptunaStudy
-from attnres_lab.sweep.plan import Planner, changes, check_named
-from attnres_lab.sweep.plans import make_plan
+from attnres_lab.sweep.plan import changes, check_named, make_plan
 from attnres_lab.sweep.pricing import Speeds, check_memory, device_of, outlook
 from attnres_lab.sweep.results import Results
 from attnres_lab.sweep.spec import TRAIN, SpecFile
@@ -32,15 +31,14 @@ def run_sweep(
     """Run what is pending; or only ``again``, hashes of trials or their beginnings, from scratch;
     none: what failed. Raises UserError.
     """
-    planner, spec = Planner(source), source.spec
+    spec, plan = source.spec, make_plan(source, folder, large=large or again is not None)
     with _writing(folder), folder.coordinate(), ExitStack() as stack:
         bring(source, folder)
-        plan = make_plan(planner, folder, large=large or again is not None)
         trials = plan.known()
         check_named(trials)
         told = list(changes(source, folder, trials))
         file = str(source.file.path.resolve())
-        folder.describe(spec.name, str(planner.base.path), source.file.text, file)
+        folder.describe(spec.name, str(plan.base.path), source.file.text, file)
         folder.write_plan([trial.entry for trial in trials])
         launcher = stack.enter_context(closing(make_launcher(spec, folder.path)))
         goal = (spec.objectives[0].metric, spec.objectives[0].direction)
@@ -58,7 +56,7 @@ def run_sweep(
             "Base": spec.base,
         }
         stack.enter_context(SweepMirror(spec.name, folder.path, about))
-        study = OptunaStudy(spec, planner.space, folder.journal, screen.say)
+        study = OptunaStudy(spec, source.space, folder.journal, screen.say)
         results = Results(spec, folder, study, screen)
         chosen = None if again is None else _choose(trials, folder, again)
         coordinator = Coordinator(plan, trials, results, launcher, chosen)

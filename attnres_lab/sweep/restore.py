@@ -14,7 +14,6 @@ from attnres_lab.runs.sweep import SweepFolder
 from attnres_lab.sweep.optuna_study import OptunaStudy
 from attnres_lab.sweep.pruning import Pruning
 from attnres_lab.sweep.results import Results
-from attnres_lab.sweep.space import parse_space
 from attnres_lab.sweep.spec import load_spec
 from attnres_lab.sweep.trials import Trial
 
@@ -32,8 +31,7 @@ def restore_study(folder: SweepFolder) -> int:
         spec = source.spec
         view: Any = SimpleNamespace(say=print)
         config: Any = None  # only a trial that runs needs its own
-        space = parse_space(spec.space, source.file, adaptive=spec.adaptive)
-        study = OptunaStudy(spec, space, folder.journal, view.say)
+        study = OptunaStudy(spec, source.space, folder.journal, view.say)
         results, pruning = Results(spec, folder, study, view), Pruning(spec, study, folder)
         points: dict[str, list[Trial]] = {}
         for entry in folder.plan():

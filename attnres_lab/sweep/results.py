@@ -14,10 +14,9 @@ from attnres_lab.runs.sweep import SweepFolder
 from attnres_lab.sweep import scoring
 from attnres_lab.sweep.launchers import Ended
 from attnres_lab.sweep.optuna_study import OptunaStudy
-from attnres_lab.sweep.plan import misspent
 from attnres_lab.sweep.rules import number
 from attnres_lab.sweep.spec import SweepSpec
-from attnres_lab.sweep.trials import Trial
+from attnres_lab.sweep.trials import Trial, misspent
 from attnres_lab.sweep.view import Screen
 
 

@@ -1,5 +1,5 @@
-"""The sweep YAML as frozen dataclasses; its JSON Schema comes from them too. Imports neither torch
-nor Optuna.
+"""The sweep YAML as frozen dataclasses, with the space it spans; its JSON Schema comes from them
+too. Imports neither torch nor Optuna.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from attnres_lab.errors import UserError, nearest
 from attnres_lab.runs.secrets import check_address
+from attnres_lab.shipped import find
 from attnres_lab.sweep.launchers import DEFAULT, REGISTRY, LauncherConfig
 from attnres_lab.sweep.launchers.base import Count, Positive, Strict
 from attnres_lab.sweep.resources import ONE_DEVICE, Resources
 from attnres_lab.sweep.scales import at_scale
+from attnres_lab.sweep.space import Space, parse_space
 from attnres_lab.sweep.tune import Tune
 from attnres_lab.yamlfile import YamlFile
 
@@ -164,9 +166,10 @@ class SweepSpec(Strict):
 
 @dataclass(frozen=True)
 class SpecFile:
-    """A spec with the file it came from."""
+    """A spec with its space and the file they came from."""
 
     spec: SweepSpec
+    space: Space
     file: YamlFile
 
 
@@ -184,10 +187,11 @@ HIDDEN = (*REGISTRY, "Objective", "list[Objective]")
 
 
 def load_spec(path: Path | str, scale: str | None = None) -> SpecFile:
-    """Read a sweep YAML, a study of several scales at ``scale``. Raises UserError with file, line,
-    key and the nearest valid name.
+    """The sweep that the file ``path`` describes (or the one so called: ``quickstart``, from any
+    folder), a study of several scales at ``scale``. Raises UserError with file, line, key and the
+    nearest valid name.
     """
-    file = at_scale(YamlFile(path), scale)
+    file = at_scale(YamlFile(find(path, "sweeps")), scale)
     data = dict(file.data)
     if "space" not in data and {"model", "budget", "train"} & set(data):
         raise UserError(f"{file.path}: this is a run file; use attnres train")
@@ -199,6 +203,12 @@ def load_spec(path: Path | str, scale: str | None = None) -> SpecFile:
         raise UserError(_line(file, error)) from None
     except (TypeError, ValueError) as error:
         raise UserError(f"{file.path}: {error}") from None
+    _check(spec, file)
+    return SpecFile(spec, parse_space(spec.space, file, adaptive=spec.adaptive), file)
+
+
+def _check(spec: SweepSpec, file: YamlFile) -> None:
+    """Raises UserError for parts that do not fit together."""
     if spec.adaptive != (spec.trials is not None):
         remedy = (
             "give the number of points to propose"
@@ -227,7 +237,6 @@ def load_spec(path: Path | str, scale: str | None = None) -> SpecFile:
         raise UserError(f"{file.where(refusal[0])}: {': '.join(refusal)}")
     if wrong := _misplaced(spec):
         raise UserError(f"{file.where(wrong.partition(':')[0])}: {wrong}")
-    return SpecFile(spec, file)
 
 
 def _misplaced(spec: SweepSpec) -> str:

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from attnres_lab.sweep.launchers.local import Lease, LocalConfig, make_leases
-from attnres_lab.sweep.plan import Planner
+from attnres_lab.sweep.plan import Plan
 from attnres_lab.sweep.spec import Resources, load_spec
 from tests.sweep.conftest import Lab
 
@@ -40,7 +40,7 @@ def test_a_thousand_trials_cost_little(lab: Lab, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("attnres_lab.sweep.launchers.local.START_METHOD", "forkserver")
     path = lab.sweep(space=MANY)
     planned = time.process_time()
-    Planner(load_spec(path)).grid()
+    Plan(load_spec(path)).known()
     planned = time.process_time() - planned
     memory: list[float] = []
     monkeypatch.setattr(
