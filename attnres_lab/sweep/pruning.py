@@ -18,17 +18,18 @@ class Pruning:
     def __init__(self, spec: SweepSpec, study: OptunaStudy, folder: SweepFolder) -> None:
         self.study, self.folder = study, folder
         self.on = spec.pruner is not None
-        self.over_seeds = spec.pruner is not None and spec.pruner.name.lower() == "wilcoxon"
-        self.turns: Literal["", "first", "each"] = (
-            "" if not self.on else "each" if self.over_seeds else "first"
-        )
+        self.turns: Literal["", "first", "each"] = ""
+        if spec.pruner:
+            self.turns = "each" if spec.pruner.name.lower() == "wilcoxon" else "first"
         self.metric = spec.pruner.metric if spec.pruner else ""
         self.readers: dict[str, RowReader] = {}  # by trial
 
     def gives_up(self, entry: Entry) -> bool:
         """Report the rows that a point's first seed logged since the last look; True if the pruner
-        gives the point up.
+        gives the point up; False where it judges by whole seeds.
         """
+        if self.turns != "first":
+            return False
         reader = self.readers.setdefault(
             entry.hash, RowReader(self.folder.trial(entry.hash).metrics)
         )

@@ -1,10 +1,12 @@
-"""What trials came to: how each ended, its objectives, and the record of its point."""
+"""What trials came to: how each ended, its objectives, the record of its point, and what follows
+for the others, stop rules and pruning; and how the sweep ended.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from attnres_lab.errors import nearest
@@ -14,10 +16,28 @@ from attnres_lab.runs.sweep import SweepFolder
 from attnres_lab.sweep import scoring
 from attnres_lab.sweep.launchers import Ended
 from attnres_lab.sweep.optuna_study import OptunaStudy
-from attnres_lab.sweep.rules import number
+from attnres_lab.sweep.pruning import Pruning
+from attnres_lab.sweep.rules import Rules, number
 from attnres_lab.sweep.spec import SweepSpec
 from attnres_lab.sweep.trials import Trial, misspent
 from attnres_lab.sweep.view import Screen
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a sweep run ended, in trials."""
+
+    done: int
+    failed: int
+    pending: int
+    interrupted: bool
+    halted: str = ""  # the stop rule that was reached
+
+    @property
+    def exit_code(self) -> int:
+        """0 all done or a stop rule reached, 1 some failed or pending, 130 interrupted."""
+        incomplete = self.failed or (self.pending and not self.halted)
+        return 130 if self.interrupted else 1 if incomplete else 0
 
 
 class Results:
@@ -27,6 +47,7 @@ class Results:
         self, spec: SweepSpec, folder: SweepFolder, study: OptunaStudy, view: Screen
     ) -> None:
         self.spec, self.folder, self.study, self.view = spec, folder, study, view
+        self.rules, self.pruning = Rules(spec), Pruning(spec, study, folder)
 
     def of(self, hash: str) -> dict[str, Any]:
         """The result of a trial, empty where it left none."""
@@ -74,16 +95,24 @@ class Results:
             values.append(worst if diverged or found is None or math.isnan(found) else found)
         return values
 
-    def record(self, point: list[Trial]) -> float | None:
-        """Record a point whose trials are all done, as the mean over its seeds; returns its first
-        objective where it was not recorded before and has one.
+    def gives_up(self, trial: Trial, seed: int) -> bool:
+        """Whether a trial that is done, its point's ``seed``-th, was pruned, or has its point given
+        up now.
         """
+        if trial.status.state == "pruned" or self.pruning.turns != "each":
+            return trial.status.state == "pruned"
+        if not (values := self.objectives(trial)):
+            return False
+        return self.study.report(trial.entry.point, seed, values[0])
+
+    def record(self, point: list[Trial]) -> None:
+        """Record a point whose trials are all done, as the mean over its seeds; once."""
         entry, runs = point[0].entry, sorted(trial.entry.hash for trial in point)
         if self.study.knows(entry.point, runs):
-            return None
+            return
         pruned = any(trial.status.state == "pruned" for trial in point)
         values = [] if pruned else [v for t in point if (v := self.objectives(t)) is not None]
         complete = len(values) == len(point)
         mean = [sum(c) / len(c) for c in zip(*values, strict=True)] if complete else None
         self.study.record(entry.point, entry.params, runs, mean, pruned=pruned)
-        return mean[0] if mean else None
+        self.rules.point(mean[0] if mean else None)

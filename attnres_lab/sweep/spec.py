@@ -13,6 +13,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from attnres_lab.errors import UserError, nearest
 from attnres_lab.runs.secrets import check_address
+from attnres_lab.runs.sweep import SweepFolder
 from attnres_lab.shipped import find
 from attnres_lab.sweep.launchers import DEFAULT, REGISTRY, LauncherConfig
 from attnres_lab.sweep.launchers.base import Count, Positive, Strict
@@ -171,6 +172,11 @@ class SpecFile:
     spec: SweepSpec
     space: Space
     file: YamlFile
+
+    @property
+    def folder(self) -> SweepFolder:
+        """Where the sweep lives."""
+        return SweepFolder.named(self.spec.name)
 
 
 _ADAPTER = TypeAdapter(SweepSpec)
