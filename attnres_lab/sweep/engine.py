@@ -19,8 +19,9 @@ from attnres_lab.sweep.launchers import Ended, Launcher, make_launcher
 from attnres_lab.sweep.optuna_study import OptunaStudy
 from attnres_lab.sweep.plan import Plan, changes, check_named, make_plan
 from attnres_lab.sweep.pricing import Speeds, check_memory, device_of, outlook
+from attnres_lab.sweep.process import TRAIN
 from attnres_lab.sweep.results import Outcome, Results
-from attnres_lab.sweep.spec import TRAIN, SpecFile
+from attnres_lab.sweep.spec import SpecFile
 from attnres_lab.sweep.trials import Action, Situation, State, Trial, after, decide
 from attnres_lab.sweep.view import Screen
 from attnres_lab.tracking import SweepMirror

@@ -27,10 +27,10 @@ from attnres_lab.sweep.pricing import (
     device_of,
     scoring_flops,
 )
-from attnres_lab.sweep.process import resolve
+from attnres_lab.sweep.process import TRAIN, resolve
 from attnres_lab.sweep.report import SHOWN
 from attnres_lab.sweep.space import sets
-from attnres_lab.sweep.spec import TRAIN, Evaluation, SpecFile, SweepSpec
+from attnres_lab.sweep.spec import Evaluation, SpecFile, SweepSpec
 from attnres_lab.sweep.summary import columns, duration, show
 from attnres_lab.sweep.trials import Trial
 

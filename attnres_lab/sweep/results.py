@@ -7,17 +7,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from attnres_lab.errors import nearest
 from attnres_lab.runs.failures import of_exit
+from attnres_lab.runs.files import number
 from attnres_lab.runs.folder import Status, read_json
-from attnres_lab.runs.sweep import SweepFolder
+from attnres_lab.runs.rows import RowReader
+from attnres_lab.runs.sweep import Entry, SweepFolder
 from attnres_lab.sweep import scoring
 from attnres_lab.sweep.launchers import Ended
 from attnres_lab.sweep.optuna_study import OptunaStudy
-from attnres_lab.sweep.pruning import Pruning
-from attnres_lab.sweep.rules import Rules, number
 from attnres_lab.sweep.spec import SweepSpec
 from attnres_lab.sweep.trials import Trial, misspent
 from attnres_lab.sweep.view import Screen
@@ -38,6 +38,76 @@ class Outcome:
         """0 all done or a stop rule reached, 1 some failed or pending, 130 interrupted."""
         incomplete = self.failed or (self.pending and not self.halted)
         return 130 if self.interrupted else 1 if incomplete else 0
+
+
+class Rules:
+    """Counts what finished; ``reached`` names the first rule that is reached."""
+
+    def __init__(self, spec: SweepSpec) -> None:
+        self.stop = spec.stop
+        self.sign = 1.0 if spec.objectives[0].direction == "minimize" else -1.0
+        self.trials, self.hours, self.flops = 0, 0.0, 0.0
+        self.best, self.idle = float("inf"), 0
+        self.reached = ""
+
+    def add(self, result: Mapping[str, Any]) -> bool:
+        """Count a finished trial; True if a rule is reached by it."""
+        self.trials += 1
+        self.hours += (number(result.get("device_seconds")) or 0.0) / 3600
+        self.flops += number(result.get("flops")) or 0.0
+        return self._check()
+
+    def point(self, value: float | None) -> None:
+        """Count a newly finished point by its first objective, where it has one."""
+        if value is None:
+            return
+        better = self.sign * value < self.best
+        self.best, self.idle = (self.sign * value, 0) if better else (self.best, self.idle + 1)
+        self._check()
+
+    def _check(self) -> bool:
+        before = self.reached
+        counted = {
+            "trials": self.trials,
+            "device_hours": self.hours,
+            "flops": self.flops,
+            "no_improvement": self.idle,
+        }
+        for name, value in counted.items():
+            limit = getattr(self.stop, name)
+            if not self.reached and limit and value >= limit:
+                self.reached = name
+        return self.reached != before
+
+
+class Pruning:
+    """With a pruner, the seeds of a point take turns: the later ones run only if the point has not
+    been given up.
+    """
+
+    def __init__(self, spec: SweepSpec, study: OptunaStudy, folder: SweepFolder) -> None:
+        self.study, self.folder = study, folder
+        self.on = spec.pruner is not None
+        self.turns: Literal["", "first", "each"] = ""
+        if spec.pruner:
+            self.turns = "each" if spec.pruner.name.lower() == "wilcoxon" else "first"
+        self.metric = spec.pruner.metric if spec.pruner else ""
+        self.readers: dict[str, RowReader] = {}  # by trial
+
+    def gives_up(self, entry: Entry) -> bool:
+        """Report the rows that a point's first seed logged since the last look; True if the pruner
+        gives the point up; False where it judges by whole seeds.
+        """
+        if self.turns != "first":
+            return False
+        reader = self.readers.setdefault(
+            entry.hash, RowReader(self.folder.trial(entry.hash).metrics)
+        )
+        rows = [row for row in reader.new() if self.metric in row]
+        return any(
+            self.study.report(entry.point, int(row["step"]), float(row[self.metric]))
+            for row in rows
+        )
 
 
 class Results:

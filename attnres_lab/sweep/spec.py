@@ -17,6 +17,7 @@ from attnres_lab.runs.sweep import SweepFolder
 from attnres_lab.shipped import find
 from attnres_lab.sweep.launchers import DEFAULT, REGISTRY, LauncherConfig
 from attnres_lab.sweep.launchers.base import Count, Positive, Strict
+from attnres_lab.sweep.process import TRAIN
 from attnres_lab.sweep.resources import ONE_DEVICE, Resources
 from attnres_lab.sweep.scales import at_scale
 from attnres_lab.sweep.space import Space, parse_space
@@ -24,7 +25,6 @@ from attnres_lab.sweep.tune import Tune
 from attnres_lab.yamlfile import YamlFile
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
-TRAIN = "attnres_lab.training.run:run"
 #: What ``result.json`` of a training run holds, beside ``depth/...`` and ``perf/...``.
 RESULT = (
     *("val/loss", "val/bpb", "val/accuracy", "train/loss", "step", "tokens", "flops", "flops_6nd"),

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from attnres_lab.errors import UserError, nearest
+from attnres_lab.runs.files import number
 from attnres_lab.runs.folder import DONE, read_json
 from attnres_lab.runs.sweep import Entry, SweepFolder
 from attnres_lab.runs.tuning import Choice, along, next_steps, value_at
-from attnres_lab.sweep.rules import number
 from attnres_lab.sweep.space import MOST_SEEDS, Axis, Point, Space
 from attnres_lab.sweep.spec import SweepSpec
 from attnres_lab.sweep.trials import Trial
