@@ -27,8 +27,8 @@ from optuna.distributions import (
 from optuna.trial import TrialState
 
 from attnres_lab.errors import UserError, nearest
+from attnres_lab.sweep.schema import SweepSpec
 from attnres_lab.sweep.space import Axis, Interval, Point, Scalar, Space
-from attnres_lab.sweep.spec import SweepSpec
 from attnres_lab.sweep.storage import Database, open_journal
 
 

@@ -29,8 +29,9 @@ from attnres_lab.sweep.pricing import (
 )
 from attnres_lab.sweep.process import TRAIN, resolve
 from attnres_lab.sweep.report import SHOWN
+from attnres_lab.sweep.schema import Evaluation, SweepSpec
 from attnres_lab.sweep.space import sets
-from attnres_lab.sweep.spec import Evaluation, SpecFile, SweepSpec
+from attnres_lab.sweep.spec import SpecFile
 from attnres_lab.sweep.summary import columns, duration, show
 from attnres_lab.sweep.trials import Trial
 

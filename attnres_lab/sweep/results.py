@@ -18,7 +18,7 @@ from attnres_lab.runs.sweep import Entry, SweepFolder
 from attnres_lab.sweep import scoring
 from attnres_lab.sweep.launchers import Ended
 from attnres_lab.sweep.optuna_study import OptunaStudy
-from attnres_lab.sweep.spec import SweepSpec
+from attnres_lab.sweep.schema import SweepSpec
 from attnres_lab.sweep.trials import Trial, misspent
 from attnres_lab.sweep.view import Screen
 

@@ -17,7 +17,7 @@ from attnres_lab.config import RunConfig, content_hash
 from attnres_lab.runs.folder import DONE, Status
 from attnres_lab.runs.sweep import Entry
 from attnres_lab.sweep.process import TRAIN
-from attnres_lab.sweep.spec import Retry
+from attnres_lab.sweep.schema import Retry
 
 State = Literal[
     "pending",  # may start as soon as there is a slot

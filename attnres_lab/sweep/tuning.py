@@ -16,10 +16,9 @@ from attnres_lab.runs.files import number
 from attnres_lab.runs.folder import DONE, read_json
 from attnres_lab.runs.sweep import Entry, SweepFolder
 from attnres_lab.runs.tuning import Choice, along, next_steps, value_at
+from attnres_lab.sweep.schema import SIZE, VARIANT, SweepSpec, Tune
 from attnres_lab.sweep.space import MOST_SEEDS, Axis, Point, Space
-from attnres_lab.sweep.spec import SweepSpec
 from attnres_lab.sweep.trials import Trial
-from attnres_lab.sweep.tune import SIZE, VARIANT, Tune
 
 if TYPE_CHECKING:
     from attnres_lab.sweep.plan import Plan

@@ -10,7 +10,7 @@ from typing import Any
 from attnres_lab.runs.failures import LOCKED, of_exit
 from attnres_lab.runs.folder import DONE, Status
 from attnres_lab.runs.sweep import Entry
-from attnres_lab.sweep.spec import Retry
+from attnres_lab.sweep.schema import Retry
 from attnres_lab.sweep.trials import NEXT, Action, Situation, Trial, after
 
 Decider = Callable[[Mapping[str, Trial], float, int, Situation], list[Action]]

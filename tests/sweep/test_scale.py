@@ -13,7 +13,8 @@ import pytest
 
 from attnres_lab.sweep.launchers.local import Lease, LocalConfig, make_leases
 from attnres_lab.sweep.plan import Plan
-from attnres_lab.sweep.spec import Resources, load_spec
+from attnres_lab.sweep.schema import Resources
+from attnres_lab.sweep.spec import load_spec
 from tests.sweep.conftest import Lab
 
 MANY = {"optim.lr": {"log": [1e-4, 1e-1, 100]}, "model.dim": [32, 64], "seed": [0, 1, 2, 3, 4]}
