@@ -5,7 +5,7 @@ known: a grid, a search, or tuned.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,7 +17,7 @@ from attnres_lab.model.flops import num_params
 from attnres_lab.runs.sweep import Entry, SweepFolder
 from attnres_lab.runs.tuning import MOST
 from attnres_lab.shipped import find
-from attnres_lab.sweep.space import Axis, Interval, Point, Scalar
+from attnres_lab.sweep.space import Axis, Interval, Point, Scalar, sets
 from attnres_lab.sweep.spec import SpecFile
 from attnres_lab.sweep.trials import Trial, misspent, trial_hash
 from attnres_lab.sweep.tuning import EXPECTED, Tuning, losses_in, tuning_seeds
@@ -77,6 +77,12 @@ class Plan:
         proposes points and holds the record of every point that is done.
         """
         return []
+
+    def write(self, folder: SweepFolder, trials: Iterable[Trial]) -> None:
+        """Write down what is planned, and by what file."""
+        file = self.source.file
+        folder.describe(self.spec.name, str(self.base.path), file.text, str(file.path.resolve()))
+        folder.write_plan(trial.entry for trial in trials)
 
     def prospect(self) -> list[Prospect]:
         """For prices: what the whole sweep runs, whatever has run so far."""
@@ -142,16 +148,10 @@ class Plan:
         """A config error told at the line of this sweep file that caused it, where one did."""
         _, key, rest = (*message.split(": ", 2), "", "")[:3]
         own = self.source.file
-        for section in ("space", "overrides"):
-            for given in self.spec.space if section == "space" else self.spec.overrides:
-                points = self.spec.space.get(given) if section == "space" else None
-                sets = (
-                    [given, *(k for p in points.values() if isinstance(p, dict) for k in p)]
-                    if isinstance(points, dict)
-                    else [given]
-                )
-                if any(f"{key}.".startswith(f"{k}.") for k in sets):
-                    return f"{own.where(f'{section}.{given}')}: {key}: {rest}"
+        given = {f"space.{axis.key}": {axis.key, *sets(axis)} for axis in self.space.axes}
+        for place, keys in (given | {f"overrides.{k}": {k} for k in self.spec.overrides}).items():
+            if any(f"{key}.".startswith(f"{k}.") for k in keys):
+                return f"{own.where(place)}: {key}: {rest}"
         if self.spec.tune and f"{key}.".startswith(f"{self.spec.tune.key}."):
             return f"{own.where('tune.key')}: tune.key: {key}: {rest}"
         return message

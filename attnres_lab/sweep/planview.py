@@ -52,9 +52,7 @@ def print_plan(
     check_named(trials)
     notes = list(changes(source, folder, trials))
     if brought and folder.holder() is None:  # then status and report have something to say
-        file = str(source.file.path.resolve())
-        folder.describe(spec.name, str(plan.base.path), source.file.text, file)
-        folder.write_plan(t.entry for t in trials)
+        plan.write(folder, trials)
     device = device_of(spec, trials, expected_slots(spec))
     check_memory(trials, device, spec)
     speeds = Speeds(device)

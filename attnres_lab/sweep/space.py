@@ -160,6 +160,14 @@ def parse_space(raw: Mapping[str, Any], file: YamlFile, *, adaptive: bool) -> Sp
     return Space(tuple(axes), seeds, each)
 
 
+def every(axes: Iterable[Axis]) -> Iterator[Axis]:
+    """The axes, and those that exist only with a value of another."""
+    for axis in axes:
+        yield axis
+        for choice in axis.choices:
+            yield from every(choice.axes)
+
+
 def sets(axis: Axis) -> set[str]:
     """Every config key the axis may set."""
     return {key for choice in axis.choices for key in _keys(choice)} or {axis.key}

@@ -17,7 +17,7 @@ from attnres_lab.runs.folder import DONE, read_json
 from attnres_lab.runs.sweep import Entry, SweepFolder
 from attnres_lab.runs.tuning import Choice, along, next_steps, value_at
 from attnres_lab.sweep.schema import SIZE, VARIANT, SweepSpec, Tune
-from attnres_lab.sweep.space import MOST_SEEDS, Axis, Point, Space
+from attnres_lab.sweep.space import MOST_SEEDS, Point, Space, every
 from attnres_lab.sweep.trials import Trial
 
 if TYPE_CHECKING:
@@ -235,7 +235,7 @@ def _placed(point: Point, key: str, value: float) -> Point:
 
 def _check(plan: Plan, tune: Tune) -> None:
     """Raises UserError for a label that is none, and for a key that something else sets."""
-    file, axes = plan.source.file, list(_every(plan.space.axes))
+    file, axes = plan.source.file, list(every(plan.space.axes))
     known = [SIZE, VARIANT, *(axis.key for axis in axes)]
     for name in tune.per:
         if name not in known:
@@ -256,14 +256,6 @@ def _check(plan: Plan, tune: Tune) -> None:
                 f"{file.where('tune.key')}: tune.key: {tune.key} is set by overrides too; leave "
                 "one out"
             )
-
-
-def _every(axes: tuple[Axis, ...]) -> Iterator[Axis]:
-    """The axes, and those that exist only with a value of another."""
-    for axis in axes:
-        yield axis
-        for choice in axis.choices:
-            yield from _every(choice.axes)
 
 
 def _keys(overrides: dict[str, Any], prefix: str = "") -> Iterator[str]:
