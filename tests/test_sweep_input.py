@@ -17,7 +17,7 @@ from attnres_lab.config import load
 from attnres_lab.data import prepare
 from attnres_lab.errors import UserError
 from attnres_lab.runs.folder import write_json
-from attnres_lab.sweep.plan import Plan
+from attnres_lab.sweep.plan import Plan, make_plan
 from attnres_lab.sweep.planview import print_plan
 from attnres_lab.sweep.spec import load_spec
 from attnres_lab.training import run as train
@@ -35,7 +35,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
 def refusal(lab: Lab, **changes: Any) -> str:
     """The one line that making a plan of the changed sweep ends with."""
     with pytest.raises(UserError) as error:
-        Plan(load_spec(lab.sweep(**changes))).known()
+        make_plan(load_spec(lab.sweep(**changes)), lab.folder).known()
     assert "\n" not in str(error.value)
     return str(error.value)
 
