@@ -20,7 +20,7 @@ from attnres_lab.config import load
 from attnres_lab.errors import UserError
 from attnres_lab.runs.files import read_json, write_json
 from attnres_lab.runs.sweep import SweepFolder
-from attnres_lab.sweep.plan import Planner
+from attnres_lab.sweep.plan import Plan
 from attnres_lab.sweep.spec import load_spec
 from attnres_lab.training.module import LitTransformer
 from attnres_lab.training.run import run
@@ -75,7 +75,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> SweepFolder:
     space = {"model.residual": ["baseline", "full"], "optim.lr": [0.001, 0.002]}
     file.write_text(yaml.safe_dump({"name": "s", "base": str(base), "space": space}))
     folder = SweepFolder(home / "runs" / "sweeps" / "s")
-    trials = Planner(load_spec(file)).grid()
+    trials = Plan(load_spec(file)).known()
     folder.path.mkdir(parents=True)
     folder.write_plan([t.entry for t in trials])
     for t in trials:

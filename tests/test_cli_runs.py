@@ -13,7 +13,7 @@ from attnres_lab.config import content_hash, load
 from attnres_lab.errors import UserError
 from attnres_lab.runs.files import write_json
 from attnres_lab.runs.table import find, locate, select, table
-from attnres_lab.sweep.plan import Planner
+from attnres_lab.sweep.plan import Plan
 from attnres_lab.sweep.spec import load_spec
 from tests.sweep.conftest import Lab
 from tests.test_cli import attnres
@@ -139,7 +139,7 @@ def test_keys_and_workers_of_a_sweep_are_set_on_the_command_line(
     lab = lab_here(tmp_path, monkeypatch)
     path = str(lab.sweep(space={"seed": [0]}))
     assert attnres(monkeypatch, "sweep", "run", path, "optim.lr=0.5", "--workers", "2") == 0
-    assert Planner(load_spec(path)).grid()[0].entry.hash != (ran := lab.folder.plan()[0].hash)
+    assert Plan(load_spec(path)).known()[0].entry.hash != (ran := lab.folder.plan()[0].hash)
     asked = content_hash(load(lab.path / "base.yaml", {"optim.lr": 0.5, "seed": 0}))
     assert content_hash(load(lab.folder.trial(ran).config)) == asked
     assert attnres(monkeypatch, "sweep", "run", path, "optim.lrr=0.5") == 2

@@ -12,7 +12,7 @@ import pytest
 from analysis import compute_equivalent_gain
 from attnres_lab.config import load
 from attnres_lab.runs import Entry, SweepFolder
-from attnres_lab.sweep.plan import Planner
+from attnres_lab.sweep.plan import Plan
 from attnres_lab.sweep.spec import load_spec
 from tests.test_cli import ROOT, attnres
 
@@ -149,7 +149,7 @@ def test_what_is_meant_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert load("experiments/tiny.yaml") == load("tiny") == load(TINY)
     file = tmp_path / "file.yaml"
     file.write_text(SWEEP.replace("seed: [0]", "model.residual: [baseline, full]"))
-    trials = Planner(load_spec(file)).grid()
+    trials = Plan(load_spec(file)).known()
     assert [t.entry.variant for t in trials] == ["baseline", "full"]
     source = {"name": "files", "paths": "texts/*.txt"}
     assert load(TINY, {"data.source": source}).data.source.paths == ("texts/*.txt",)

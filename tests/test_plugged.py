@@ -20,7 +20,7 @@ from attnres_lab import run
 from attnres_lab.config import content_hash, load, to_yaml
 from attnres_lab.errors import UserError
 from attnres_lab.runs.folder import RunFolder
-from attnres_lab.sweep.plan import Planner
+from attnres_lab.sweep.plan import Plan
 from attnres_lab.sweep.planview import print_plan
 from attnres_lab.sweep.spec import load_spec
 from attnres_lab.training.plugged import check_plugged
@@ -193,6 +193,6 @@ def test_a_sweep_over_callbacks(tmp_path: Path) -> None:
     """They are an axis like any other key."""
     lab = Lab(tmp_path)
     space = {"arm": {"plain": {"seed": 0}, "averaged": {"seed": 0, "callbacks": [EMA]}}}
-    plan = Planner(load_spec(lab.sweep(space=space))).grid()
+    plan = Plan(load_spec(lab.sweep(space=space))).known()
     assert [t.config.callbacks for t in plan] == [(), (EMA,)]
     assert yaml.safe_load(to_yaml(plan[1].config))["callbacks"] == [EMA]

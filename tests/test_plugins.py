@@ -18,7 +18,7 @@ from attnres_lab.config import load
 from attnres_lab.errors import UserError
 from attnres_lab.mixers import MLPS
 from attnres_lab.residual import OWN, REGISTRY
-from attnres_lab.sweep.plan import Planner
+from attnres_lab.sweep.plan import Plan
 from attnres_lab.sweep.spec import load_spec
 
 ROOT = Path(__file__).parent.parent
@@ -105,7 +105,7 @@ def test_a_variant_is_known_and_checked_like_our_own(site: Path, tmp_path: Path)
     sweep = tmp_path / "s.yaml"
     path.write_text("budget: 2 steps\n")
     sweep.write_text(f"name: s\nbase: {path}\nspace: {{model.residual.name: [damped, full]}}\n")
-    assert [t.entry.variant for t in Planner(load_spec(sweep)).grid()] == ["damped", "full"]
+    assert [t.entry.variant for t in Plan(load_spec(sweep)).known()] == ["damped", "full"]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from attnres_lab.errors import UserError
-from attnres_lab.sweep.plan import Planner
+from attnres_lab.sweep.plan import Plan
 from attnres_lab.sweep.spec import load_spec
 from tests.sweep.conftest import Lab
 
@@ -26,25 +26,25 @@ def test_a_scale_lies_over_the_study_which_lies_over_what_all_studies_share(lab:
         "name: s\nquestion: 'Why: so?'\nspace: {optim.lr: [1e-3], seed: [5, 6]}\nscales:\n"
         "  a: {space: {model.dim: [32, 64]}}\n  b: {space: {seed: [7]}}\n"
     )
-    a, b = (Planner(load_spec(study, scale)) for scale in "ab")
+    a, b = (Plan(load_spec(study, scale)) for scale in "ab")
     assert (a.spec.name, b.spec.name) == ("s-a", "s-b")
     assert a.spec.question == "Why: so?"
     assert (a.spec.launcher.workers, b.spec.launcher.workers) == (2, None)
-    assert [(t.config.model.dim, t.entry.seed) for t in a.grid()] == [
+    assert [(t.config.model.dim, t.entry.seed) for t in a.known()] == [
         (32, 5),
         (32, 6),
         (64, 5),
         (64, 6),
     ]
-    assert [t.entry.seed for t in b.grid()] == [7]
+    assert [t.entry.seed for t in b.known()] == [7]
     # what a sweep's folder keeps is a sweep of its own
     again = lab.path / "again.yaml"
     again.write_text(a.source.file.text)
-    assert [t.entry for t in Planner(load_spec(again)).grid()] == [t.entry for t in a.grid()]
+    assert [t.entry for t in Plan(load_spec(again)).known()] == [t.entry for t in a.known()]
 
 
 def test_a_base_may_be_a_shipped_experiment(lab: Lab) -> None:
-    (trial,) = Planner(load_spec(lab.sweep(base="tiny", space={"seed": [0]}))).grid()
+    (trial,) = Plan(load_spec(lab.sweep(base="tiny", space={"seed": [0]}))).known()
     assert trial.config.name == "tiny"
 
 

@@ -18,7 +18,7 @@ from attnres_lab.config import RunConfig, content_hash, flatten
 from attnres_lab.data.config import DataConfig, SourceConfig
 from attnres_lab.mixers import MixersConfig, MoEConfig
 from attnres_lab.model.flops import num_params
-from attnres_lab.sweep.plan import Planner, Trial
+from attnres_lab.sweep.plan import Plan, Trial
 from attnres_lab.sweep.spec import load_spec
 from attnres_lab.sweep.tuning import Tuning
 from attnres_lab.training.run import run
@@ -55,9 +55,9 @@ SWEEPS = ROOT / "sweeps"
 def plan(name: str) -> list[Trial]:
     study, _, scale = name.partition("-")
     one = SWEEPS / f"{name}.yaml"
-    return Planner(
+    return Plan(
         load_spec(one) if one.exists() else load_spec(SWEEPS / f"{study}.yaml", scale)
-    ).grid()
+    ).known()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -96,7 +96,7 @@ def test_studies_not_yet_run_at_nano_give_every_cell_its_own_rate_and_every_size
     study: str,
 ) -> None:
     source = load_spec(SWEEPS / f"{study}.yaml", "nano")
-    tuning, trials = Tuning(Planner(source)), plan(f"{study}-nano")
+    tuning, trials = Tuning(Plan(source)), plan(f"{study}-nano")
     varied = {
         str([value for key, value in t.entry.params.items() if key != "seed"]) for t in trials
     }

@@ -17,7 +17,7 @@ from attnres_lab.config import load
 from attnres_lab.data import prepare
 from attnres_lab.errors import UserError
 from attnres_lab.runs.folder import write_json
-from attnres_lab.sweep.plan import Planner
+from attnres_lab.sweep.plan import Plan, make_plan
 from attnres_lab.sweep.planview import print_plan
 from attnres_lab.sweep.spec import load_spec
 from attnres_lab.training import run as train
@@ -35,7 +35,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
 def refusal(lab: Lab, **changes: Any) -> str:
     """The one line that making a plan of the changed sweep ends with."""
     with pytest.raises(UserError) as error:
-        Planner(load_spec(lab.sweep(**changes))).grid()
+        make_plan(load_spec(lab.sweep(**changes)), lab.folder).known()
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -53,16 +53,16 @@ def test_budgets_in_other_units_are_one_axis(lab: Lab) -> None:
         "m": {"model.dim": 64, "budget": "2560 tokens"},
     }
     for space in ({"size": sizes}, {"budget": ["20 steps", "2560 tokens"]}):
-        assert [t.config.steps for t in Planner(load_spec(lab.sweep(space=space))).grid()] == [
+        assert [t.config.steps for t in Plan(load_spec(lab.sweep(space=space))).known()] == [
             20,
             10,
         ]
 
 
 def test_an_override_of_the_budget_replaces_that_of_the_base(lab: Lab) -> None:
-    (trial,) = Planner(
+    (trial,) = Plan(
         load_spec(lab.sweep(overrides={"budget": "2560 tokens"}, space={"seed": [0]}))
-    ).grid()
+    ).known()
     assert trial.config.steps == 10
 
 
@@ -70,7 +70,7 @@ def test_every_column_of_a_plan_stands_under_its_own_heading(
     lab: Lab, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = lab.sweep(space={"model.dim": [32], "seed": [0]})
-    trial = Planner(load_spec(path)).grid()[0].entry
+    trial = Plan(load_spec(path)).known()[0].entry
     print_plan(load_spec(path), lab.folder)
     heads, cells = (line.split() for line in capsys.readouterr().out.splitlines()[:2])
     row = dict(zip(heads, cells, strict=True))
@@ -184,7 +184,7 @@ def test_the_time_left_counts_as_many_workers_as_a_coordinator_would(
     lab: Lab, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One of four equal trials took an hour: of the three that are left two go first."""
-    trials = [trial.entry for trial in Planner(load_spec(lab.sweep())).grid()]
+    trials = [trial.entry for trial in Plan(load_spec(lab.sweep())).known()]
     done = lab.folder.trial(trials[0].hash)
     done.path.mkdir(parents=True)
     lab.folder.write_plan(trials)
@@ -203,7 +203,7 @@ def test_a_report_opens_with_what_is_owed_and_without_runs_says_how_to_start(
         UserError, match=r"^s: nothing has run yet; start it with: attnres sweep run .*sweep\.yaml"
     ):
         report(path, scale=None, out=None)
-    trials = [trial.entry for trial in Planner(load_spec(path)).grid()]
+    trials = [trial.entry for trial in Plan(load_spec(path)).known()]
     for trial in trials:
         lab.folder.trial(trial.hash).path.mkdir(parents=True)
     lab.folder.write_plan(trials)

@@ -35,10 +35,9 @@ def prepare(
     """
     from attnres_lab.config import load, parse_overrides
     from attnres_lab.data import DataConfig, prepare
-    from attnres_lab.shipped import find
 
     changes = parse_overrides(overrides or [])
-    chosen = load(find(config, "experiments"), changes).data if config else DataConfig()
+    chosen = load(config, changes).data if config else DataConfig()
     corpus = prepare(chosen, progress=True, force=force)
     corpus.verify()
     print(

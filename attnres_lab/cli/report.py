@@ -28,7 +28,7 @@ def report(
     from attnres_lab.runs.secrets import redact_settings
     from attnres_lab.runs.sweep import SweepFolder
     from attnres_lab.shipped import find
-    from attnres_lab.sweep.scales import at_scale
+    from attnres_lab.sweep.spec import at_scale
     from attnres_lab.yamlfile import YamlFile
 
     ran = SweepFolder.named(str(sweep)) if len(sweep.parts) == 1 and not scale else None

@@ -23,12 +23,12 @@ def register(app: typer.Typer) -> None:
 def quickstart() -> None:
     """Run the sweep quickstart (minutes on two cores), then report what it has shown."""
     from attnres_lab.cli.report import report
-    from attnres_lab.cli.sweep import folder_of, read
     from attnres_lab.sweep.engine import run_sweep
+    from attnres_lab.sweep.spec import load_spec
 
     name = Path("quickstart")
-    source = read(name, None)
-    outcome = run_sweep(source, folder_of(source))
+    source = load_spec(name)
+    outcome = run_sweep(source, source.folder)
     if outcome.exit_code:
         raise typer.Exit(outcome.exit_code)
     report(name, scale=None, out=None)

@@ -11,7 +11,6 @@ import typer
 
 if TYPE_CHECKING:
     from attnres_lab.runs.sweep import SweepFolder
-    from attnres_lab.sweep.spec import SpecFile
 
 sub = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Plan, run and watch a sweep of many trials."
@@ -25,31 +24,17 @@ def register(app: typer.Typer) -> None:
     app.add_typer(sub, name="sweep")
 
 
-def read(spec: Path, scale: str | None) -> SpecFile:
-    """The sweep that a command names. Raises UserError."""
-    from attnres_lab.shipped import find
-    from attnres_lab.sweep.spec import load_spec
-
-    return load_spec(find(spec, "sweeps"), scale)
-
-
 def existing(spec: Path, scale: str | None) -> SweepFolder:
     """The folder of a sweep, given by its YAML or, from anywhere in the project, by the name that
     ``attnres sweep list`` has. Raises UserError.
     """
     from attnres_lab.runs.sweep import SweepFolder
+    from attnres_lab.sweep.spec import load_spec
 
     named = SweepFolder.named(str(spec))
     if len(spec.parts) == 1 and not scale and named.plan():
         return named
-    return folder_of(read(spec, scale))
-
-
-def folder_of(source: SpecFile) -> SweepFolder:
-    """Where the sweep lives."""
-    from attnres_lab.runs.sweep import SweepFolder
-
-    return SweepFolder.named(source.spec.name)
+    return load_spec(spec, scale).folder
 
 
 @sub.command()
@@ -75,9 +60,10 @@ def plan(
 ) -> None:
     """Print the trials and what they cost, before anything runs."""
     from attnres_lab.sweep.planview import print_plan
+    from attnres_lab.sweep.spec import load_spec
 
-    source = read(spec, scale)
-    print_plan(source, folder_of(source), large=large, measure=measure)
+    source = load_spec(spec, scale)
+    print_plan(source, source.folder, large=large, measure=measure)
     if power:
         _print_power(source.spec.name, half_width, tuned=source.spec.tune is not None)
 
@@ -134,15 +120,16 @@ def run(
     """
     from attnres_lab.config import parse_overrides
     from attnres_lab.sweep.engine import run_sweep
+    from attnres_lab.sweep.spec import load_spec
 
-    source = read(spec, scale)
+    source = load_spec(spec, scale)
     changed = replace(
         source.spec, overrides=source.spec.overrides | parse_overrides(overrides or [])
     )
     if workers:
         changed = replace(changed, launcher=replace(changed.launcher, workers=workers))
     source = replace(source, spec=changed)
-    raise typer.Exit(run_sweep(source, folder_of(source), large=large).exit_code)
+    raise typer.Exit(run_sweep(source, source.folder, large=large).exit_code)
 
 
 @sub.command()
@@ -155,9 +142,10 @@ def status(
     """Show what each trial is doing; from any terminal, while the sweep runs or not."""
     from attnres_lab.sweep.launchers import expected_slots
     from attnres_lab.sweep.report import print_status
+    from attnres_lab.sweep.spec import load_spec
 
     folder = existing(spec, scale)
-    slots = expected_slots(read(spec, scale).spec) if spec.is_file() else 0
+    slots = expected_slots(load_spec(spec, scale).spec) if spec.is_file() else 0
     print_status(folder, as_json=json, watch=watch, slots=slots)
 
 
@@ -234,11 +222,12 @@ def retry(
     """Run exactly the failed trials again, or exactly the named ones. Exit codes as of run."""
     from attnres_lab.errors import UserError
     from attnres_lab.sweep.engine import run_sweep
+    from attnres_lab.sweep.spec import load_spec
 
     if failed and trials:
         raise UserError("retry: name trials or say --failed, not both")
-    source = read(spec, scale)
-    raise typer.Exit(run_sweep(source, folder_of(source), again=trials or ()).exit_code)
+    source = load_spec(spec, scale)
+    raise typer.Exit(run_sweep(source, source.folder, again=trials or ()).exit_code)
 
 
 @sub.command()

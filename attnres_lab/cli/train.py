@@ -21,9 +21,8 @@ def train(
     """Train one model; a run that was interrupted goes on where it stopped."""
     from attnres_lab.config import content_hash, load, parse_overrides
     from attnres_lab.runs.paths import runs_folder
-    from attnres_lab.shipped import find
 
-    run_config = load(find(config, "experiments"), parse_overrides(overrides or []))
+    run_config = load(config, parse_overrides(overrides or []))
     from attnres_lab import tracking  # heavy, and of no use for a config that does not load
     from attnres_lab.training import run as training
     from attnres_lab.training.plugged import check_plugged

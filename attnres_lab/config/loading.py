@@ -26,6 +26,7 @@ from attnres_lab.data.images import ImageSourceConfig
 from attnres_lab.errors import UserError, nearest
 from attnres_lab.mixers import MLPS, MLPConfig
 from attnres_lab.residual import REGISTRY, ResidualConfig
+from attnres_lab.runs.table import flatten as flat
 from attnres_lab.shipped import find
 from attnres_lab.yamlfile import YamlFile, parse_value
 
@@ -80,15 +81,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def flatten(config: RunConfig) -> dict[str, Any]:
     """Dotted key to value."""
-
-    def walk(value: Any, prefix: str) -> Iterable[tuple[str, Any]]:
-        if isinstance(value, dict):
-            for key, item in value.items():
-                yield from walk(item, f"{prefix}.{key}" if prefix else key)
-        else:
-            yield prefix, value
-
-    return dict(walk(to_dict(config), ""))
+    return flat(to_dict(config))
 
 
 def to_yaml(config: RunConfig) -> str:

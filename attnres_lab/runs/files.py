@@ -116,3 +116,10 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(item) for item in value]
     return value
+
+
+def number(value: Any) -> float | None:
+    """A number of a result, "nan" and "inf" among them; None for whatever else a function left."""
+    if isinstance(value, str) and value not in ("nan", "inf", "-inf"):
+        return None
+    return float(value) if isinstance(value, int | float | str) else None

@@ -74,6 +74,25 @@ class SweepFolder:
         """The run folder of a trial."""
         return RunFolder(self.trials / hash)
 
+    def choose(self, planned: Iterable[str], names: Iterable[str]) -> set[str]:
+        """Which of the ``planned`` hashes to run again: those that begin like one of ``names``,
+        from scratch, for their results are moved to ``discarded/``; without names what failed.
+        Raises UserError for a name that is no trial.
+        """
+        planned, chosen = list(planned), set[str]()
+        for name in names:
+            found = [hash for hash in planned if hash.startswith(name)]
+            if len(found) != 1:
+                raise UserError(
+                    f"{name}: {len(found)} planned trials begin so; see attnres sweep status"
+                )
+            chosen |= set(found)
+        for path in (self.trial(hash).path for hash in chosen):
+            if path.exists():
+                (self.path / "discarded").mkdir(exist_ok=True)
+                path.rename(self.path / "discarded" / f"{path.name}-{time.time_ns()}")
+        return chosen or {h for h in planned if self.trial(h).status().state == "failed"}
+
     def facts(self) -> dict[str, Any]:
         """What ``describe`` wrote: ``name``, ``id``, ``base``, ``yaml``, ``file``; empty before it
         did.

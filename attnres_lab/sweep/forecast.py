@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
 
+from attnres_lab.runs.files import number
 from attnres_lab.runs.progress import Progress
 from attnres_lab.runs.sweep import Entry
-from attnres_lab.sweep.rules import number
 
 #: A running trial says something about time from this share of its training on.
 TELLING = 0.1

@@ -27,8 +27,9 @@ from attnres_lab.runs.sweep import Entry, SweepFolder
 from attnres_lab.runs.table import NAMES as RECORD_NAMES
 from attnres_lab.runs.table import flatten as flat
 from attnres_lab.runs.table import in_order
-from attnres_lab.sweep.plan import trial_hash
-from attnres_lab.sweep.spec import TRAIN, SpecFile
+from attnres_lab.sweep.process import TRAIN
+from attnres_lab.sweep.spec import SpecFile
+from attnres_lab.sweep.trials import trial_hash
 from attnres_lab.tracking.export import FORMATS, write_records
 from attnres_lab.yamlfile import YamlFile
 

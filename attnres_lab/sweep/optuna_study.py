@@ -27,8 +27,8 @@ from optuna.distributions import (
 from optuna.trial import TrialState
 
 from attnres_lab.errors import UserError, nearest
-from attnres_lab.sweep.space import Axis, Interval, Point, Scalar, Space
-from attnres_lab.sweep.spec import SweepSpec
+from attnres_lab.sweep.schema import SweepSpec
+from attnres_lab.sweep.space import Axis, Interval, Point, Scalar, Space, every
 from attnres_lab.sweep.storage import Database, open_journal
 
 
@@ -51,7 +51,7 @@ class OptunaStudy:
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.spec, self.space = spec, space
-        self.distributions = {axis.key: _distribution(axis) for axis in _all(space.axes)}
+        self.distributions = {axis.key: _distribution(axis) for axis in every(space.axes)}
         if spec.tune:  # any value, so that another start is no other study
             self.distributions[spec.tune.key] = FloatDistribution(1e-30, 1e30, log=True)
         self.storage: Any = Database(spec.storage, say) if spec.storage else open_journal(journal)
@@ -209,13 +209,6 @@ class OptunaStudy:
         study.sampler = make_sampler(self.spec, len(study.get_trials(deepcopy=False)))
         study.pruner = make_pruner(self.spec)
         return study
-
-
-def _all(axes: Iterable[Axis]) -> Iterable[Axis]:
-    for axis in axes:
-        yield axis
-        for choice in axis.choices:
-            yield from _all(choice.axes)
 
 
 def _distribution(axis: Axis) -> BaseDistribution:

@@ -16,8 +16,7 @@ from attnres_lab.sweep import scoring
 from attnres_lab.sweep.forecast import schedule
 from attnres_lab.sweep.known import bring
 from attnres_lab.sweep.launchers import expected_slots
-from attnres_lab.sweep.plan import Planner, changes, check_named
-from attnres_lab.sweep.plans import Prospect, Tuned, make_plan
+from attnres_lab.sweep.plan import Prospect, Tuned, changes, check_named, make_plan
 from attnres_lab.sweep.pricing import (
     GUESS,
     Device,
@@ -28,10 +27,11 @@ from attnres_lab.sweep.pricing import (
     device_of,
     scoring_flops,
 )
-from attnres_lab.sweep.process import resolve
+from attnres_lab.sweep.process import TRAIN, resolve
 from attnres_lab.sweep.report import SHOWN
+from attnres_lab.sweep.schema import Evaluation, SweepSpec
 from attnres_lab.sweep.space import sets
-from attnres_lab.sweep.spec import TRAIN, Evaluation, SpecFile, SweepSpec
+from attnres_lab.sweep.spec import SpecFile
 from attnres_lab.sweep.summary import columns, duration, show
 from attnres_lab.sweep.trials import Trial
 
@@ -44,18 +44,15 @@ def print_plan(
     """Trials new, pending and done, with parameters, tokens, FLOPs, time, disk. Raises UserError
     for what cannot run.
     """
-    planner, spec = Planner(source), source.spec
+    spec, plan = source.spec, make_plan(source, folder, large=large)
     if spec.function != TRAIN:
         resolve(spec.function)
     brought = bring(source, folder)
-    plan = make_plan(planner, folder, large=large)
     trials = plan.known()
     check_named(trials)
     notes = list(changes(source, folder, trials))
     if brought and folder.holder() is None:  # then status and report have something to say
-        file = str(source.file.path.resolve())
-        folder.describe(spec.name, str(planner.base.path), source.file.text, file)
-        folder.write_plan(t.entry for t in trials)
+        plan.write(folder, trials)
     device = device_of(spec, trials, expected_slots(spec))
     check_memory(trials, device, spec)
     speeds = Speeds(device)
@@ -77,7 +74,7 @@ def print_plan(
     if spec.adaptive:
         print(
             f"{spec.sampler.name} proposes {spec.trials} points in all, each with "
-            f"{planner.space.replicates} seeds"
+            f"{source.space.replicates} seeds"
         )
     if (isinstance(plan, Tuned) and left) or spec.adaptive:
         what = "with what is proposed" if spec.adaptive else "with tuning"
@@ -91,7 +88,7 @@ def print_plan(
     if passes := _passes(trials):
         print(passes)
     print(_disk(left, folder.path if folder.path.exists() else source.file.path.parent))
-    varied = [key for axis in planner.space.axes for key in sets(axis)]
+    varied = [key for axis in source.space.axes for key in sets(axis)]
     if not spec.adaptive and any(key.startswith("model.residual") for key in varied):
         for warning in _no_gain(trials):
             print(f"warning: {warning}")

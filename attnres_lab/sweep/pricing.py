@@ -25,8 +25,9 @@ from attnres_lab.runs.sweep import SweepFolder
 from attnres_lab.sweep.forecast import Outlook
 from attnres_lab.sweep.launchers import REGISTRY, make_launcher
 from attnres_lab.sweep.launchers.local import nvidia_smi
-from attnres_lab.sweep.plans import Plan
-from attnres_lab.sweep.spec import TRAIN, Evaluation, SweepSpec
+from attnres_lab.sweep.plan import Plan
+from attnres_lab.sweep.process import TRAIN
+from attnres_lab.sweep.schema import Evaluation, SweepSpec
 from attnres_lab.sweep.trials import Trial
 from attnres_lab.training.environment import cpu_name, speed_key
 

@@ -24,6 +24,7 @@ from attnres_lab.runs.lock import heartbeat, tidy
 from attnres_lab.sweep import scoring
 from attnres_lab.training.ranks import start_ranks
 
+TRAIN = "attnres_lab.training.run:run"
 #: Seconds to wait for a process that is on its way out to let go of the folder.
 PATIENCE = 20.0
 
@@ -35,17 +36,37 @@ def execute(path: Path, function: str) -> int:
     The folder is locked for as long as the process lives: nothing runs twice at the same time,
     whoever started it. A heartbeat shows that the process lives, whatever the function.
     """
+    from attnres_lab.config import load  # torch, after ``main`` follows who started this process
+
     folder = RunFolder(path)
-    lock = FileLock(path / "lock", timeout=PATIENCE)
     try:
-        lock.acquire()
-        tidy(folder)
-        os.environ["ATTNRES_LOCKED"] = str(path)  # the function need not lock it again
-        with heartbeat(folder):
-            return _run(folder, function)
+        with FileLock(path / "lock", timeout=PATIENCE), heartbeat(folder):
+            tidy(folder)
+            os.environ["ATTNRES_LOCKED"] = str(path)  # the function need not lock it again
+            try:
+                if folder.status().state not in DONE:  # by the process that held the folder
+                    config, run = load(folder.config), resolve(function)
+                    if function != TRAIN:
+                        folder.set_status("running", step=folder.status().step)
+                    value, status = run(config, path), folder.status()
+                    if status.state in ("scheduled", "running"):  # it does not say how it ended
+                        if isinstance(value, Mapping):
+                            write_json(folder.result, value)
+                        folder.set_status("finished", step=status.step)
+                scoring.make(folder)
+            except Exception as error:
+                traceback.print_exc()
+                if (status := folder.status()).state != "failed":  # else the function said why
+                    failure, message = failures.describe(error)
+                    with suppress(OSError):  # the disk may be what failed
+                        folder.set_status(
+                            "failed", failure=failure, message=message, step=status.step
+                        )
+                return 1
+            return 1 if folder.status().state == "failed" else 0
     except Timeout:
         return failures.LOCKED
-    except OSError:  # of a status too: what else is raised, ``_run`` writes into one
+    except OSError:  # of a status too: all else that is raised is written into one
         traceback.print_exc()
         return failures.UNWRITABLE
 
@@ -53,38 +74,6 @@ def execute(path: Path, function: str) -> int:
 def resolve(function: str) -> Any:
     """The callable ``module:name``. Raises UserError where there is none."""
     return imported("function", function.replace(":", "."))
-
-
-def _run(folder: RunFolder, function: str) -> int:
-    try:
-        if folder.status().state not in DONE:  # by the process that held the folder
-            _call(folder, function)
-        scoring.make(folder)
-        return 1 if folder.status().state == "failed" else 0
-    except Exception as error:
-        traceback.print_exc()
-        if folder.status().state == "failed":  # the function said why
-            return 1
-        failure, message = failures.describe(error)
-        with suppress(OSError):  # the disk may be what failed
-            folder.set_status("failed", failure=failure, message=message, step=folder.status().step)
-        return 1
-
-
-def _call(folder: RunFolder, function: str) -> None:
-    """Run the function; what it does not write of its end is written."""
-    from attnres_lab.config import load
-
-    config = load(folder.config)
-    run = resolve(function)
-    if function != "attnres_lab.training.run:run":
-        folder.set_status("running", step=folder.status().step)
-    value = run(config, folder.path)
-    status = folder.status()
-    if status.state in ("scheduled", "running"):
-        if isinstance(value, Mapping):
-            write_json(folder.result, value)
-        folder.set_status("finished", step=status.step)
 
 
 def main() -> None:

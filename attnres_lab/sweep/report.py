@@ -1,4 +1,4 @@
-"""``status``, ``logs`` and ``export``: answers from the folders alone."""
+"""``status`` and ``logs``: answers from the folders alone."""
 
 from __future__ import annotations
 

@@ -12,9 +12,7 @@ from typing import Any
 from attnres_lab.runs.folder import DONE, read_json
 from attnres_lab.runs.sweep import SweepFolder
 from attnres_lab.sweep.optuna_study import OptunaStudy
-from attnres_lab.sweep.pruning import Pruning
 from attnres_lab.sweep.results import Results
-from attnres_lab.sweep.space import parse_space
 from attnres_lab.sweep.spec import load_spec
 from attnres_lab.sweep.trials import Trial
 
@@ -32,9 +30,8 @@ def restore_study(folder: SweepFolder) -> int:
         spec = source.spec
         view: Any = SimpleNamespace(say=print)
         config: Any = None  # only a trial that runs needs its own
-        space = parse_space(spec.space, source.file, adaptive=spec.adaptive)
-        study = OptunaStudy(spec, space, folder.journal, view.say)
-        results, pruning = Results(spec, folder, study, view), Pruning(spec, study, folder)
+        study = OptunaStudy(spec, source.space, folder.journal, view.say)
+        results = Results(spec, folder, study, view)
         points: dict[str, list[Trial]] = {}
         for entry in folder.plan():
             status = folder.trial(entry.hash).status()
@@ -46,12 +43,10 @@ def restore_study(folder: SweepFolder) -> int:
             if point not in study.recorded and all(t.status.state in DONE for t in trials)
         }
         for point, trials in lost.items():
-            if pruning.on:
+            if results.pruning.on:
                 study.begin(point, trials[0].entry.params)
-            if pruning.turns == "first":
-                pruning.gives_up(trials[0].entry)
-            for seed, trial in enumerate(trials if pruning.turns == "each" else []):
-                if trial.status.state != "pruned" and (values := results.objectives(trial)):
-                    study.report(point, seed, values[0])
+            results.pruning.gives_up(trials[0].entry)
+            for seed, trial in enumerate(trials):
+                results.gives_up(trial, seed)
             results.record(trials)
     return len(lost)

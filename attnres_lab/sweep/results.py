@@ -1,24 +1,113 @@
-"""What trials came to: how each ended, its objectives, and the record of its point."""
+"""What trials came to: how each ended, its objectives, the record of its point, and what follows
+for the others, stop rules and pruning; and how the sweep ended.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from attnres_lab.errors import nearest
 from attnres_lab.runs.failures import of_exit
+from attnres_lab.runs.files import number
 from attnres_lab.runs.folder import Status, read_json
-from attnres_lab.runs.sweep import SweepFolder
+from attnres_lab.runs.rows import RowReader
+from attnres_lab.runs.sweep import Entry, SweepFolder
 from attnres_lab.sweep import scoring
 from attnres_lab.sweep.launchers import Ended
 from attnres_lab.sweep.optuna_study import OptunaStudy
-from attnres_lab.sweep.plan import misspent
-from attnres_lab.sweep.rules import number
-from attnres_lab.sweep.spec import SweepSpec
-from attnres_lab.sweep.trials import Trial
+from attnres_lab.sweep.schema import SweepSpec
+from attnres_lab.sweep.trials import Trial, misspent
 from attnres_lab.sweep.view import Screen
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a sweep run ended, in trials."""
+
+    done: int
+    failed: int
+    pending: int
+    interrupted: bool
+    halted: str = ""  # the stop rule that was reached
+
+    @property
+    def exit_code(self) -> int:
+        """0 all done or a stop rule reached, 1 some failed or pending, 130 interrupted."""
+        incomplete = self.failed or (self.pending and not self.halted)
+        return 130 if self.interrupted else 1 if incomplete else 0
+
+
+class Rules:
+    """Counts what finished; ``reached`` names the first rule that is reached."""
+
+    def __init__(self, spec: SweepSpec) -> None:
+        self.stop = spec.stop
+        self.sign = 1.0 if spec.objectives[0].direction == "minimize" else -1.0
+        self.trials, self.hours, self.flops = 0, 0.0, 0.0
+        self.best, self.idle = float("inf"), 0
+        self.reached = ""
+
+    def add(self, result: Mapping[str, Any]) -> bool:
+        """Count a finished trial; True if a rule is reached by it."""
+        self.trials += 1
+        self.hours += (number(result.get("device_seconds")) or 0.0) / 3600
+        self.flops += number(result.get("flops")) or 0.0
+        return self._check()
+
+    def point(self, value: float | None) -> None:
+        """Count a newly finished point by its first objective, where it has one."""
+        if value is None:
+            return
+        better = self.sign * value < self.best
+        self.best, self.idle = (self.sign * value, 0) if better else (self.best, self.idle + 1)
+        self._check()
+
+    def _check(self) -> bool:
+        before = self.reached
+        counted = {
+            "trials": self.trials,
+            "device_hours": self.hours,
+            "flops": self.flops,
+            "no_improvement": self.idle,
+        }
+        for name, value in counted.items():
+            limit = getattr(self.stop, name)
+            if not self.reached and limit and value >= limit:
+                self.reached = name
+        return self.reached != before
+
+
+class Pruning:
+    """With a pruner, the seeds of a point take turns: the later ones run only if the point has not
+    been given up.
+    """
+
+    def __init__(self, spec: SweepSpec, study: OptunaStudy, folder: SweepFolder) -> None:
+        self.study, self.folder = study, folder
+        self.on = spec.pruner is not None
+        self.turns: Literal["", "first", "each"] = ""
+        if spec.pruner:
+            self.turns = "each" if spec.pruner.name.lower() == "wilcoxon" else "first"
+        self.metric = spec.pruner.metric if spec.pruner else ""
+        self.readers: dict[str, RowReader] = {}  # by trial
+
+    def gives_up(self, entry: Entry) -> bool:
+        """Report the rows that a point's first seed logged since the last look; True if the pruner
+        gives the point up; False where it judges by whole seeds.
+        """
+        if self.turns != "first":
+            return False
+        reader = self.readers.setdefault(
+            entry.hash, RowReader(self.folder.trial(entry.hash).metrics)
+        )
+        rows = [row for row in reader.new() if self.metric in row]
+        return any(
+            self.study.report(entry.point, int(row["step"]), float(row[self.metric]))
+            for row in rows
+        )
 
 
 class Results:
@@ -28,6 +117,7 @@ class Results:
         self, spec: SweepSpec, folder: SweepFolder, study: OptunaStudy, view: Screen
     ) -> None:
         self.spec, self.folder, self.study, self.view = spec, folder, study, view
+        self.rules, self.pruning = Rules(spec), Pruning(spec, study, folder)
 
     def of(self, hash: str) -> dict[str, Any]:
         """The result of a trial, empty where it left none."""
@@ -75,16 +165,24 @@ class Results:
             values.append(worst if diverged or found is None or math.isnan(found) else found)
         return values
 
-    def record(self, point: list[Trial]) -> float | None:
-        """Record a point whose trials are all done, as the mean over its seeds; returns its first
-        objective where it was not recorded before and has one.
+    def gives_up(self, trial: Trial, seed: int) -> bool:
+        """Whether a trial that is done, its point's ``seed``-th, was pruned, or has its point given
+        up now.
         """
+        if trial.status.state == "pruned" or self.pruning.turns != "each":
+            return trial.status.state == "pruned"
+        if not (values := self.objectives(trial)):
+            return False
+        return self.study.report(trial.entry.point, seed, values[0])
+
+    def record(self, point: list[Trial]) -> None:
+        """Record a point whose trials are all done, as the mean over its seeds; once."""
         entry, runs = point[0].entry, sorted(trial.entry.hash for trial in point)
         if self.study.knows(entry.point, runs):
-            return None
+            return
         pruned = any(trial.status.state == "pruned" for trial in point)
         values = [] if pruned else [v for t in point if (v := self.objectives(t)) is not None]
         complete = len(values) == len(point)
         mean = [sum(c) / len(c) for c in zip(*values, strict=True)] if complete else None
         self.study.record(entry.point, entry.params, runs, mean, pruned=pruned)
-        return mean[0] if mean else None
+        self.rules.point(mean[0] if mean else None)

@@ -11,7 +11,7 @@ from attnres_lab.runs.folder import RunFolder, Status, read_json, write_json
 
 if TYPE_CHECKING:
     from attnres_lab.evaluation.run import Settings
-    from attnres_lab.sweep.spec import SweepSpec
+    from attnres_lab.sweep.schema import SweepSpec
 
 REQUEST = "eval.json"  # in the trial's folder, as ``eval`` in the sweep file
 

@@ -103,15 +103,31 @@ class Space:
         """Number of points of the grid, without enumerating it."""
         return _size(self.axes)
 
-    def points(self) -> Iterator[Point]:
-        """Every point of the grid, the last axis fastest."""
-        return _walk(self.axes, Point({}, {}), lambda axis: axis.choices)
+    def points(
+        self, options: Callable[[Axis], Iterable[Choice]] = lambda axis: axis.choices
+    ) -> Iterator[Point]:
+        """Every point of the grid, the last axis fastest; only the ``options`` of each axis, and of
+        the axes that those bring.
+        """
+        todo: list[tuple[tuple[Axis, ...], Point]] = [(self.axes, Point({}, {}))]
+        while todo:
+            axes, point = todo.pop()
+            if not axes:
+                yield point
+                continue
+            first, *rest = axes
+            found = []
+            for choice in options(first):
+                params = {**point.params, first.key: choice.label}
+                here = Point(params, {**point.overrides, **choice.overrides})
+                found.append(((*choice.axes, *rest), here))
+            todo += reversed(found)
 
     def propose(self, suggest: Callable[[Axis], Scalar]) -> Point:
         """The point that ``suggest`` chooses, one axis at a time; conditional axes are asked for
         only where they exist. Raises KeyError.
         """
-        return next(_walk(self.axes, Point({}, {}), lambda axis: (axis.choice(suggest(axis)),)))
+        return next(self.points(lambda axis: (axis.choice(suggest(axis)),)))
 
 
 def parse_space(raw: Mapping[str, Any], file: YamlFile, *, adaptive: bool) -> Space:
@@ -142,6 +158,14 @@ def parse_space(raw: Mapping[str, Any], file: YamlFile, *, adaptive: bool) -> Sp
                     raise UserError(f"{where}: sets {key}, and so does '{name}'")
             owner[key] = axis.key
     return Space(tuple(axes), seeds, each)
+
+
+def every(axes: Iterable[Axis]) -> Iterator[Axis]:
+    """The axes, and those that exist only with a value of another."""
+    for axis in axes:
+        yield axis
+        for choice in axis.choices:
+            yield from every(choice.axes)
 
 
 def sets(axis: Axis) -> set[str]:
@@ -257,19 +281,3 @@ def _numbers(kind: str, bounds: Any, *, adaptive: bool) -> Interval | list[int] 
 
 def _size(axes: Iterable[Axis]) -> int:
     return math.prod(sum(_size(choice.axes) for choice in axis.choices) for axis in axes)
-
-
-def _walk(
-    axes: tuple[Axis, ...], point: Point, options: Callable[[Axis], Iterable[Choice]]
-) -> Iterator[Point]:
-    """``point`` with every combination of the ``options`` of ``axes``, and of the axes that those
-    bring.
-    """
-    if not axes:
-        yield point
-        return
-    first, *rest = axes
-    for choice in options(first):
-        params = {**point.params, first.key: choice.label}
-        here = Point(params, {**point.overrides, **choice.overrides})
-        yield from _walk((*choice.axes, *rest), here, options)

@@ -1,27 +1,31 @@
-"""The sweep YAML as frozen dataclasses; its JSON Schema comes from them too. Imports neither torch
-nor Optuna.
+"""From a sweep file, a study of several scales at one of them, to its spec and its space; its JSON
+Schema comes from the dataclasses too. Imports neither torch nor Optuna.
 """
 
 from __future__ import annotations
 
+import copy
 import json
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
+from typing import Any
 
-from pydantic import Field, TypeAdapter, ValidationError
+import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from attnres_lab.errors import UserError, nearest
 from attnres_lab.runs.secrets import check_address
-from attnres_lab.sweep.launchers import DEFAULT, REGISTRY, LauncherConfig
-from attnres_lab.sweep.launchers.base import Count, Positive, Strict
-from attnres_lab.sweep.resources import ONE_DEVICE, Resources
-from attnres_lab.sweep.scales import at_scale
-from attnres_lab.sweep.tune import Tune
+from attnres_lab.runs.sweep import SweepFolder
+from attnres_lab.shipped import find
+from attnres_lab.sweep.launchers import DEFAULT, REGISTRY
+from attnres_lab.sweep.launchers.base import Strict
+from attnres_lab.sweep.process import TRAIN
+from attnres_lab.sweep.schema import SweepSpec
+from attnres_lab.sweep.space import Space, parse_space
 from attnres_lab.yamlfile import YamlFile
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
-TRAIN = "attnres_lab.training.run:run"
+#: What all studies share at each scale, beside them.
+SHARED = "scales.yaml"
 #: What ``result.json`` of a training run holds, beside ``depth/...`` and ``perf/...``.
 RESULT = (
     *("val/loss", "val/bpb", "val/accuracy", "train/loss", "step", "tokens", "flops", "flops_6nd"),
@@ -29,145 +33,20 @@ RESULT = (
     *("params", "params_total", "params_active"),
     *("peak_memory_bytes", "optim/lr", "optim/grad_norm"),
 )
-if TYPE_CHECKING:
-    AnyLauncher = LauncherConfig
-else:
-    AnyLauncher = Annotated[
-        Union[tuple(launcher.Config for launcher in REGISTRY.values())],  # noqa: UP007
-        Field(discriminator="name"),
-    ]
-
-
-@dataclass(frozen=True)
-class Objective(Strict):
-    """A number of ``result.json`` and which way is better."""
-
-    metric: str = "val/loss"
-    direction: Literal["minimize", "maximize"] = "minimize"
-
-
-@dataclass(frozen=True)
-class Sampler(Strict):
-    """Who proposes points: ``grid`` runs them all; else an Optuna sampler (random, tpe, gp, qmc,
-    cmaes, nsgaii, ...) with its keyword options.
-    """
-
-    name: str = "grid"
-    seed: int = 0
-    options: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Pruner(Strict):
-    """Who ends bad trials early: an Optuna pruner with its options, on training steps (median,
-    hyperband, ...) or over seeds (wilcoxon).
-    """
-
-    name: str
-    metric: str = "val/loss"
-    """A metric of the logged rows."""
-    options: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Retry(Strict):
-    """How often a trial is tried again within one ``sweep run``; a later run tries failed trials
-    anyway.
-    """
-
-    infrastructure: Annotated[int, Field(ge=0)] = 3
-    """Also trials that were killed."""
-    out_of_memory: Annotated[int, Field(ge=0)] = 0
-    backoff: Annotated[float, Field(ge=0)] = 1.0
-    """Seconds before the first retry; doubled each time."""
-
-
-@dataclass(frozen=True)
-class Stop(Strict):
-    """When to start no more trials; what is running ends by itself."""
-
-    trials: Count | None = None
-    device_hours: Positive | None = None
-    flops: Positive | None = None
-    no_improvement: Count | None = None
-    """Finished points in a row that were no better than the best."""
-
-
-@dataclass(frozen=True)
-class Evaluation(Strict):
-    """Benchmarks of each finished trial, as a part of it; their scores may be objectives."""
-
-    tasks: Annotated[list[str], Field(min_length=1)]
-    """nano, paper, or names of lm_eval's tasks."""
-    limit: Count | None = None
-    """The first so many questions of each task."""
-    shots: Annotated[int, Field(ge=0)] | None = None
-    """Examples before each question; by default what the task says."""
-    data: str | None = None
-    """A folder with copies of the hub's data sets."""
-    batch_size: Count = 16
-
-
-@dataclass(frozen=True)
-class SweepSpec(Strict):
-    """A base run, a space, an objective."""
-
-    name: Name
-    base: str
-    """The run YAML, relative to this file."""
-    space: dict[str, Any]
-    question: str = ""
-    """What the sweep is to answer; opens the plan and the report."""
-    verdict: bool = True
-    """Whether it trains enough for one; false: its report compares no variants."""
-    overrides: dict[str, Any] = field(default_factory=dict)
-    """Dotted keys laid over the base."""
-    objective: Objective | Annotated[list[Objective], Field(min_length=1)] = Objective()
-    sampler: Sampler = Sampler()
-    pruner: Pruner | None = None
-    tune: Tune | None = None
-    trials: Count | None = None
-    """Points to propose; not for grids, which have their own number."""
-    known: str | Annotated[list[str], Field(min_length=1)] | None = None
-    """Tables of finished trials, as attnres sweep export writes them, beside or relative to this
-    file: what is in there is not run again.
-    """
-    order: Literal["largest", "smallest"] = "largest"
-    """Which trials start first: the largest, so that no device idles at the end, or the smallest,
-    so that a sitting that ends early leaves whole cells.
-    """
-    launcher: AnyLauncher = DEFAULT
-    resources: Resources = ONE_DEVICE
-    retry: Retry = Retry()
-    stop: Stop = Stop()
-    eval: Evaluation | None = None
-    storage: str | None = None
-    """An Optuna RDB URL; by default a journal file in the sweep's folder."""
-    function: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] = TRAIN
-    """What runs a trial: module:function, called with (config, folder)."""
-
-    @property
-    def objectives(self) -> tuple[Objective, ...]:
-        """One or several."""
-        return tuple(self.objective) if isinstance(self.objective, list) else (self.objective,)
-
-    @property
-    def tables(self) -> tuple[str, ...]:
-        """What is under ``known``."""
-        return (self.known,) if isinstance(self.known, str) else tuple(self.known or ())
-
-    @property
-    def adaptive(self) -> bool:
-        """Whether points are proposed, not enumerated."""
-        return self.sampler.name != "grid"
 
 
 @dataclass(frozen=True)
 class SpecFile:
-    """A spec with the file it came from."""
+    """A spec with its space and the file they came from."""
 
     spec: SweepSpec
+    space: Space
     file: YamlFile
+
+    @property
+    def folder(self) -> SweepFolder:
+        """Where the sweep lives."""
+        return SweepFolder.named(self.spec.name)
 
 
 _ADAPTER = TypeAdapter(SweepSpec)
@@ -184,10 +63,11 @@ HIDDEN = (*REGISTRY, "Objective", "list[Objective]")
 
 
 def load_spec(path: Path | str, scale: str | None = None) -> SpecFile:
-    """Read a sweep YAML, a study of several scales at ``scale``. Raises UserError with file, line,
-    key and the nearest valid name.
+    """The sweep that the file ``path`` describes (or the one so called: ``quickstart``, from any
+    folder), a study of several scales at ``scale``. Raises UserError with file, line, key and the
+    nearest valid name.
     """
-    file = at_scale(YamlFile(path), scale)
+    file = at_scale(YamlFile(find(path, "sweeps")), scale)
     data = dict(file.data)
     if "space" not in data and {"model", "budget", "train"} & set(data):
         raise UserError(f"{file.path}: this is a run file; use attnres train")
@@ -199,6 +79,61 @@ def load_spec(path: Path | str, scale: str | None = None) -> SpecFile:
         raise UserError(_line(file, error)) from None
     except (TypeError, ValueError) as error:
         raise UserError(f"{file.path}: {error}") from None
+    _check(spec, file)
+    return SpecFile(spec, parse_space(spec.space, file, adaptive=spec.adaptive), file)
+
+
+def at_scale(study: YamlFile, scale: str | None) -> YamlFile:
+    """The sweep that ``study`` is at ``scale``: the study's ``scales.<scale>`` over the study over
+    ``scales.yaml``, sections joined key by key. A file without ``scales`` is returned as it is.
+
+    Raises UserError for a scale that is missing or unknown, or that the file does not have.
+    """
+    own = study.data.get("scales")
+    if own is None:
+        if scale:
+            raise UserError(f"{study.path}: has no scales; leave --scale {scale} out")
+        return study
+    shared = _shared(study.path.parent / SHARED)
+    valid = [
+        *shared.data,
+        *(key for key in _mapping(study, own, "scales") if key not in shared.data),
+    ]
+    if scale not in valid:
+        given = f"no scale '{scale}'" if scale else "a study at several scales"
+        raise UserError(f"{study.where('scales')}: scales: {given}; give --scale {'|'.join(valid)}")
+    layers = (
+        (study, ("scales", scale), _mapping(study, own.get(scale), f"scales.{scale}")),
+        (study, (), {k: v for k, v in study.data.items() if k not in ("scales", "name")}),
+        (shared, (scale,), _mapping(shared, shared.data.get(scale), scale)),
+    )
+    sweep = copy.copy(study)
+    sweep.data, sweep.lines = {"name": f"{study.data.get('name')}-{scale}"}, {}
+    for file, prefix, values in layers:
+        for key, value in values.items():
+            held = sweep.data.setdefault(key, copy.copy(value))
+            if held is not value and isinstance(held, dict) and isinstance(value, dict):
+                held |= {k: v for k, v in value.items() if k not in held}
+        for parts, where in file.lines.items():
+            if parts[: len(prefix)] == prefix:
+                sweep.lines.setdefault(parts[len(prefix) :], where)
+    sweep.text = yaml.safe_dump(sweep.data, sort_keys=False, default_flow_style=None, width=100)
+    return sweep
+
+
+def _shared(path: Path) -> YamlFile:
+    return YamlFile(path) if path.exists() else YamlFile(path, text="{}")
+
+
+def _mapping(file: YamlFile, value: Any, key: str) -> dict[str, Any]:
+    """``value``, nothing read as empty. Raises UserError for what is no mapping."""
+    if value is not None and not isinstance(value, dict):
+        raise UserError(f"{file.where(key)}: {key}: a mapping is expected, got {value!r}")
+    return value or {}
+
+
+def _check(spec: SweepSpec, file: YamlFile) -> None:
+    """Raises UserError for parts that do not fit together."""
     if spec.adaptive != (spec.trials is not None):
         remedy = (
             "give the number of points to propose"
@@ -227,7 +162,6 @@ def load_spec(path: Path | str, scale: str | None = None) -> SpecFile:
         raise UserError(f"{file.where(refusal[0])}: {': '.join(refusal)}")
     if wrong := _misplaced(spec):
         raise UserError(f"{file.where(wrong.partition(':')[0])}: {wrong}")
-    return SpecFile(spec, file)
 
 
 def _misplaced(spec: SweepSpec) -> str:

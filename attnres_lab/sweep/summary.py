@@ -10,11 +10,11 @@ from typing import Any, get_args
 
 import yaml
 
+from attnres_lab.runs.files import number
 from attnres_lab.runs.folder import State
 from attnres_lab.runs.progress import Progress
 from attnres_lab.runs.sweep import SweepFolder
 from attnres_lab.sweep.forecast import NOTHING, Outlook, forecast
-from attnres_lab.sweep.rules import number
 
 #: States that are counted, and those of them that the one line names.
 COUNTED = (*get_args(State), "silent")

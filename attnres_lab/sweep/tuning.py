@@ -12,14 +12,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from attnres_lab.errors import UserError, nearest
-from attnres_lab.runs.sweep import Entry
+from attnres_lab.runs.files import number
+from attnres_lab.runs.folder import DONE, read_json
+from attnres_lab.runs.sweep import Entry, SweepFolder
 from attnres_lab.runs.tuning import Choice, along, next_steps, value_at
-from attnres_lab.sweep.space import MOST_SEEDS, Axis, Point, Space
+from attnres_lab.sweep.schema import SIZE, VARIANT, SweepSpec, Tune
+from attnres_lab.sweep.space import MOST_SEEDS, Point, Space, every
 from attnres_lab.sweep.trials import Trial
-from attnres_lab.sweep.tune import SIZE, VARIANT, Tune
 
 if TYPE_CHECKING:
-    from attnres_lab.sweep.plan import Planner
+    from attnres_lab.sweep.plan import Plan
 
 #: What a trial came to, by its hash: lower is better, infinite where it diverged or was given up,
 #: None as long as it has no result.
@@ -44,11 +46,11 @@ class Tuning:
     not fit the space.
     """
 
-    def __init__(self, planner: Planner) -> None:
-        assert planner.spec.tune
-        self.planner, self.tune = planner, planner.spec.tune
-        _check(planner, self.tune)
-        self.cells = _cells(planner, self.tune)
+    def __init__(self, plan: Plan) -> None:
+        assert plan.spec.tune
+        self.plan, self.tune = plan, plan.spec.tune
+        _check(plan, self.tune)
+        self.cells = _cells(plan, self.tune)
         self.tuned = self._tuned()
         self.given = self._given() if self.tune.values is not None else {}
         self._resolved: dict[tuple[tuple[str, ...], float, bool], list[Trial]] = {}
@@ -73,9 +75,9 @@ class Tuning:
         """For prices, whatever has run: one trial of each point, its measuring runs, and its tuning
         runs for each value tried.
         """
-        measuring, tuned = self.planner.space.replicates, {cell.labels for cell in self.tuned}
+        measuring, tuned = self.plan.space.replicates, {cell.labels for cell in self.tuned}
         return [
-            (next(self.planner.resolve(p)), measuring, self.tune.seeds * (cell.labels in tuned))
+            (next(self.plan.resolve(p)), measuring, self.tune.seeds * (cell.labels in tuned))
             for cell in self.cells
             for p in cell.points
         ]
@@ -124,7 +126,7 @@ class Tuning:
         if key not in self._resolved:
             places = [_placed(point, self.tune.key, value) for point in cell.points]
             runs = self.tune.seeds if tuning else 0
-            self._resolved[key] = [t for p in places for t in self.planner.resolve(p, tuning=runs)]
+            self._resolved[key] = [t for p in places for t in self.plan.resolve(p, tuning=runs)]
         return self._resolved[key]
 
     def _tuned(self) -> list[Cell]:
@@ -182,7 +184,23 @@ class Tuning:
         return leaves
 
     def _where(self, key: str) -> str:
-        return self.planner.source.file.where(f"tune.{key}")
+        return self.plan.source.file.where(f"tune.{key}")
+
+
+def losses_in(folder: SweepFolder, spec: SweepSpec) -> Losses:
+    """What the trials in ``folder`` came to by the first objective; a result is read once."""
+    goal, known = spec.objectives[0], dict[str, float]()
+
+    def loss(hash: str) -> float | None:
+        run = folder.trial(hash)
+        if hash not in known and (state := run.status().state) in DONE:
+            found = number((read_json(run.result) or {}).get(goal.metric))
+            lost = state != "finished" or found is None or not math.isfinite(found)
+            sign = 1.0 if goal.direction == "minimize" else -1.0
+            known[hash] = math.inf if lost or found is None else sign * found
+        return known.get(hash)
+
+    return loss
 
 
 def tuning_seeds(space: Space, size: str, default: int, count: int) -> tuple[int, ...]:
@@ -193,11 +211,11 @@ def tuning_seeds(space: Space, size: str, default: int, count: int) -> tuple[int
     return tuple(itertools.islice(free, count))
 
 
-def _cells(planner: Planner, tune: Tune) -> list[Cell]:
+def _cells(plan: Plan, tune: Tune) -> list[Cell]:
     """In the order of the space."""
     cells: dict[tuple[str, ...], Cell] = {}
-    for point in planner.space.points():
-        entry = next(planner.resolve(point)).entry
+    for point in plan.space.points():
+        entry = next(plan.resolve(point)).entry
         labels = tuple(str(_label(name, entry)) for name in tune.per)
         cell = cells.setdefault(labels, Cell(labels, (), entry.num_params))
         cells[labels] = replace(cell, points=(*cell.points, point))
@@ -215,9 +233,9 @@ def _placed(point: Point, key: str, value: float) -> Point:
     return Point({**point.params, key: value}, {**point.overrides, key: value})
 
 
-def _check(planner: Planner, tune: Tune) -> None:
+def _check(plan: Plan, tune: Tune) -> None:
     """Raises UserError for a label that is none, and for a key that something else sets."""
-    file, axes = planner.source.file, list(_every(planner.space.axes))
+    file, axes = plan.source.file, list(every(plan.space.axes))
     known = [SIZE, VARIANT, *(axis.key for axis in axes)]
     for name in tune.per:
         if name not in known:
@@ -232,20 +250,12 @@ def _check(planner: Planner, tune: Tune) -> None:
                     f"{file.where('tune.key')}: tune.key: {tune.key} is set by space.{axis.key} "
                     "too; leave one out"
                 )
-    for key in planner.spec.overrides:
+    for key in plan.spec.overrides:
         if f"{key}.".startswith(f"{tune.key}."):
             raise UserError(
                 f"{file.where('tune.key')}: tune.key: {tune.key} is set by overrides too; leave "
                 "one out"
             )
-
-
-def _every(axes: tuple[Axis, ...]) -> Iterator[Axis]:
-    """The axes, and those that exist only with a value of another."""
-    for axis in axes:
-        yield axis
-        for choice in axis.choices:
-            yield from _every(choice.axes)
 
 
 def _keys(overrides: dict[str, Any], prefix: str = "") -> Iterator[str]:

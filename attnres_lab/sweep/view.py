@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from attnres_lab.runs.files import number
 from attnres_lab.runs.folder import Status
 from attnres_lab.runs.progress import Progress, progress
 from attnres_lab.runs.sweep import Entry, SweepFolder
 from attnres_lab.sweep.board import board, style_of
 from attnres_lab.sweep.forecast import NOTHING, Outlook
-from attnres_lab.sweep.rules import number
 from attnres_lab.sweep.summary import best_line, duration, headline, show, smallest_first, summary
 
 

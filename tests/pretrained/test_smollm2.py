@@ -20,7 +20,7 @@ from attnres_lab.pretrained import convert
 from attnres_lab.pretrained.source import find
 from attnres_lab.runs.folder import RunFolder
 from attnres_lab.runs.paths import cache_folder
-from attnres_lab.sweep.plan import Planner
+from attnres_lab.sweep.plan import Plan
 from attnres_lab.sweep.spec import load_spec
 from attnres_lab.training.checkpoint import load_checkpoint, load_model
 from attnres_lab.training.lora import places
@@ -37,7 +37,7 @@ RESIDUALS = {
 
 def test_the_study_gives_both_arms_the_same() -> None:
     """It plans before the weights are there; the arms differ in the residual connection only."""
-    trials = [t.config for t in Planner(load_spec(ROOT / "sweeps" / "upgrade.yaml")).grid()]
+    trials = [t.config for t in Plan(load_spec(ROOT / "sweeps" / "upgrade.yaml")).known()]
     rest = [
         {k: v for k, v in flatten(c).items() if not k.startswith("model.residual.")} for c in trials
     ]

@@ -15,7 +15,7 @@ from attnres_lab.model import transformer as model_module
 from attnres_lab.residual.attnres import AttnRes, FullConfig
 from attnres_lab.runs.files import read_json
 from attnres_lab.runs.table import table
-from attnres_lab.sweep.plan import Planner
+from attnres_lab.sweep.plan import Plan
 from attnres_lab.sweep.spec import load_spec
 from attnres_lab.tracking.names import to_params
 from attnres_lab.training.run import run
@@ -39,7 +39,7 @@ def test_every_knob_is_an_axis_of_a_sweep(tmp_path):
     (tmp_path / "sweep.yaml").write_text(
         yaml.safe_dump({"name": "knobs", "base": str(base), "space": space}, sort_keys=False)
     )
-    trials = Planner(load_spec(tmp_path / "sweep.yaml")).grid()
+    trials = Plan(load_spec(tmp_path / "sweep.yaml")).known()
     got = {tuple(flatten(trial.config)[key] for key in space) for trial in trials}
     assert got == set(itertools.product(*space.values()))
     assert len({t.entry.hash for t in trials}) == 2 ** len(KNOBS)

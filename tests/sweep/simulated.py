@@ -10,9 +10,8 @@ from typing import Any
 from attnres_lab.runs.failures import LOCKED, of_exit
 from attnres_lab.runs.folder import DONE, Status
 from attnres_lab.runs.sweep import Entry
-from attnres_lab.sweep.decide import Action, Situation, after
-from attnres_lab.sweep.spec import Retry
-from attnres_lab.sweep.trials import NEXT, Trial
+from attnres_lab.sweep.schema import Retry
+from attnres_lab.sweep.trials import NEXT, Action, Situation, Trial, after
 
 Decider = Callable[[Mapping[str, Trial], float, int, Situation], list[Action]]
 POLICY = Retry(infrastructure=2, out_of_memory=1, backoff=1.0)

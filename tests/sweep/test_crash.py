@@ -20,7 +20,7 @@ from filelock import FileLock
 from attnres_lab.config import load, to_yaml
 from attnres_lab.errors import UserError
 from attnres_lab.runs.folder import write_atomic
-from attnres_lab.sweep.plan import Planner
+from attnres_lab.sweep.plan import Plan
 from attnres_lab.sweep.process import execute
 from attnres_lab.sweep.spec import load_spec
 from tests.sweep.conftest import Lab, in_process, study_states
@@ -206,7 +206,7 @@ def test_a_trial_that_a_lost_process_finishes_meanwhile_is_not_run_again(
     """
     monkeypatch.setenv("SYNTHETIC_SECONDS", "0.1")
     path = lab.sweep(**CHAIN, space={"seed": [0]})
-    (trial,) = Planner(load_spec(path)).grid()
+    (trial,) = Plan(load_spec(path)).known()
     run = lab.folder.trial(trial.entry.hash)
     run.path.mkdir(parents=True)
     write_atomic(run.config, to_yaml(trial.config).encode())

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from attnres_lab.config import RunConfig
 from attnres_lab.runs.folder import DONE, Failure, Status
-from attnres_lab.sweep.decide import Action, Situation, after, decide
-from attnres_lab.sweep.trials import NEXT, Trial
+from attnres_lab.sweep.trials import NEXT, Action, Situation, Trial, after, decide
 from tests.sweep.simulated import (
     CRASHES,
     NAMES,

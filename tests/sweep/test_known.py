@@ -19,7 +19,7 @@ from attnres_lab.errors import UserError
 from attnres_lab.runs.files import checked
 from attnres_lab.runs.folder import read_json, write_json
 from attnres_lab.sweep.known import SUBLAYER, bring, check_data, export
-from attnres_lab.sweep.plan import Planner
+from attnres_lab.sweep.plan import Plan
 from attnres_lab.sweep.planview import print_plan
 from attnres_lab.sweep.report import print_status
 from attnres_lab.sweep.spec import load_spec
@@ -243,7 +243,7 @@ def test_trained_trials_come_with_their_environment_and_are_held_to_their_data(
         kept, told = read_json(here.environment) or {}, read_json(there.environment) or {}
         assert {k: told.get(k) for k in kept} == kept
     spec = load_spec(path)
-    config = next(iter(Planner(spec).grid())).config
+    config = next(iter(Plan(spec).known())).config
     check_data(spec, clone.folder, config)
     run = clone.folder.trial(entry.hash)
     other: dict[str, Any] = {**(read_json(run.environment) or {}), "data_fingerprint": "other"}

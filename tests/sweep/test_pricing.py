@@ -15,7 +15,7 @@ from attnres_lab.errors import UserError
 from attnres_lab.model import Transformer
 from attnres_lab.model.flops import num_params
 from attnres_lab.runs.folder import read_json, write_json
-from attnres_lab.sweep.plan import Planner
+from attnres_lab.sweep.plan import Plan
 from attnres_lab.sweep.planview import print_plan
 from attnres_lab.sweep.pricing import Speeds, check_memory, device_of, memory_needed
 from attnres_lab.sweep.spec import load_spec
@@ -38,7 +38,7 @@ def plan(lab: Lab, capsys: pytest.CaptureFixture[str], **changes: Any) -> str:
 
 def measured(lab: Lab, device: str, speed: float) -> None:
     """The trials of the plain sweep as if they had run at ``speed`` FLOP/s on ``device``."""
-    trials = Planner(load_spec(lab.sweep())).grid()
+    trials = Plan(load_spec(lab.sweep())).known()
     for trial in trials:
         run = lab.folder.trial(trial.entry.hash)
         run.path.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ def test_a_cluster_is_priced_by_the_device_that_the_file_names_or_its_runs_name(
     lab: Lab, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Ten steps of the plain model at a speed at which each of the four trials takes an hour."""
-    flops = Planner(load_spec(lab.sweep())).grid()[0].entry.flops or 0
+    flops = Plan(load_spec(lab.sweep())).known()[0].entry.flops or 0
     measured(lab, "NVIDIA H100", flops / 3600)
     on = {"launcher": {"name": "slurm"}, "space": {"optim.lr": [5e-3, 6e-3], "seed": [0, 1]}}
     out = plan(lab, capsys, resources={"device": "NVIDIA H100"}, **on)
@@ -107,7 +107,7 @@ def test_what_cannot_fit_into_this_machine_is_refused_before_anything_starts(lab
 
 def test_what_fits_once_but_not_once_per_worker_is_refused(lab: Lab) -> None:
     source = load_spec(lab.sweep())
-    trials = Planner(source).grid()
+    trials = Plan(source).known()
     device = device_of(source.spec, trials, 64)
     check_memory(trials, device, source.spec)
     with pytest.raises(
@@ -120,7 +120,7 @@ def test_what_fits_a_device_once_but_not_as_often_as_it_is_shared_is_refused(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A device with room for three and a half trials: three may share it, four may not."""
-    trials = Planner(load_spec(lab.sweep())).grid()
+    trials = Plan(load_spec(lab.sweep())).known()
     room = 3.5 * max(memory_needed(t.config) for t in trials) / 2**20
     for module in ("pricing", "launchers.local"):
         monkeypatch.setattr(
@@ -145,7 +145,7 @@ def test_a_trial_over_nodes_costs_all_their_devices(
     """An hour each on two nodes of four: four trials, 32 device-hours; the speed of one device is
     not that of eight.
     """
-    flops = Planner(load_spec(lab.sweep())).grid()[0].entry.flops or 0
+    flops = Plan(load_spec(lab.sweep())).known()[0].entry.flops or 0
     resources = {"nodes": 2, "devices": 4, "device": "NVIDIA H100"}
     wide = {"train.nodes": 2, "train.devices": 4, "train.batch_size": 8}
     on = {
@@ -245,7 +245,7 @@ def test_a_search_is_priced_by_what_its_space_holds(
     flops = {}
     for dim in (16, 64):
         source = load_spec(lab.sweep(space={"model.dim": [dim]}))
-        flops[dim] = Planner(source).grid()[0].entry.flops or 0.0
+        flops[dim] = Plan(source).known()[0].entry.flops or 0.0
     trials, most = said(out, "at most")
     assert (trials, most) == (20, pytest.approx(20 * flops[64], rel=0.01))
     trials, expected = said(out, "expected")
@@ -260,7 +260,7 @@ def test_evaluations_are_priced_where_their_questions_are_known(
     """At most 3 tasks x 10 questions x 4 choices x 64 tokens of a forward pass a trial."""
     trained = {"function": "attnres_lab.training.run:run", "space": {"seed": [0, 1]}}
     out = plan(lab, capsys, eval={"tasks": ["nano", "arc_easy"], "limit": 10}, **trained)
-    config = Planner(load_spec(lab.sweep())).grid()[0].config
+    config = Plan(load_spec(lab.sweep())).known()[0].config
     flops = 2 * 3 * 10 * 4 * 64 * config.flops_per_token / 3
     assert f"and evaluations (nano): at most {flops:.3g} FLOPs, about" in out
     assert "and evaluations (arc_easy): not priced" in out

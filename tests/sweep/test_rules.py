@@ -7,7 +7,7 @@ import json
 import pytest
 
 from attnres_lab.errors import UserError
-from attnres_lab.sweep.plan import Planner
+from attnres_lab.sweep.plan import Plan
 from attnres_lab.sweep.spec import load_spec
 from tests.sweep.conftest import Lab, study_states
 
@@ -76,12 +76,12 @@ def test_a_stop_rule_ends_the_sweep_in_good_order(
 def test_a_budget_of_flops_that_whole_steps_miss_by_more_than_a_hundredth_is_refused(
     lab: Lab,
 ) -> None:
-    step = Planner(load_spec(lab.sweep(space={"seed": [0]}))).grid()[0].entry.flops
+    step = Plan(load_spec(lab.sweep(space={"seed": [0]}))).known()[0].entry.flops
     assert step is not None
     step /= 10
     assert (
-        Planner(load_spec(lab.sweep(space={"budget": [f"{100 * step} flops"]})))
-        .grid()[0]
+        Plan(load_spec(lab.sweep(space={"budget": [f"{100 * step} flops"]})))
+        .known()[0]
         .config.steps
         == 100
     )
@@ -101,7 +101,7 @@ def test_a_budget_of_flops_that_whole_steps_miss_by_more_than_a_hundredth_is_ref
 
 
 def test_a_run_that_spent_another_budget_is_no_result(lab: Lab) -> None:
-    step = (Planner(load_spec(lab.sweep(space={"seed": [0]}))).grid()[0].entry.flops or 0) / 10
+    step = (Plan(load_spec(lab.sweep(space={"seed": [0]}))).known()[0].entry.flops or 0) / 10
     path = lab.sweep(
         space={"budget": [f"{k * step} flops" for k in (100, 200)]},
         function="tests.sweep.synthetic:spends_a_hundred",

@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from attnres_lab.config import content_hash
-from attnres_lab.sweep.plan import Planner
-from attnres_lab.sweep.plans import Grid
+from attnres_lab.sweep.plan import Plan
 from attnres_lab.sweep.planview import print_plan
 from attnres_lab.sweep.spec import load_spec
 from attnres_lab.sweep.trials import Trial
@@ -77,7 +76,7 @@ def test_a_database_keeps_the_study_of_a_space_that_was_left(lab: Lab) -> None:
 def test_weights_of_another_model_in_a_trials_folder_are_refused(lab: Lab) -> None:
     """Nothing is trained on top of them, and the message says what to do."""
     path = lab.sweep(space={"seed": [0]}, function="attnres_lab.training.run:run")
-    (trial,) = Planner(load_spec(path)).grid()
+    (trial,) = Plan(load_spec(path)).known()
     run = lab.folder.trial(trial.entry.hash)
     run.checkpoint.parent.mkdir(parents=True)
     torch.save({"config_hash": content_hash(replace(trial.config, seed=1))}, run.checkpoint)
@@ -132,9 +131,9 @@ def test_a_search_proposes_the_points_asked_for_with_all_their_seeds(
 def test_a_function_in_place_of_training_is_part_of_a_trial_s_identity(lab: Lab) -> None:
     """What a stub returned must not stand as the result of another function, nor of training."""
     plain = lab.sweep()
-    stub = Planner(load_spec(plain)).grid()
-    other = Planner(load_spec(lab.sweep(function="tests.sweep.synthetic:chain"))).grid()
-    trained = Planner(load_spec(lab.sweep(function="attnres_lab.training.run:run"))).grid()
+    stub = Plan(load_spec(plain)).known()
+    other = Plan(load_spec(lab.sweep(function="tests.sweep.synthetic:chain"))).known()
+    trained = Plan(load_spec(lab.sweep(function="attnres_lab.training.run:run"))).known()
     hashes = [{t.entry.hash for t in plan} for plan in (stub, other, trained)]
     assert len(set.union(*hashes)) == 12
     assert len({t.entry.point for plan in (stub, other, trained) for t in plan}) == 6
@@ -164,7 +163,7 @@ def test_a_changed_plan_and_a_second_file_of_one_name_say_what_they_do(
     assert "another file" not in capsys.readouterr().out
 
 
-class _InTwo(Grid):
+class _InTwo(Plan):
     """The first point, and the others once it is done; what is known is proposed again."""
 
     def known(self) -> list[Trial]:
@@ -179,7 +178,7 @@ def test_a_plan_may_add_trials_once_its_first_are_done(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "attnres_lab.sweep.engine.make_plan", lambda planner, folder, **_: _InTwo(planner)
+        "attnres_lab.sweep.engine.make_plan", lambda source, folder, **_: _InTwo(source)
     )
     path = lab.sweep(function="tests.sweep.synthetic:chain", launcher={"workers": 4})
     assert lab.run(path).done == 4

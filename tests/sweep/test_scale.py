@@ -12,8 +12,9 @@ import time
 import pytest
 
 from attnres_lab.sweep.launchers.local import Lease, LocalConfig, make_leases
-from attnres_lab.sweep.plan import Planner
-from attnres_lab.sweep.spec import Resources, load_spec
+from attnres_lab.sweep.plan import Plan
+from attnres_lab.sweep.schema import Resources
+from attnres_lab.sweep.spec import load_spec
 from tests.sweep.conftest import Lab
 
 MANY = {"optim.lr": {"log": [1e-4, 1e-1, 100]}, "model.dim": [32, 64], "seed": [0, 1, 2, 3, 4]}
@@ -40,7 +41,7 @@ def test_a_thousand_trials_cost_little(lab: Lab, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("attnres_lab.sweep.launchers.local.START_METHOD", "forkserver")
     path = lab.sweep(space=MANY)
     planned = time.process_time()
-    Planner(load_spec(path)).grid()
+    Plan(load_spec(path)).known()
     planned = time.process_time() - planned
     memory: list[float] = []
     monkeypatch.setattr(

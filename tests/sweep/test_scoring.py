@@ -11,7 +11,8 @@ import pytest
 from attnres_lab.errors import UserError
 from attnres_lab.runs.folder import RunFolder, read_json
 from attnres_lab.sweep import scoring
-from attnres_lab.sweep.spec import TRAIN, load_spec
+from attnres_lab.sweep.process import TRAIN
+from attnres_lab.sweep.spec import load_spec
 from tests.sweep.conftest import Lab, study_states
 
 NANO = {"tasks": ["nano"], "limit": 10}

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from attnres_lab.config import Budget
 from attnres_lab.errors import UserError
-from attnres_lab.sweep.plan import Planner
+from attnres_lab.sweep.plan import Plan
 from attnres_lab.sweep.space import Space, parse_space
 from attnres_lab.sweep.spec import json_schema, load_spec
 from attnres_lab.yamlfile import YamlFile
@@ -251,7 +251,7 @@ def test_a_conditional_mapping_replaces_its_section_and_brings_its_own_axes(tmp_
 
 def test_a_scalar_a_list_of_one_and_a_plain_name_are_one_plan(lab: Lab) -> None:
     def plan(**space: Any) -> list[Any]:
-        return [trial.entry for trial in Planner(load_spec(lab.sweep(space=space))).grid()]
+        return [trial.entry for trial in Plan(load_spec(lab.sweep(space=space))).known()]
 
     assert plan(seed=3) == plan(seed=[3])
     assert plan(**{"optim.lr": 1e-3}) == plan(**{"optim.lr": [1e-3]})
@@ -262,7 +262,7 @@ def test_a_scalar_a_list_of_one_and_a_plain_name_are_one_plan(lab: Lab) -> None:
 
 
 def test_a_budget_replaces_the_base_runs_budget(lab: Lab) -> None:
-    trials = Planner(load_spec(lab.sweep(space={"budget": ["1e11 flops", "1e12 flops"]}))).grid()
+    trials = Plan(load_spec(lab.sweep(space={"budget": ["1e11 flops", "1e12 flops"]}))).known()
     assert [t.config.budget for t in trials] == [Budget(1e11, "flops"), Budget(1e12, "flops")]
     assert [t.entry.flops for t in trials] == pytest.approx([1e11, 1e12], rel=0.01)
 
@@ -288,7 +288,7 @@ def test_each_size_may_have_seeds_of_its_own(lab: Lab) -> None:
             "seed": {"each": 3},
         }
         found: dict[tuple[str, str], set[int]] = {}
-        for trial in Planner(load_spec(lab.sweep(space=space))).grid():
+        for trial in Plan(load_spec(lab.sweep(space=space))).known():
             key = (trial.entry.size, trial.entry.variant)
             found.setdefault(key, set()).add(trial.entry.seed)
         return found
@@ -304,4 +304,4 @@ def test_each_size_may_have_seeds_of_its_own(lab: Lab) -> None:
 def test_seeds_of_each_size_are_counted(lab: Lab) -> None:
     path = lab.sweep(space={"model.dim": [16, 32], "seed": {"each": 0}})
     with pytest.raises(UserError, match=r"space\.seed: each takes a whole number of seeds from 1"):
-        Planner(load_spec(path))
+        Plan(load_spec(path))

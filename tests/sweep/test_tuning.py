@@ -23,7 +23,7 @@ from attnres_lab.errors import UserError
 from attnres_lab.runs.folder import RunFolder
 from attnres_lab.runs.tuning import MOST
 from attnres_lab.sweep.known import export
-from attnres_lab.sweep.plan import Planner
+from attnres_lab.sweep.plan import Plan
 from attnres_lab.sweep.planview import print_plan
 from attnres_lab.sweep.spec import load_spec
 from attnres_lab.sweep.tuning import Tuning
@@ -188,14 +188,14 @@ def test_one_value_for_all_variants_of_a_size_and_a_larger_factor(lab: Lab) -> N
     assert sum(entry.tuning for entry in lab.folder.plan()) % 4 == 0, "two arms, two seeds"
 
 
-def finish(planner: Planner, order: Random) -> list[str]:
+def finish(plan: Plan, order: Random) -> list[str]:
     """The trials of a sweep whose runs end in a random order; the plan only ever grows."""
     results: dict[str, float] = {}
-    planned = {t.entry.hash: t for t in Tuning(planner).trials(results.get)}
+    planned = {t.entry.hash: t for t in Tuning(plan).trials(results.get)}
     while left := sorted(set(planned) - set(results)):
         for hash in order.sample(left, min(len(left), order.randint(1, 20))):
             results[hash] = loss_at(planned[hash].config)
-        grown = {t.entry.hash: t for t in Tuning(planner).trials(results.get)}
+        grown = {t.entry.hash: t for t in Tuning(plan).trials(results.get)}
         assert set(planned) <= set(grown)
         planned = grown
     return sorted(planned)
@@ -204,9 +204,9 @@ def finish(planner: Planner, order: Random) -> list[str]:
 @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(order=st.randoms(use_true_random=False))
 def test_whatever_ends_first_the_same_trials_are_run(order: Random, lab: Lab) -> None:
-    planner = Planner(load_spec(tuned(lab)))
-    found = finish(planner, order)
-    assert found == finish(planner, Random(0))
+    plan = Plan(load_spec(tuned(lab)))
+    found = finish(plan, order)
+    assert found == finish(plan, Random(0))
     assert 12 + 6 * 3 <= len(found) <= 12 + 6 * MOST
 
 
@@ -317,7 +317,7 @@ def test_a_wrong_section_is_refused_in_one_line(
     lab: Lab, changes: dict[str, Any], line: str
 ) -> None:
     with pytest.raises(UserError) as refused:
-        Tuning(Planner(load_spec(tuned(lab, **changes)))).trials(lambda _: None)
+        Tuning(Plan(load_spec(tuned(lab, **changes)))).trials(lambda _: None)
     assert line in str(refused.value)
     assert "\n" not in str(refused.value)
     assert str(refused.value).startswith(f"{lab.path}/sweep.yaml:")
@@ -334,4 +334,4 @@ def test_values_for_no_cell_or_none_for_a_cell_are_refused(lab: Lab) -> None:
     for some, line in wrong:
         tune = {"key": "optim.lr", "values": some}
         with pytest.raises(UserError, match=line):
-            Tuning(Planner(load_spec(lab.sweep(space=SPACE, function=FUNCTION, tune=tune))))
+            Tuning(Plan(load_spec(lab.sweep(space=SPACE, function=FUNCTION, tune=tune))))

@@ -11,7 +11,7 @@ from attnres_lab.sweep.launchers.ray import RayLauncher
 from attnres_lab.sweep.launchers.slurm import SlurmLauncher
 
 if TYPE_CHECKING:
-    from attnres_lab.sweep.spec import SweepSpec
+    from attnres_lab.sweep.schema import SweepSpec
 
 REGISTRY: dict[str, type[Launcher]] = {
     "local": LocalLauncher,

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field
 from attnres_lab.runs.failures import Fate
 
 if TYPE_CHECKING:
-    from attnres_lab.sweep.resources import Resources
+    from attnres_lab.sweep.schema import Resources
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]

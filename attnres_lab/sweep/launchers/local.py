@@ -24,7 +24,7 @@ from attnres_lab.runs.failures import UNWRITABLE
 from attnres_lab.sweep.launchers.base import Count, Ended, Launcher, LauncherConfig
 
 if TYPE_CHECKING:
-    from attnres_lab.sweep.resources import Resources
+    from attnres_lab.sweep.schema import Resources
 
 START_METHOD = "forkserver"
 #: What multiprocessing reports where the fork server died before it could tell the exit code.

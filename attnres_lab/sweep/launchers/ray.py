@@ -17,7 +17,7 @@ from attnres_lab.sweep.launchers.base import Count, Ended, Launcher, LauncherCon
 from attnres_lab.training.ranks import GRACE, TIMEOUT
 
 if TYPE_CHECKING:
-    from attnres_lab.sweep.resources import Resources
+    from attnres_lab.sweep.schema import Resources
 
 
 @dataclass(frozen=True)

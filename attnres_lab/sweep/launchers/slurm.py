@@ -29,7 +29,7 @@ from attnres_lab.sweep.launchers.base import Count, Ended, Launcher, LauncherCon
 from attnres_lab.training.ranks import SPREAD, TIMEOUT
 
 if TYPE_CHECKING:
-    from attnres_lab.sweep.resources import Resources
+    from attnres_lab.sweep.schema import Resources
 
 #: Seconds between two looks at the queue.
 POLL = 2.0

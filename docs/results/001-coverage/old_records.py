@@ -17,7 +17,7 @@ import numpy as np
 
 from analysis.fits.laws import Array
 from analysis.gain.paired import Shift, crossed_seeds, paired_shift
-from attnres_lab.sweep.plan import Planner
+from attnres_lab.sweep.plan import Plan
 from attnres_lab.sweep.spec import load_spec
 
 RESULTS = Path(__file__).parents[1]
@@ -44,8 +44,8 @@ class Range(NamedTuple):
 
 def compute() -> dict[tuple[str, str], float]:
     """Training FLOPs by variant and size: those of the plan."""
-    planner = Planner(load_spec(Path(__file__).parents[3] / "sweeps" / "scaling.yaml", "nano"))
-    return {(t.entry.variant, t.entry.size): t.entry.flops or 0.0 for t in planner.grid()}
+    plan = Plan(load_spec(Path(__file__).parents[3] / "sweeps" / "scaling.yaml", "nano"))
+    return {(t.entry.variant, t.entry.size): t.entry.flops or 0.0 for t in plan.known()}
 
 
 def rows(record: str) -> list[list[str]]:
