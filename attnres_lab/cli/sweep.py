@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from attnres_lab.runs.sweep import SweepFolder
     from attnres_lab.sweep.spec import SpecFile
 
@@ -136,13 +138,28 @@ def run(
     from attnres_lab.sweep.engine import run_sweep
 
     source = read(spec, scale)
-    changed = replace(
-        source.spec, overrides=source.spec.overrides | parse_overrides(overrides or [])
-    )
+    given = parse_overrides(overrides or [])
+    _refuse_what_the_space_sets(source, given)
+    changed = replace(source.spec, overrides=source.spec.overrides | given)
     if workers:
         changed = replace(changed, launcher=replace(changed.launcher, workers=workers))
     source = replace(source, spec=changed)
     raise typer.Exit(run_sweep(source, folder_of(source), large=large).exit_code)
+
+
+def _refuse_what_the_space_sets(source: SpecFile, given: Iterable[str]) -> None:
+    """Each point would lay its own value over the one given. Raises UserError."""
+    from attnres_lab.errors import UserError
+    from attnres_lab.sweep.space import parse_space, sets
+
+    space = parse_space(source.spec.space, source.file, adaptive=source.spec.adaptive)
+    taken = {key: axis.key for axis in space.axes for key in sets(axis)}
+    taken |= {"seed": "seed"} if space.seeds or space.each else {}
+    for key in given:
+        for own, axis in taken.items():
+            if f"{key}.".startswith(f"{own}."):
+                where = f"{source.file.where(f'space.{axis}')}: space.{axis}"
+                raise UserError(f"{key}: set by {where}, trial by trial; change it there")
 
 
 @sub.command()

@@ -95,6 +95,10 @@ BAD = {
         "row 3: unknown status dunno; valid: finished",
     ),
     "one size": (runs(1, 4), r"1 paired size \(d0\): a power law and its error need at least 3"),
+    "no size of both": (
+        runs(4, 4)[lambda r: (r["variant"] == "full") == (r["size"] == "d0")],
+        r"0 paired sizes: .* at least 3 at which 'baseline' and 'full' have finished with the same",
+    ),
     "two sizes": (runs(2, 4), r"2 paired sizes \(d0, d1\)"),
     "equal compute": (
         runs().assign(flops=1e17),
