@@ -187,9 +187,10 @@ def paired_cells(
     order = both["x_b"].groupby(level="size").mean().sort_values().index
     if len(order) < fewest:
         plural = "" if len(order) == 1 else "s"
+        named = f" ({_some(order)})" if len(order) else ""
         raise ValueError(
-            f"{len(order)} paired {columns.size}{plural} ({_some(order)}): a power law and its "
-            "error need at least 3"
+            f"{len(order)} paired {columns.size}{plural}{named}: a power law and its error need at "
+            f"least 3 at which {baseline!r} and {variant!r} have finished with the same seed"
         )
     x_b, y_b, x_v, y_v = (
         both[name].unstack("seed").loc[order].to_numpy(float)

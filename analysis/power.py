@@ -144,7 +144,8 @@ def designs(
         rows.append((sizes, seeds, runs, tuned, (runs + tuned) * hours, reached))
     names = ["sizes", "seeds", "runs", "tuning_runs", "device_hours", "half_width"]
     found = pd.DataFrame(rows, columns=names)
-    return found.sort_values(["device_hours", "half_width"], ignore_index=True)
+    found = found.iloc[(found["runs"] + found["tuning_runs"]).argsort(kind="stable")]
+    return found.reset_index(drop=True)
 
 
 def pilot(

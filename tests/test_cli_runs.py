@@ -98,6 +98,8 @@ def test_runs_of_an_earlier_plan_are_listed_as_stale_and_mixed_with_nothing(
     out = capsys.readouterr().out
     assert {line.split()[0][-12:] for line in out.splitlines() if ": stale" in line} == stale
     assert {r["trial"] for r in select(table(find()), ["stale=true"])} == stale
+    assert attnres(monkeypatch, "runs", "list", "--filter", "variant=none") == 0
+    assert capsys.readouterr().out == "none of the 4 runs is variant=none\n"
     assert not stale & set(load_runs(done.folder.path.parents[1])["trial"])
     done.run(done.sweep(space=SPACE))
     assert select(table(find()), ["stale=true"]) == []

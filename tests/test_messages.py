@@ -81,6 +81,17 @@ CASES = [
     ("runs export runs.txt", "", "no runs here; train or sweep first"),
     ("bench sweep nothing", "", "no sweep is called so"),
     ("bench sweep {file}", SWEEP, "no finished trial of training to time"),
+    ("sweep run {file} seed=3", SWEEP, "seed: set by {file}:3: space.seed, trial by trial; change"),
+    (
+        "sweep run {file} budget=3_steps",
+        SWEEP.replace("seed: [0]", "size: {s: {model.dim: 8, budget: 9 steps}}"),
+        "budget: set by {file}:3: space.size, trial by trial; change it there",
+    ),
+    (
+        "sweep run {file} model.residual.num_blocks=4",
+        SWEEP.replace("seed: [0]", "model.residual: [block, full]"),
+        "space.model.residual, trial by trial; change it there",
+    ),
     ("sweep status {file}", SWEEP, "look from the project where it ran (or set ATTNRES_RUNS)"),
 ]
 
@@ -103,7 +114,7 @@ def test_a_mistake_is_one_line_with_its_remedy(
     given = words.format(tiny=TINY, file=path, folder=tmp_path).split()
     assert attnres(monkeypatch, *given) == 2
     error = capsys.readouterr().err
-    assert message in error
+    assert message.replace("{file}", str(path)) in error
     assert error.startswith("error: ")
     assert error.count("\n") == 1
 

@@ -56,6 +56,9 @@ def show(
     paths = find(folder)
     chosen = bool(sort or filter)
     found = select(records(paths if chosen or not limit else paths[:limit]), filter, sort)
+    if not found:
+        print(f"none of the {len(paths)} runs is {', '.join(filter)}")
+        return
     found = [r | {"state": f"{r['state']}: stale"} if "stale" in r else r for r in found]  # type: ignore[operator]
     lines = [tuple(_cell(record.get(key)) for key in COLUMNS) for record in found[: limit or None]]
     print(columns([COLUMNS, *lines]))

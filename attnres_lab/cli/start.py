@@ -10,7 +10,11 @@ import typer
 STARTERS = (
     "experiments/quickstart.yaml",
     "sweeps/quickstart.yaml",
+    "sweeps/schema.json",
     "notebooks/1_from_a_sweep_to_a_gain.ipynb",
+    "notebooks/2_your_own_table.ipynb",
+    "notebooks/3_looking_into_depth_attention.ipynb",
+    "notebooks/4_a_trainer_of_your_own.ipynb",
 )
 
 
@@ -35,7 +39,7 @@ def quickstart() -> None:
 
 
 def init(folder: Path = typer.Argument(help="A folder; made if need be.")) -> None:
-    """Copy an experiment, a sweep and a notebook to start from; overwrites nothing."""
+    """Copy an experiment, a sweep and the notebooks to start from; overwrites nothing."""
     from attnres_lab.errors import UserError
     from attnres_lab.shipped import HERE
 

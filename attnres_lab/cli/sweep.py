@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from attnres_lab.runs.sweep import SweepFolder
+    from attnres_lab.sweep.spec import SpecFile
 
 sub = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Plan, run and watch a sweep of many trials."
@@ -123,13 +126,27 @@ def run(
     from attnres_lab.sweep.spec import load_spec
 
     source = load_spec(spec, scale)
-    changed = replace(
-        source.spec, overrides=source.spec.overrides | parse_overrides(overrides or [])
-    )
+    given = parse_overrides(overrides or [])
+    _refuse_what_the_space_sets(source, given)
+    changed = replace(source.spec, overrides=source.spec.overrides | given)
     if workers:
         changed = replace(changed, launcher=replace(changed.launcher, workers=workers))
     source = replace(source, spec=changed)
     raise typer.Exit(run_sweep(source, source.folder, large=large).exit_code)
+
+
+def _refuse_what_the_space_sets(source: SpecFile, given: Iterable[str]) -> None:
+    """Each point would lay its own value over the one given. Raises UserError."""
+    from attnres_lab.errors import UserError
+    from attnres_lab.sweep.space import sets
+
+    taken = {key: axis.key for axis in source.space.axes for key in sets(axis)}
+    taken |= {"seed": "seed"} if source.space.seeds or source.space.each else {}
+    for key in given:
+        for own, axis in taken.items():
+            if f"{key}.".startswith(f"{own}."):
+                where = f"{source.file.where(f'space.{axis}')}: space.{axis}"
+                raise UserError(f"{key}: set by {where}, trial by trial; change it there")
 
 
 @sub.command()

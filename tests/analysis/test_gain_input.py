@@ -75,9 +75,10 @@ BAD = {
         changed(3, "status", "dunno").fillna({"status": "finished"}),
         "row 3: unknown status dunno; valid: finished",
     ),
-    "one size": (
-        arms(1, 4),
-        r"1 paired size \(d0\): a power law and its error need at least 3",
+    "one size": (arms(1, 4), r"1 paired size \(d0\): a power law and its error need at least 3"),
+    "no size of both": (
+        arms(4, 4)[lambda r: (r["variant"] == "full") == (r["size"] == "d0")],
+        r"0 paired sizes: .* at least 3 at which 'baseline' and 'full' have finished with the same",
     ),
     "two sizes": (arms(2, 4), r"2 paired sizes \(d0, d1\)"),
     "equal compute": (

@@ -169,6 +169,8 @@ def test_many_sizes_with_a_seed_each_are_the_cheapest_design(interaction: float)
     assert tuned["device_hours"] == (tuned["runs"] + tuned["tuning_runs"]) / 2
     assert (found["half_width"] <= 0.075).all()
     assert found["device_hours"].is_monotonic_increasing
+    free = designs(study, 0.075, hours=0.0, variants=3)  # of runs that have no times
+    assert list(free["runs"]) == list(found["runs"])
     assert designs(Study(0.01, 5, interaction=1.0), 0.01).empty
 
 
