@@ -190,7 +190,7 @@ def paired_cells(
         named = f" ({_some(order)})" if len(order) else ""
         raise ValueError(
             f"{len(order)} paired {columns.size}{plural}{named}: a power law and its error need at "
-            f"least 3 at which {baseline!r} and {variant!r} have finished with the same seed"
+            f"least 3 at which {baseline!r} and the variant have finished with the same seed"
         )
     x_b, y_b, x_v, y_v = (
         both[name].unstack("seed").loc[order].to_numpy(float)

@@ -61,13 +61,20 @@ class Evidence:
         ordered: pd.DataFrame = runs.iloc[np.argsort(size.to_numpy(), kind="stable")]
         return ordered
 
+    @property
+    def rate(self) -> str:
+        """The key that ``tune`` of the sweep's YAML finds a value of for each cell, or empty."""
+        named = (self._yaml.get("tune") or {}).get("key")
+        return named if isinstance(named, str) else ""
+
     @cached_property
     def factors(self) -> list[str]:
-        """Config keys that vary beyond variant, size and seed."""
+        """Config keys that vary beyond variant, size and seed; what is tuned follows from them."""
+        without = (*_NO_FACTORS, self.rate)
         keys = [
             key
             for key in map(str, self.done)
-            if ("." in key or key == "budget") and "/" not in key and key not in _NO_FACTORS
+            if ("." in key or key == "budget") and "/" not in key and key not in without
         ]
         cells = self.done.groupby(["variant", "size", "seed"])
         return [key for key in keys if (cells[key].nunique(dropna=False) > 1).any()]

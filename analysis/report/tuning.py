@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from analysis import plots
 from analysis.gain.gain import compute_equivalent_gain
@@ -32,7 +31,8 @@ def _tuning(evidence: Evidence, page: Page) -> None:
     tuning = load_runs(evidence.source, evidence.tracking_uri, tuning=True)
     if tuning.empty or LOSS not in tuning or not (key := _key(evidence, tuning)):
         return
-    measured = evidence.done
+    of_cell = [factor for factor in evidence.factors if factor != key]
+    tuning, measured = (_by_cell(runs, of_cell) for runs in (tuning, evidence.done))
     sigma = spread_of_runs(measured, ["variant", "size", key], LOSS)
     found = bowls(tuning, key, sigma=sigma)
     note = (
@@ -40,7 +40,7 @@ def _tuning(evidence: Evidence, page: Page) -> None:
         "neighbours, from runs on seeds that measure nothing else. The gains above rest on the "
         "measuring runs alone."
     )
-    if law := [s for s in evidence.sizes if s not in set(tuning["size"])]:
+    if law := [s for s in measured["size"].unique() if s not in set(tuning["size"])]:
         note += f" At {', '.join(law)} it lies on the line of log value by log parameters."
     page.add(f"## Tuned {key}", note, markdown(_chosen(found, measured)))
     odd = found.rows[found.rows["kind"].isin(list(KINDS))]
@@ -51,16 +51,22 @@ def _tuning(evidence: Evidence, page: Page) -> None:
         )
     _figure(found, tuning, page)
     _debt(found, tuning, measured, page)
-    _shared(evidence, tuning, key, page)
+    if not of_cell:
+        _shared(evidence, tuning, key, page)
+
+
+def _by_cell(runs: pd.DataFrame, factors: list[str]) -> pd.DataFrame:
+    """With the value of each factor beside the size, for a cell has a value of its own in each."""
+    names = runs["size"].astype(str)
+    for factor in factors:
+        names = names + f" {factor}=" + runs[factor].astype(str)
+    return runs.assign(size=names)
 
 
 def _key(evidence: Evidence, tuning: pd.DataFrame) -> str:
     """What the sweep's file tunes, else the one key in which the tuning runs of a cell differ."""
-    spec = yaml.safe_load(evidence.spec.read_text()) if evidence.spec else {}
-    if isinstance(named := (spec.get("tune") or {}).get("key"), str):
-        return named
     keys = replace(evidence, runs=tuning).tuned
-    return keys[0] if len(keys) == 1 else ""
+    return evidence.rate or (keys[0] if len(keys) == 1 else "")
 
 
 def _chosen(found: Bowls, measured: pd.DataFrame) -> pd.DataFrame:

@@ -219,3 +219,38 @@ def test_speed_stands_beside_the_baselines(tmp_path, quick) -> None:
         write_report(tmp_path / "runs.csv", tmp_path / "out").markdown.read_text(), "Cost"
     )
     assert "| full | 0.13 | 7.692e+04 | 1e+12 | 1.3 |" in text
+
+
+def test_each_cell_of_a_tuned_study_with_another_factor_has_a_value_of_its_own(
+    tmp_path, quick
+) -> None:
+    """The best rate is put in: 1 with one head, 4 with two; twice that for Full. It follows from
+    the cell, so it is no factor of which an arm took its best.
+    """
+    table = published(tmp_path)
+    table, cells = table[table["variant"].isin(["baseline", "full"])], []
+    for heads, best in ((1, 1.0), (2, 4.0)):
+        own = best * table["variant"].map({"baseline": 1.0, "full": 2.0})
+        measured = table.assign(**{"model.num_heads": heads, "optim.lr": own, "tuning": False})
+        cells.append(measured.assign(**{"val/loss": table["val/loss"] + 0.01 * heads}))
+        cells += [
+            cells[-1].assign(
+                **{
+                    "optim.lr": rate,
+                    "val/loss": table["val/loss"] + 0.05 * np.log2(rate / own) ** 2,
+                    "tuning": True,
+                }
+            )
+            for rate in (0.25, 0.5, 1, 2, 4, 8, 16)
+        ]
+    pd.concat(cells).to_csv(tmp_path / "runs.csv", index=False)
+    (tmp_path / "spec.yaml").write_text("tune: {key: optim.lr}\n")
+    text = write_report(
+        tmp_path / "runs.csv", tmp_path / "out", spec=tmp_path / "spec.yaml"
+    ).markdown.read_text()
+    assert "each variant at its own best model.num_heads of those tried" in text
+    assert "optim.lr:" not in section(text, "Warnings")
+    rows = section(text, "Tuned optim.lr")
+    assert "| 194M model.num_heads=1 | 1 | 2 |" in rows
+    assert "| 194M model.num_heads=2 | 4 | 8 |" in rows
+    assert not (tmp_path / "out" / "by_optim.lr.png").exists()
