@@ -4,8 +4,8 @@ BIN := .venv/bin
 SWEEP ?= sweeps/quickstart.yaml
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: quickstart test test-all test-slow test-infra test-cluster check bench bench-gpu services \
-  clean
+.PHONY: quickstart test test-all test-slow test-infra test-exhaustive test-cluster check bench \
+  bench-gpu services clean
 
 .venv/ready: pyproject.toml constraints.txt
 	@echo "installing into .venv: a few minutes, once"
@@ -27,16 +27,20 @@ check: .venv/ready
 	$(BIN)/mypy
 
 test: .venv/ready
-	$(BIN)/python -m pytest -n 2 -m "not slow and not infra and not cluster"
+	$(BIN)/python -m pytest -n 2 -m "not slow and not exhaustive and not infra and not cluster"
 
-# The rest: slow tests two at a time, then those that start real services one by one.
-test-all: test-slow test-infra
+# The rest: slow tests two at a time, those that start real services one by one, and the whole of what the others take a
+# stride of: each writing call disturbed in each way, up to hours.
+test-all: test-slow test-infra test-exhaustive
 
 test-slow: .venv/ready-all
 	$(BIN)/python -m pytest -n 2 -m "slow and not infra"
 
 test-infra: .venv/ready-all
 	$(BIN)/python -m pytest -m infra
+
+test-exhaustive: .venv/ready-all
+	$(BIN)/python -m pytest -n 2 -m exhaustive -o faulthandler_timeout=7200
 
 # Trials over two nodes, killed and stopped: up to an hour, with nothing else on the machine.
 test-cluster: .venv/ready-all

@@ -75,7 +75,7 @@ def _trial(
         for n in range(1, 2 * LAYERS + 2)
     ]
     record = {"step": 10 * ROWS, "reads": reads if entry.variant != "baseline" else []}
-    write_json(files.artifacts / "depth" / f"step-{10 * ROWS:06d}.json", record)
+    write_json(files.new_artifact("depth", f"step-{10 * ROWS:06d}.json"), record)
     files.checkpoint.parent.mkdir()
     files.checkpoint.write_bytes(b"weights")
     files.log.write_text("trained\n")

@@ -69,13 +69,15 @@ def test_a_stopped_run_resumes_bit_for_bit_with_the_same_rows(
     assert timeless(tmp_path / "parts") == timeless(tmp_path / "whole")
 
 
-def test_a_run_that_goes_on_between_two_rows_writes_the_same_rows(tmp_path: Path) -> None:
-    """From the checkpoint of step 5, where rows are of steps 1 to 4, 5 to 8 and 9 to 12."""
-
+@pytest.mark.parametrize("at", [6, 9])
+def test_a_run_that_goes_on_between_two_rows_writes_the_same_rows(tmp_path: Path, at: int) -> None:
+    """From the checkpoint of step 5, where rows are of steps 1 to 4, 5 to 8 and 9 to 12; of a crash
+    at step 9 the second is there already, and is written again.
+    """
     config = tiny(tmp_path)
     run(config, tmp_path / "whole")
     with pytest.raises(RuntimeError, match="crash"):
-        run(config, tmp_path / "parts", callbacks=[Crash(6)])
+        run(config, tmp_path / "parts", callbacks=[Crash(at)])
     run(config, tmp_path / "parts")
     assert curve(tmp_path / "parts", "train/loss") == curve(tmp_path / "whole", "train/loss")
 

@@ -21,6 +21,7 @@ from filelock import FileLock
 from attnres_lab.runs.folder import RunFolder, read_json, write_json
 from attnres_lab.runs.lock import sweep_up
 from attnres_lab.runs.secrets import redact
+from attnres_lab.tracking import sqlite
 from attnres_lab.tracking.figures import heat_map
 from attnres_lab.tracking.names import model_name
 from attnres_lab.tracking.store import Store
@@ -44,6 +45,7 @@ class Memory:
 
     def save(self, **values: Any) -> None:
         """Remember ``values`` too."""
+        sqlite.settle()
         self.values |= values
         if not self._path.parent.is_dir():  # nothing starts another in its place
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._path.parent))
@@ -55,18 +57,23 @@ def mirroring(folder: Path) -> Iterator[None]:
     """Be the only process that mirrors ``folder``, a run's or a sweep's. Temporary files, MLflow's
     too, are put into it, where the next one removes what a killed one left.
     """
-    scratch, before = folder / ".tracking.tmp", tempfile.tempdir
+    place, before = scratch(folder), tempfile.tempdir
     with FileLock(folder / ".tracking.lock"):
         for pattern in (".tracking.json.*.tmp", "trials/*/.tracking.json.*.tmp"):
             sweep_up(folder.glob(pattern))
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir()
-        tempfile.tempdir = str(scratch)
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir()
+        tempfile.tempdir = str(place)
         try:
             yield
         finally:
             tempfile.tempdir = before
-            shutil.rmtree(scratch, ignore_errors=True)
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def scratch(folder: Path) -> Path:
+    """Where temporary files are put while ``folder`` is mirrored."""
+    return folder / ".tracking.tmp"
 
 
 def remove_half_uploads(run: Any) -> None:
@@ -90,18 +97,22 @@ def stamp(path: Path) -> list[int] | None:
 
 @dataclass(frozen=True)
 class Target:
-    """The run that files go to; ``new``: the store holds nothing of it that one would ask for."""
+    """The run that files go to. ``told``: the last point of each metric, where all that the store
+    holds of the run is of this process, so that there is nothing to ask for.
+    """
 
     store: Store
     run_id: str
     name: str
     tags: Mapping[str, str]
-    new: bool
+    told: Mapping[str, Any] | None
 
 
-def send_files(target: Target, files: RunFolder, memory: Memory, *, ended: bool) -> None:
-    """Files that are new or have changed; the log and the checkpoint once the run has ended. Raises
-    what MLflow raises.
+def send_files(
+    target: Target, files: RunFolder, memory: Memory, *, ended: list[int] | None
+) -> None:
+    """Files that are new or have changed; the log and the checkpoint once the run has ended, whose
+    last status has the stamp ``ended``: then it is done. Raises what MLflow raises.
     """
     sent = memory.values.setdefault("artifacts", {})
     before = dict(sent)
@@ -119,8 +130,10 @@ def send_files(target: Target, files: RunFolder, memory: Memory, *, ended: bool)
             if below == "depth" and key not in sent:
                 _send_image(target, read_json(path) or {"reads": []}, mark[0] // 1_000_000)
             sent[key] = mark
+        if ended:
+            memory.values["done"] = ended
     finally:
-        if sent != before:
+        if ended or sent != before:
             memory.save()
 
 
@@ -164,13 +177,8 @@ def send_model(target: Target, files: RunFolder) -> None:
     }
     # a model's page shows its note, not its tags
     facts["mlflow.note.content"] = "  \n".join(f"{key}: `{value}`" for key, value in facts.items())
-    found = (
-        []
-        if target.new
-        else client.search_logged_models(
-            [store.experiment_id], f"source_run_id = '{target.run_id}'", max_results=1
-        )
-    )
+    new, query = target.told is not None, f"source_run_id = '{target.run_id}'"
+    found = [] if new else client.search_logged_models([store.experiment_id], query, max_results=1)
     if found:
         model = found[0]
         client.set_logged_model_tags(model.model_id, facts)
@@ -180,7 +188,7 @@ def send_model(target: Target, files: RunFolder) -> None:
             store.experiment_id, name, target.run_id, EXTERNAL | facts, labels, "checkpoint"
         )
     # an output cannot be changed: it is that of a run that came to an end
-    if result and (target.new or not client.get_run(target.run_id).outputs.model_outputs):
+    if result and (new or not client.get_run(target.run_id).outputs.model_outputs):
         client.log_outputs(target.run_id, [LoggedModelOutput(model.model_id, step)])
     _send_model_metrics(target, model)
     if model.status != LoggedModelStatus.READY:
@@ -195,9 +203,14 @@ def _send_model_metrics(target: Target, model: Any) -> None:
 
     client = target.store.client
     there = {(metric.key, metric.value) for metric in model.metrics or ()}
+    told = (
+        client.get_run(target.run_id).data._metric_objs
+        if target.told is None
+        else target.told.values()
+    )
     found = [
         Metric(metric.key, metric.value, metric.timestamp, metric.step, model_id=model.model_id)
-        for metric in client.get_run(target.run_id).data._metric_objs
+        for metric in told
         if re.fullmatch(MEASURED, metric.key) and (metric.key, metric.value) not in there
     ]
     if found:
@@ -216,14 +229,14 @@ def _send_image(target: Target, record: Mapping[str, Any], when: int) -> None:
     from PIL.Image import fromarray
 
     client, run_id, step = target.store.client, target.run_id, record["step"]
-    there = [] if target.new else client.list_artifacts(run_id, "images")
+    there = client.list_artifacts(run_id, "images") if target.told is None else []
     names = (PurePosixPath(item.path).name for item in there)
     found = [name for name in names if re.search(rf"[+%]step[+%]{step}[+%]", name)]
     new = f"depth attention+step+{step}+timestamp+{when}+{uuid4()}"
     name = re.sub(r"([+%]compressed)?\.\w+$", "", found[0]) if found else new
     with tempfile.TemporaryDirectory() as place:
         picture = fromarray(image)
-        picture.save(Path(place) / f"{name}.png")
+        picture.save(Path(place) / f"{name}.png", compress_level=1)
         compress_image_size(picture).save(Path(place) / f"{name}+compressed.webp")
         client.log_artifacts(run_id, place, "images")
     client.set_tag(run_id, MLFLOW_LOGGED_IMAGES, "True")

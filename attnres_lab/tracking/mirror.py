@@ -15,8 +15,9 @@ from attnres_lab.runs.folder import RunFolder
 from attnres_lab.runs.lock import mendable
 from attnres_lab.runs.paths import runs_folder
 from attnres_lab.runs.sweep import SweepFolder
+from attnres_lab.tracking import sqlite
 from attnres_lab.tracking.artifacts import mirroring
-from attnres_lab.tracking.store import connect, left_behind, tracking_uri
+from attnres_lab.tracking.store import Store, connect, file_of, left_behind, tracking_uri
 
 GRACE = 30.0  # seconds that the last rows get once the training is over
 
@@ -109,12 +110,12 @@ def log_report(sweep_name: str, folder: Path) -> None:
 
 def rebuild(folder: Path) -> Iterator[Path]:
     """Write every run and sweep below ``folder`` to the store again, each as it is yielded; what
-    the store already holds is not doubled.
+    the store already holds is not doubled. Many runs are shared out to a process per core.
 
     Raises UserError when there are no runs, and what MLflow raises.
     """
     from attnres_lab.runs.table import find
-    from attnres_lab.tracking.sweep import REPORT, SweepSync
+    from attnres_lab.tracking.crew import Errand, send
     from attnres_lab.tracking.worker import single
 
     found = sorted(find(folder))
@@ -122,22 +123,37 @@ def rebuild(folder: Path) -> Iterator[Path]:
         path.parents[1] for path in found if (path.parents[1] / "plan.json").exists()
     )
     store = connect(thorough=True)
-    for home in sweeps:
-        yield home
-        with mirroring(home):
-            if not SweepSync(store, home, home.name, {}).has_report():
-                SweepSync(store, home, home.name, {}).upload(home / REPORT)
-            sweep = SweepSync(store, home, home.name, {})
-            while not sweep.sync():
-                pass
-            sweep.close()
-    for home in found:
-        if home.parents[1] not in sweeps:
+    if path := file_of(tracking_uri()):
+        sqlite.hurry(path)
+    try:
+        for home in sweeps:
             yield home
-            with mirroring(home):
-                run = single(store, home)
-                run.sync()
-                run.sync_artifacts()
+            _send_sweep(store, home)
+        alone = [home for home in found if home.parents[1] not in sweeps]
+        for home, sent in zip(alone, send([Errand(home) for home in alone]), strict=True):
+            yield home
+            if not sent:
+                with mirroring(home):
+                    run = single(store, home)
+                    run.sync()
+                    run.sync_artifacts()
+    finally:
+        sqlite.calm()
+
+
+def _send_sweep(store: Store, home: Path) -> None:
+    from attnres_lab.tracking.crew import send
+    from attnres_lab.tracking.sweep import REPORT, SweepSync
+
+    with mirroring(home):
+        if not SweepSync(store, home, home.name, {}).has_report():
+            SweepSync(store, home, home.name, {}).upload(home / REPORT)
+        for _ in send(SweepSync(store, home, home.name, {}).errands()):
+            pass  # the sweep finds what was sent, and sends what was not
+        sweep = SweepSync(store, home, home.name, {})
+        while not sweep.sync():
+            pass
+        sweep.close()
 
 
 def forget(home: Path) -> int:

@@ -69,6 +69,7 @@ class RunSync:
         self._attached = False
         # the stamp of the final status, once everything but artifacts is written
         self._ended: list[int] | None = None
+        self._told: dict[str, Any] = {}  # the last point of each metric, of this process
         self._new = False  # whether this process made the run: the store holds nothing of it
 
     @property
@@ -107,11 +108,10 @@ class RunSync:
         """
         if not self.files.path.is_dir() or self.run_id is None:
             return
-        target = Target(self.store, self.run_id, self._name, self._tags, new=self._new)
-        send_files(target, self.files, self._memory, ended=self._ended is not None)
+        told = self._told if self._new else None
+        target = Target(self.store, self.run_id, self._name, self._tags, told)
+        send_files(target, self.files, self._memory, ended=self._ended)
         self._new = False
-        if self._ended:
-            self._memory.save(done=self._ended)
 
     def close(self) -> None:
         """The process is gone: a run that says it is running was killed."""
@@ -131,7 +131,7 @@ class RunSync:
             if run.info.lifecycle_stage == "active":
                 client.delete_run(self.run_id)
             run, self._memory.values = None, {}
-        self._new = run is None
+        self._new, self._told = run is None, {}
         if run is not None:
             remove_half_uploads(run)
         run = run or self._create()
@@ -280,6 +280,7 @@ class RunSync:
         if len(self._batch[0]) + len(metrics) > METRICS_PER_CALL:
             self._flush()
         self._batch[0].extend(metrics)
+        self._told |= {metric.key: metric for metric in metrics}
 
     def _flush(self) -> None:
         """Send what was kept: the store writes metrics first and tags last."""

@@ -7,6 +7,7 @@ import sqlite3
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 #: What follows a database's name in the names of its journals: theirs is another's once it is gone.
@@ -94,9 +95,56 @@ def set_aside(path: Path, reason: str) -> None:
 
 def forget(path: Path) -> None:
     """Close what this process has open of the store: the file may be another one by now."""
-    mlflow = sys.modules.get("mlflow.store.tracking.sqlalchemy_store")
-    if mlflow and (engine := mlflow.SqlAlchemyStore._engine_map.get(f"sqlite:///{path}")):
+    if engine := _engine(path):
         engine.dispose()
+
+
+_hurried: dict[Path, Any] = {}  # of this process, with their engines
+
+
+def hurry(path: Path) -> None:
+    """Let this process commit to the open store at ``path`` without waiting for the disk, some
+    sixty times a run, until ``calm``. A killed process loses nothing by it; a power cut may damage
+    the store, as which the next rebuild knows it.
+    """
+    from sqlalchemy import event
+
+    if engine := _engine(path):
+        event.listen(engine, "connect", _do_not_wait)
+        engine.dispose()  # new connections: the setting is theirs
+        _hurried[path] = engine
+
+
+def settle() -> None:
+    """Bring to the disk what was committed in a hurry: before anything is remembered as sent. No
+    connection of this process may be in the middle of a transaction. Raises OSError.
+    """
+    for path in _hurried:
+        with open(path, "rb+") as file:
+            os.fsync(file.fileno())
+
+
+def calm() -> None:
+    """The end of all hurry."""
+    from sqlalchemy import event
+
+    try:
+        settle()
+    finally:
+        for engine in _hurried.values():
+            event.remove(engine, "connect", _do_not_wait)
+            engine.dispose()
+        _hurried.clear()
+
+
+def _do_not_wait(connection: sqlite3.Connection, _: object) -> None:
+    connection.execute("PRAGMA synchronous = OFF")
+
+
+def _engine(path: Path) -> Any:
+    """MLflow's engine of the store, if this process opened it."""
+    mlflow = sys.modules.get("mlflow.store.tracking.sqlalchemy_store")
+    return mlflow.SqlAlchemyStore._engine_map.get(f"sqlite:///{path}") if mlflow else None
 
 
 def _open(path: Path) -> sqlite3.Connection:

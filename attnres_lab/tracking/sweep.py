@@ -13,7 +13,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from attnres_lab.errors import UserError
 from attnres_lab.runs.folder import DONE, read_json, write_json
 from attnres_lab.runs.looks import looks
 from attnres_lab.runs.secrets import redact, redact_settings
@@ -22,6 +21,7 @@ from attnres_lab.runs.table import flatten, planned, table, tidy
 from attnres_lab.tracking import figures
 from attnres_lab.tracking.artifacts import is_ours, remove_half_uploads, stamp
 from attnres_lab.tracking.children import runs_of, set_apart
+from attnres_lab.tracking.crew import UNREADABLE, Errand
 from attnres_lab.tracking.dataset import user
 from attnres_lab.tracking.export import write_records
 from attnres_lab.tracking.note import markdown, paragraph
@@ -85,6 +85,20 @@ class SweepSync:
             self._parent = None
             raise
         return len(waiting) <= SCHEDULED_PER_TURN
+
+    def errands(self) -> list[Errand]:
+        """The trials that the store has not taken whole, for other processes to send. This object
+        learns nothing of what they do.
+        """
+        if self._unchanged():
+            return []
+        self._attach()
+        self._read_plan()
+        return [
+            Errand(trial.files.path, self.folder, trial.identity, trial.run_id)
+            for trial in self._trials.values()
+            if trial.started and not trial.done
+        ]
 
     def close(self) -> None:
         """The tables and figures, and the parent's last state: finished when every trial has a
@@ -164,7 +178,7 @@ class SweepSync:
         """A folder that cannot be read does not hold up the others."""
         try:
             trial.sync()
-        except (ValueError, KeyError, TypeError, UserError) as error:
+        except UNREADABLE as error:
             self._unreadable.add(trial.files.path.name)
             print(
                 f"tracking: {trial.files.path} is left out: {type(error).__name__}: {error}",

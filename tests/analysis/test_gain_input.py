@@ -78,7 +78,7 @@ BAD = {
     "one size": (arms(1, 4), r"1 paired size \(d0\): a power law and its error need at least 3"),
     "no size of both": (
         arms(4, 4)[lambda r: (r["variant"] == "full") == (r["size"] == "d0")],
-        r"0 paired sizes: .* at least 3 at which 'baseline' and the variant have finished with the same",
+        r"0 paired sizes: .* at least 3 at which 'baseline' and the variant have finished",
     ),
     "two sizes": (arms(2, 4), r"2 paired sizes \(d0, d1\)"),
     "equal compute": (

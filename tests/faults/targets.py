@@ -20,7 +20,7 @@ from attnres_lab.runs.sweep import SweepFolder
 from attnres_lab.sweep import engine
 from attnres_lab.sweep.launchers import local
 from attnres_lab.sweep.spec import load_spec
-from attnres_lab.tracking import artifacts, readable_errors, rebuild, server, worker
+from attnres_lab.tracking import artifacts, readable_errors, rebuild, server, sqlite, worker
 from attnres_lab.training.run import run
 from tests.faults.forked import ROLES, beside, play, popen
 
@@ -60,10 +60,11 @@ def mirrored_sweep(file: str, runs: str, start: str = "fork") -> int:
 
 def mirror(_: str, runs: str) -> int:
     """As ``attnres track rebuild`` does, but for the drawing of pictures, which costs more than all
-    that is written.
+    that is written; and the store waits for the disk, as that of a live mirror.
     """
     environment(runs)
     artifacts.heat_map = lambda _: np.zeros((8, 8, 3), np.uint8)
+    sqlite.hurry = lambda _: None
     with readable_errors():
         return len(list(rebuild(Path(runs)))) - 1
 

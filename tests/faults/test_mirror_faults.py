@@ -41,11 +41,16 @@ def test_a_stride_of_faults_leaves_no_trace(bench: Bench) -> None:
 
 
 @pytest.mark.slow
-def test_every_second_call_disturbed_leaves_no_trace(bench: Bench) -> None:
-    """The kinds of fault in turns: each at each call would take half an hour."""
-    bench.check_all(bench.stride(2 * len(ACTIONS), ACTIONS))
+def test_a_closer_stride_of_faults_leaves_no_trace(bench: Bench) -> None:
+    bench.check_all(bench.stride(40))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("action", ["kill", "ENOSPC", "EIO"])
+def test_every_fault_leaves_no_trace(bench: Bench, action: str) -> None:
+    bench.check_all(bench.every(action))
+
+
+@pytest.mark.exhaustive
 def test_a_disk_that_stays_full_or_read_only_leaves_no_trace(bench: Bench) -> None:
-    bench.check_all(bench.stride(40, LASTING))
+    bench.check_all(bench.stride(10, LASTING))

@@ -39,7 +39,7 @@ def spec(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n != NAMES[0])) for n in NAMES]
+    "name", [pytest.param(n, marks=[pytest.mark.exhaustive] * (n != NAMES[0])) for n in NAMES]
 )
 def test_a_folder_of_any_name(
     name: str, tmp_path: Path, mlflow_process: tuple[Injector, Warm], empty_store: Path

@@ -68,11 +68,16 @@ def test_a_stride_of_faults_leaves_no_trace(bench: Bench) -> None:
 
 
 @pytest.mark.slow
+def test_a_closer_stride_of_faults_leaves_no_trace(bench: Bench) -> None:
+    bench.check_all(bench.stride(20))
+
+
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("action", ["kill", "ENOSPC", "EIO"])
 def test_every_fault_leaves_no_trace(bench: Bench, action: str) -> None:
     bench.check_all(bench.every(action))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_disk_that_stays_full_or_read_only_leaves_no_trace(bench: Bench) -> None:
     bench.check_all(bench.stride(10, LASTING))

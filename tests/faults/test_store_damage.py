@@ -83,7 +83,7 @@ def home(
 @pytest.mark.parametrize(
     ("way", "command"),
     [
-        pytest.param(way, command, marks=[pytest.mark.slow] * ((way, command) not in DEFAULT))
+        pytest.param(way, command, marks=[pytest.mark.exhaustive] * ((way, command) not in DEFAULT))
         for way in WAYS
         for command in COMMANDS
     ],

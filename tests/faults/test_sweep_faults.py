@@ -56,6 +56,12 @@ def test_a_stride_of_faults_leaves_no_trace(tmp_path, process) -> None:
 
 
 @pytest.mark.slow
+def test_a_closer_stride_of_faults_leaves_no_trace(tmp_path, process) -> None:
+    bench = make(tmp_path, process, **GRID, **CHAIN)
+    bench.check_all(bench.stride(30))
+
+
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("action", ["kill", "ENOSPC", "EIO"])
 def test_every_fault_leaves_no_trace(tmp_path, process, action: str) -> None:
     """Trials that only write, as training does: what training itself writes is in
@@ -65,7 +71,7 @@ def test_every_fault_leaves_no_trace(tmp_path, process, action: str) -> None:
     bench.check_all(bench.every(action))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_disk_that_stays_full_or_read_only_leaves_no_trace(tmp_path, process) -> None:
     bench = make(tmp_path, process, **GRID, **CHAIN)
     bench.check_all(bench.stride(10, LASTING))

@@ -110,10 +110,15 @@ QUICK = [
 ]
 
 
+def _rarely(case):
+    """A stride of the rest is slow, all of it exhaustive."""
+    return pytest.mark.slow if ALL.index(case) % 23 == 0 else pytest.mark.exhaustive
+
+
 @pytest.mark.parametrize("name", KERNELS)
 @pytest.mark.parametrize(
     ("option", "capability", "dtype", "dim"),
-    [case if case in QUICK else pytest.param(*case, marks=pytest.mark.slow) for case in ALL],
+    [case if case in QUICK else pytest.param(*case, marks=_rarely(case)) for case in ALL],
 )
 def test_rows_move_128_bits_at_a_time_and_nothing_spills(
     name, option, capability, dtype, dim, tmp_path

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import time
 
+import numpy as np
 import pytest
-from matplotlib import colormaps
-from tracking_helpers import OLD_LOADER, dump, position, write_run
+from filelock import FileLock, Timeout
+from matplotlib import colormaps, rc_context
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from tracking_helpers import OLD_LOADER, dump, position, wait_for, write_run
 
 from attnres_lab.errors import UserError
 from attnres_lab.runs.folder import RunFolder, read_json, write_json
 from attnres_lab.tracking import RunMirror, connect, rebuild, tracking_uri
-from attnres_lab.tracking.figures import DOTS, TILE, heat_map
+from attnres_lab.tracking.figures import DOTS, LETTERS, TILE, _grid, heat_map
 from attnres_lab.tracking.worker import single
 
 pytestmark = pytest.mark.filterwarnings(OLD_LOADER)
@@ -46,6 +52,9 @@ def test_a_run_arrives_whole(runs) -> None:
     folder = runs / "train" / "tiny"
     with RunMirror(folder):
         files = write_run(folder)
+        wait_for((folder / "tracking.json").exists)
+        with pytest.raises(Timeout):  # nobody else mirrors it meanwhile
+            FileLock(folder / ".tracking.lock", timeout=0).acquire()
     (run,) = dump(tracking_uri()).values()
     assert logged_points(run) == expected_points(files)
     assert run["params"]["model.residual.name"] == "full"
@@ -152,6 +161,34 @@ def test_a_row_whose_answer_was_lost_is_not_doubled(runs, monkeypatch) -> None:
     assert broken > 5
     (run,) = dump(tracking_uri()).values()
     assert logged_points(run) == expected_points(files)
+
+
+def test_a_file_that_the_store_did_not_take_is_sent_the_next_time(runs) -> None:
+    """Each upload is refused once: what was not sent is not remembered as sent."""
+    files = write_run(runs / "refused")
+    store, refused = connect(), set[str]()
+
+    class Full:
+        def __getattr__(self, name):
+            method = getattr(store.client, name)
+
+            def call(run_id, what, *args):
+                if what not in refused:
+                    refused.add(what)
+                    raise OSError(errno.ENOSPC, "No space left on device", what)
+                return method(run_id, what, *args)
+
+            return call if name == "log_artifact" else method
+
+    mirror = single(type(store)(Full(), store.experiment_id, store.label), files.path)
+    mirror.sync()
+    for _ in range(3):
+        with pytest.raises(OSError, match="No space left"):
+            mirror.sync_artifacts()
+    mirror.sync_artifacts()
+    assert len(refused) == 3
+    (run,) = dump(tracking_uri()).values()
+    assert {"config.yaml", "environment.json", "depth/step-000050.json"} < set(run["files"])
 
 
 def test_a_result_that_was_repaired_reaches_the_store(runs) -> None:
@@ -287,9 +324,51 @@ def test_the_heat_map_shows_the_weights() -> None:
     assert heat_map({"reads": []}) is None
 
 
-def test_the_open_sum_of_a_block_stands_where_its_block_will() -> None:
-    from attnres_lab.tracking.figures import _grid
+@pytest.mark.parametrize("shape", [(17, 17), (2, 2), (33, 5), (97, 97)])
+def test_a_map_is_put_into_its_frame_as_matplotlib_draws_it(shape) -> None:
+    """The whole figure in one go; and nothing of an earlier map with the same names is left in a
+    later one.
+    """
+    count, width = shape
+    random = np.random.default_rng(0)
+    names = ["embedding", *(f"f{k}" for k in range(1, width))]
 
+    def record() -> dict:
+        lengths = [max(1, (k + 1) * width // count) for k in range(count)]
+        weights = [random.dirichlet(np.ones(length)).tolist() for length in lengths]
+        return {"reads": [read(w, names[: len(w)], k) for k, w in enumerate(weights)]}
+
+    for found in (record(), record()):
+        image, drawn = heat_map(found), whole_figure(found)
+        assert image.shape == drawn.shape
+        near = np.zeros(image.shape[:2], bool)  # nothing is more than a pixel from its place
+        for shift in np.ndindex(3, 3):
+            moved = np.roll(drawn, np.array(shift) - 1, (0, 1))
+            near |= (image == moved).all(axis=2)
+        assert near.all()
+        assert (image == drawn).all(axis=2).mean() > 0.95
+
+
+def whole_figure(record: dict) -> np.ndarray:
+    """The map, its axes and its colour bar in one go."""
+    rows, columns, weights = _grid(record["reads"])
+    with rc_context({"font.size": LETTERS}):
+        figure = Figure(figsize=TILE, dpi=DOTS, layout="constrained")
+        ax = figure.subplots()
+        norm = PowerNorm(0.5, 0, 1)
+        shown = ax.imshow(weights, cmap="cividis", norm=norm, aspect="auto", interpolation="none")
+        bar = figure.colorbar(shown, ax=ax, label="weight", ticks=[0, 0.05, 0.2, 0.5, 1])
+        bar.ax.set_yticklabels(["0", "0.05", "0.2", "0.5", "1"])
+        for labels, place, most in ((rows, ax.set_yticks, 9), (columns, ax.set_xticks, 6)):
+            step = -(-len(labels) // most)
+            place(range(0, len(labels), step), labels[::step])
+        ax.set(xlabel="source", ylabel="read before sublayer")
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        return np.asarray(canvas.buffer_rgba())[..., :3]
+
+
+def test_the_open_sum_of_a_block_stands_where_its_block_will() -> None:
     reads = [
         read([0.4, 0.6], ["embedding", "partial"], 1),
         read([0.2, 0.3, 0.5], ["embedding", "b1", "partial"], 3),
