@@ -162,10 +162,10 @@ def _row(
 
 
 def _look(variant: str) -> Any:
-    """That of our variant of this name, however a source spells it."""
+    """That of our variant of this name, however a source spells it and whatever follows a comma."""
     from analysis.plots.style import looks
 
-    name = variant if variant in PAPER else variant.lower()
+    name = variant if variant in PAPER else variant.lower().split(",")[0]
     return looks([name])[name]
 
 

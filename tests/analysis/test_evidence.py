@@ -38,15 +38,15 @@ def test_gain_of_the_paper_is_that_of_its_table() -> None:
 
 def test_a_variant_looks_as_in_every_other_figure_however_a_source_spells_it(tmp_path) -> None:
     """One line of each name in the order of the rows, the last one below."""
-    names = ("full", "Full", "block", "Block", "mHC")
-    row = pd.read_csv(changed(tmp_path, gain="1.2", loss="", baseline=""), dtype=str)
+    names = ("full", "Full", "full, Kimi Linear", "Block", "mHC")
+    row = pd.read_csv(changed(tmp_path, gain="1.2", axis="FLOP", loss="", baseline=""), dtype=str)
     gains = pd.concat([row.assign(variant=name) for name in names])
     gains.to_csv(tmp_path / "all.csv", index=False)
     _, figure = evidence_forest(tmp_path / "all.csv")
     points = [line for line in figure.axes[0].lines if line.get_marker() not in ("None", "")]
     drawn = [(line.get_color(), line.get_marker()) for line in reversed(points)]
     own = looks(["full", "block8", "mhc"])
-    expected = [own[name] for name in ("full", "full", "block8", "block8", "mhc")]
+    expected = [own[name] for name in ("full", "full", "full", "block8", "mhc")]
     assert drawn == [(look.color, look.marker) for look in expected]
 
 
