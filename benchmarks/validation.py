@@ -1,7 +1,7 @@
 """What the curve of ``val/loss`` costs: training steps with the default validations and without,
 in turn in one run.
 
-python -m benchmarks.validation       the quickstart's smallest, middle and largest size
+python -m benchmarks.validation 12:30 36:14 64:8      widths of the quickstart, and pairs of blocks
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import csv
 import datetime
 import os
 import statistics
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,6 @@ from attnres_lab.training.validation import Schedule, Validation, schedule
 ROOT = Path(__file__).parents[1]
 FILE = Path(__file__).parent / "results" / f"{datetime.date.today()}-validation.csv"
 SIZES = {12: 140, 36: 217, 64: 270}  # width of the quickstart, and its steps
-PAIRS = {12: 30, 36: 14, 64: 8}
 
 
 class Turns(pl.Callback):
@@ -71,9 +71,10 @@ class Turns(pl.Callback):
         self._began = time.process_time(), time.perf_counter()
 
 
-def measure(width: int) -> dict[str, Any]:
-    """Medians over pairs of blocks, with the 95 % interval of the bootstrap, and the quartiles."""
-    pairs = PAIRS[width]
+def measure(width: int, pairs: int) -> dict[str, Any]:
+    """Medians over pairs of blocks, with the 95 % interval of the bootstrap, and the quartiles; and
+    ``own_percent``: the CPU of a validation by that of a block without.
+    """
     config = _config(width, SIZES[width])
     examples = config.data.val_tokens // config.data.seq_len
     found = schedule(config, examples)
@@ -119,15 +120,17 @@ def _config(width: int, steps: int) -> RunConfig:
 
 
 def main() -> None:
-    """A row for each size."""
-    rows = []
-    for width in SIZES:
-        rows.append(measure(width))
-        print(rows[-1], flush=True)
-    with FILE.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    """A row for each size, added as soon as it is there."""
+    for words in sys.argv[1:]:
+        width, pairs = map(int, words.split(":"))
+        row = measure(width, pairs)
+        print(row, flush=True)
+        new = not FILE.exists()
+        with FILE.open("a", newline="") as file:
+            writer = csv.DictWriter(file, row)
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import numpy as np
 import pandas as pd
@@ -121,7 +122,8 @@ def test_the_pictures_of_the_docs(finished, browser, page, screen, scheme, scree
     report = finished / "sweeps" / "quickstart" / "report" / "report.html"
     page.goto(report.as_uri())
     assert page.evaluate(CUT) == []
-    assert page.evaluate(BROKEN) == []
+    words = page.evaluate(BROKEN)
+    assert [word for word in words if not re.fullmatch("[0-9a-f]{32,}", word)] == []  # hashes
     if (screen, scheme) == ("desk", "light"):
         page.set_viewport_size({"width": 1280, "height": 1500})
         screenshots.keep(page, "report")
