@@ -69,7 +69,7 @@ class Screenshots:
         page.screenshot(path=file)
         if docs:
             with Image.open(file) as picture:
-                few = picture.convert("RGB").quantize(255, method=Image.Quantize.FASTOCTREE)
+                few = picture.convert("RGB").quantize(255, method=Image.Quantize.MEDIANCUT)
                 few.save(file, optimize=True)
 
 
