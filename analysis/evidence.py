@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.gain.gain import compute_equivalent_gain
+from attnres_lab.runs.looks import PAPER
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -162,8 +163,18 @@ def _row(
     return row | numbers | {"error": error, "basis": basis, "limit": about["limit"]}
 
 
+def _look(variant: str) -> Any:
+    """That of our variant of this name, however a source spells it and whatever follows a comma."""
+    from analysis.plots.style import looks
+
+    name = variant if variant in PAPER else variant.lower().split(",")[0]
+    return looks([name])[name]
+
+
 def _forest(table: pd.DataFrame) -> Figure:
-    """Gains (logarithmic axis) and differences, a panel each; hollow where there is no interval."""
+    """Gains (logarithmic axis) and differences, a panel each, in the colours and markers of their
+    variants; hollow where there is no interval.
+    """
     from matplotlib import pyplot as plt
     from matplotlib.ticker import LogLocator
 
@@ -179,19 +190,20 @@ def _forest(table: pd.DataFrame) -> Figure:
             height_ratios=heights, layout="constrained",
         )  # fmt: skip
         for ax, (kind, rows) in zip(axes[:, 0], panels, strict=True):
-            for place, (value, low, high) in enumerate(
-                rows[["value", "low", "high"]].itertuples(index=False)
+            for place, (variant, value, low, high) in enumerate(
+                rows[["variant", "value", "low", "high"]].itertuples(index=False)
             ):
-                known = not np.isnan(low)
-                ax.plot(value, place, "o", color="black", fillstyle="full" if known else "none")
-                ax.plot([low, high], [place, place], color="black")
+                look, fill = _look(variant), "none" if np.isnan(low) else "full"
+                ax.plot(value, place, look.marker, color=look.color, fillstyle=fill)
+                ax.plot([low, high], [place, place], color=look.color)
             names = rows["source"] + ": " + rows["variant"] + ", " + rows["size"]
             ax.set_yticks(range(len(rows)), names, fontsize=7)
             ax.set_ylim(-0.7, len(rows) - 0.3)
             better = "left" if kind == "difference" else "right"
             unit = " in nats" if kind == "difference" else ""
             ax.axvline(0 if kind == "difference" else 1, color="black", linewidth=0.8)
-            ax.set_xlabel(f"{kind}{unit}: {better} is better; hollow: no interval")
+            hollow = "; hollow: no interval" if rows["low"].isna().any() else ""
+            ax.set_xlabel(f"{kind}{unit}: {better} is better{hollow}")
             if kind != "difference":
                 ax.set_xscale("log", base=2)
                 ax.xaxis.set_major_locator(LogLocator(base=2, subs=(1, 1.25, 1.5)))

@@ -54,7 +54,7 @@ def _curves(evidence: Evidence, page: Page) -> None:
         keys=("train/loss", LOSS),
         runs=some.groupby("variant").head(5),
     )
-    panels, axes = {}, []
+    panels = {}
     for key, name in (("train/loss", "curves"), (LOSS, "curves_validation")):
         points = curves[curves["key"] == key]
         if points["step"].nunique() < 2:
@@ -63,9 +63,7 @@ def _curves(evidence: Evidence, page: Page) -> None:
         bands["x"] = points.groupby(["variant", "step"])["flops"].mean().to_numpy()
         panels[name], (ax,) = plots.new_axes()
         plots.training_curves(ax, bands.dropna(), y=key)
-        axes.append(ax)
     if panels:
-        plots.same_limits(axes, "y")
         page.figure(panels, f"Loss in training at {size}: mean and range over the seeds.")
 
 

@@ -87,6 +87,24 @@ class Evidence:
         return [key for key in self.factors if key != "budget"]
 
     @cached_property
+    def given(self) -> list[str]:
+        """Settings that differ between the variants of a size, beyond the residual connection and
+        what was tuned: each variant was given its own.
+        """
+        keys = [
+            key
+            for key in map(str, self.chosen)
+            if "." in key and "/" not in key and not key.startswith("model.residual")
+        ]
+        cells = self.chosen.groupby(["size", "seed"])
+        return [
+            key
+            for key in keys
+            if key not in (*self.tuned, *_NO_FACTORS)
+            and (cells[key].nunique(dropna=False) > 1).any()
+        ]
+
+    @cached_property
     def chosen(self) -> pd.DataFrame:
         """One run per variant, size, seed and budget: where other factors vary, at the setting with
         the lowest mean loss over the seeds.

@@ -133,7 +133,11 @@ def _conditions(evidence: Evidence) -> str:
         passes, corpus = max(evidence.passes)
         parts += [f"at most {passes:.2g} passes over the {corpus:,} training tokens"]
     own = f"each variant at its own best {', '.join(evidence.tuned)} of those tried"
-    parts += [own if evidence.tuned else "all settings but the residual connection shared"]
+    shared = "all settings but the residual connection shared"
+    if evidence.given:
+        keys = ", ".join(evidence.given)
+        shared = f"each variant at a given {keys} of its own, the other settings shared"
+    parts += [own if evidence.tuned else shared]
     return f"Conditions: {'; '.join(parts)}. Nothing is claimed beyond them."
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,7 @@ from attnres_lab.evaluation.scorer import Scorer
 if TYPE_CHECKING:
     from attnres_lab.evaluation.run import Settings
 
+NAMED = re.compile(r"^\s*(?:- )?(?:task|group|tag): *[\"']?([\w.-]+)", re.MULTILINE)
 SEED = 1234  # of the choice of examples; lm_eval's own
 
 
@@ -63,13 +66,31 @@ def answers(scorer: Scorer, name: str, settings: Settings) -> list[Answers]:
     return list(_collect(name, loaded, result))
 
 
+def check(names: Iterable[str]) -> None:
+    """Raises UserError for a name that stands in none of lm_eval's files: before a model is loaded,
+    and without parsing them, which takes twenty times as long.
+    """
+    unsure = set(names) - {suite.task for suite in PAPER}
+    if not unsure or (spec := find_spec("lm_eval")) is None:
+        return
+    home = Path(str(spec.origin)).parent / "tasks"
+    text = "\n".join(path.read_text(errors="replace") for path in home.rglob("*.yaml"))
+    for name in sorted(unsure):
+        if not re.search(rf"\b{re.escape(name)}\b", text):
+            raise _unknown(name, NAMED.findall(text))
+
+
+def _unknown(name: str, known: Iterable[str]) -> UserError:
+    found = nearest(name, [*known, "nano", "paper"])
+    return UserError(f"--tasks: lm_eval has no task '{name}'{found}")
+
+
 def _load(name: str) -> Any:
     manager = _manager(name)
     if name not in manager.all_tasks:
         manager = _manager("")
     if name not in manager.all_tasks:
-        known = [*manager.all_tasks, "nano", "paper"]
-        raise UserError(f"--tasks: lm_eval has no task '{name}'{nearest(name, known)}")
+        raise _unknown(name, manager.all_tasks)
     try:
         return manager.load([name])
     except ConnectionError as error:

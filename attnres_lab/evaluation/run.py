@@ -69,6 +69,10 @@ def evaluate(folder: Path, settings: Settings, *, again: bool = False) -> dict[s
         }
         if not wanted:
             return {}
+        if theirs := wanted.keys() - {"nano"}:
+            from attnres_lab.evaluation.harness import check
+
+            check(theirs)
         scorer, config = load_scorer(folder, settings)
         values: dict[str, float] = {}
         for task, of in wanted.items():

@@ -103,6 +103,8 @@ def _config(
             "tokenizer": str((files.path / FILES / "tokenizer.json").resolve()),
             "seq_len": min(1024, getattr(theirs, "max_position_embeddings", None) or 1024),
         },
+        # a pretrained model forgets at the rate of one that starts from nothing
+        "optim": {"lr": 1e-4},
         "budget": "100 steps",
     }
     return load(YamlFile(files.config, yaml.safe_dump(raw)), overrides)

@@ -25,6 +25,7 @@ from attnres_lab.tracking import sqlite
 from attnres_lab.tracking.figures import heat_map
 from attnres_lab.tracking.names import model_name
 from attnres_lab.tracking.store import Store
+from attnres_lab.tracking.view import MAPS
 
 FILES = ("config.yaml", "environment.json", "log.txt")
 # metrics of a run that are of its last weights
@@ -232,7 +233,7 @@ def _send_image(target: Target, record: Mapping[str, Any], when: int) -> None:
     there = client.list_artifacts(run_id, "images") if target.told is None else []
     names = (PurePosixPath(item.path).name for item in there)
     found = [name for name in names if re.search(rf"[+%]step[+%]{step}[+%]", name)]
-    new = f"depth attention+step+{step}+timestamp+{when}+{uuid4()}"
+    new = f"{MAPS}+step+{step}+timestamp+{when}+{uuid4()}"
     name = re.sub(r"([+%]compressed)?\.\w+$", "", found[0]) if found else new
     with tempfile.TemporaryDirectory() as place:
         picture = fromarray(image)

@@ -21,8 +21,8 @@ AXES = ("tokens", "flops", "seconds")
 MARKERS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x")
 FILLS = ("", "-open", "-dot", "-open-dot")
 # of an image: inches, pixels an inch, and points of its letters, which are to be read in a tile of
-# MLflow's, about 2.2 inches high
-TILE, DOTS, LETTERS = (4.2, 3.5), 180, 11
+# MLflow's, about 2 inches high
+TILE, DOTS, LETTERS = (4.2, 3.5), 180, 12.5
 SHORT = {"attention": "attn", "output": "out", "embedding": "emb"}
 POINTS, RUNS = 200, 300  # more would make the page slow; it says what it leaves out
 

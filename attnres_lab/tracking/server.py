@@ -14,6 +14,7 @@ import sys
 import time
 import urllib.parse
 import urllib.request
+from typing import Any
 
 import psutil
 
@@ -30,10 +31,10 @@ from attnres_lab.tracking.store import (
     provide,
     tracking_uri,
 )
-from attnres_lab.tracking.view import KEY
+from attnres_lab.tracking.view import KEY, TAG, view
 
-READY_SECONDS = 60.0
-GUIDE = """  Runs table    a sweep is one row; open it for trials, note and report (Artifacts)
+READY_SECONDS, API = 60.0, "api/2.0/mlflow/experiments"
+GUIDE = """  Runs table    sweeps (open one: note and report), then trials; sort by Created to fold
   Filter        tags.variant = 'full' and tags.size = 'd64-L12'; or group by a tag
   Charts        choose tokens, flops or seconds as x axis of train/loss and val/loss"""
 
@@ -141,18 +142,27 @@ def _listens(pid: int, port: int) -> bool:
 
 
 def _address(port: int) -> str:
-    """The page of the experiment. The server is asked: importing MLflow here would take seconds."""
-    query = urllib.parse.urlencode({"experiment_name": experiment_name()})
-    with (
-        contextlib.suppress(OSError),
-        urllib.request.urlopen(
-            f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/get-by-name?{query}"
-        ) as answer,
-    ):
-        found = json.load(answer)["experiment"]["experiment_id"]
+    """The page of the experiment, which gets our view where an older version made its own. The
+    server is asked: importing MLflow here would take seconds.
+    """
+    home = f"http://127.0.0.1:{port}"
+    name = urllib.parse.urlencode({"experiment_name": experiment_name()})
+    with contextlib.suppress(OSError):
+        found = _ask(f"{home}/{API}/get-by-name?{name}")["experiment"]
+        own = {"experiment_id": found["experiment_id"], "key": TAG, "value": view()}
+        if {"key": TAG, "value": view()} not in found.get("tags", []):
+            _ask(f"{home}/{API}/set-experiment-tag", own)
         query = f"workflowType=machine_learning&viewStateShareKey={KEY}"
-        return f"http://127.0.0.1:{port}/#/experiments/{found}/runs?{query}"
-    return f"http://127.0.0.1:{port}/#/experiments"
+        return f"{home}/#/experiments/{found['experiment_id']}/runs?{query}"
+    return f"{home}/#/experiments"
+
+
+def _ask(address: str, content: dict[str, str] | None = None) -> Any:
+    """The JSON that the server answers. Raises OSError where it does not."""
+    request = urllib.request.Request(address, headers={"Content-Type": "application/json"})
+    data = json.dumps(content).encode() if content else None
+    with urllib.request.urlopen(request, data) as answer:
+        return json.load(answer)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -13,23 +13,42 @@ TAG = f"mlflow.sharedViewState.{KEY}"
 COLUMNS = (
     *("tags.`variant`", "tags.`size`", "tags.`seed`"),
     *("metrics.`val/loss`", "metrics.`gain/best`", "metrics.`params`"),
-    "attributes.`Models`",
+    *("tags.`sweep`", "attributes.`Models`"),
 )
-#: Sections of charts in their order; the losses are open, the rest is closed. The name that MLflow
-#: gives metrics without a prefix is the last but one.
-OPEN, CLOSED = ("val", "train"), ("gain", "best", "optim", "depth", "perf")
+#: Of all columns, the first two of which MLflow pins to the left, from left to right.
+ORDER = ("attributes.`Run Name`", "runDateAndNestInfo", *COLUMNS[:-1], "duration", COLUMNS[-1])
+#: Pixels: all in sight in a window of 1400.
+WIDTHS = dict.fromkeys(ORDER, 80) | {ORDER[0]: 160, ORDER[1]: 145, "tags.`seed`": 92}
+#: Sweeps, then trials, the newest first of both. In its own order, by date, MLflow folds trials
+#: under their sweep, and a view cannot unfold them.
+SORT = "tags.`kind`"
+MAPS = "depth attention"  # what images of depth records are called in the store
+#: Sections of charts in their order; losses and maps are open, the rest is closed. The name that
+#: MLflow gives metrics without a prefix is the last but one.
+OPEN, CLOSED = ("val", "train", "depth"), ("gain", "best", "optim", "perf")
 REST = ("factor", "Model metrics", "System metrics")
 
 
 def view() -> str:
-    """The view as JSON: columns of the runs table, and charts with the losses first."""
+    """The view as JSON: a line for each sweep and trial, columns of the science first, and charts
+    with the losses first.
+    """
     sections = [_section(name, shown=name in OPEN) for name in (*OPEN, *CLOSED, *REST)]
-    charts = [_chart("val/loss", "val"), _chart("train/loss", "train")]
+    # the second of each only so that MLflow does not set it before the first
+    charts = [_chart(f"val/{name}", "val") for name in ("loss", "bpb")]
+    charts += [_chart(f"train/{name}", "train") for name in ("loss", "final_loss")]
+    charts += [_maps()]
     state: dict[str, Any] = {
         "selectedColumns": list(COLUMNS),
+        "columnOrder": list(ORDER),
+        "columnWidths": WIDTHS,
+        "orderByKey": SORT,
+        "orderByAsc": False,
         "compareRunSections": sections,
+        "isAccordionReordered": True,  # else MLflow sorts them by the alphabet
         "compareRunCharts": charts,
         "hideEmptyCharts": True,
+        "runsHiddenMode": "FIRST_20_RUNS",
     }
     return json.dumps(state, sort_keys=True)
 
@@ -42,14 +61,9 @@ def _section(name: str, *, shown: bool) -> dict[str, Any]:
 def _chart(metric: str, section: str) -> dict[str, Any]:
     """A line over steps, as MLflow makes one for each metric with a history."""
     return {
-        "uuid": f"attnres-chart-{metric}",
-        "type": "LINE",
+        **_card(metric, "LINE", section),
         "metricKey": metric,
         "displayName": metric.split("/")[-1],
-        "metricSectionId": f"attnres-{section}",
-        "runsCountToCompare": 10,
-        "deleted": False,
-        "isGenerated": True,
         "lineSmoothness": 0,
         "scaleType": "linear",
         "xAxisScaleType": "linear",
@@ -60,4 +74,21 @@ def _chart(metric: str, section: str) -> dict[str, Any]:
         "yAxisKey": "metric",
         "yAxisExpressions": [],
         "range": {},
+    }
+
+
+def _maps() -> dict[str, Any]:
+    """Depth maps of the runs, without the list of all parameters that MLflow lays over them."""
+    images = {"imageKeys": [MAPS], "step": 0, "showRunParams": False}
+    return _card(MAPS, "IMAGE", "depth") | images
+
+
+def _card(name: str, kind: str, section: str) -> dict[str, Any]:
+    return {
+        "uuid": f"attnres-chart-{name}",
+        "type": kind,
+        "metricSectionId": f"attnres-{section}",
+        "runsCountToCompare": 10,
+        "deleted": False,
+        "isGenerated": True,
     }

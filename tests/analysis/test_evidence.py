@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from analysis import compute_equivalent_gain, evidence_forest, evidence_table, paper
+from analysis.plots.style import looks
 from analysis.tables import markdown
 
 PAGE = Path(__file__).parents[2] / "docs" / "results" / "025-outside-evidence"
@@ -33,6 +34,20 @@ def test_gain_of_the_paper_is_that_of_its_table() -> None:
     full = table[(table["source"] == "paper, Table 2") & (table["variant"] == "full")].iloc[0]
     assert full["value"] == pytest.approx(compute_equivalent_gain(paper.table_2(), "full").gain)
     assert len(figure.axes) == 3
+
+
+def test_a_variant_looks_as_in_every_other_figure_however_a_source_spells_it(tmp_path) -> None:
+    """One line of each name in the order of the rows, the last one below."""
+    names = ("full", "Full", "full, Kimi Linear", "Block", "mHC")
+    row = pd.read_csv(changed(tmp_path, gain="1.2", axis="FLOP", loss="", baseline=""), dtype=str)
+    gains = pd.concat([row.assign(variant=name) for name in names])
+    gains.to_csv(tmp_path / "all.csv", index=False)
+    _, figure = evidence_forest(tmp_path / "all.csv")
+    points = [line for line in figure.axes[0].lines if line.get_marker() not in ("None", "")]
+    drawn = [(line.get_color(), line.get_marker()) for line in reversed(points)]
+    own = looks(["full", "block8", "mhc"])
+    expected = [own[name] for name in ("full", "full", "full", "block8", "mhc")]
+    assert drawn == [(look.color, look.marker) for look in expected]
 
 
 def test_one_size_gives_the_difference_and_a_gain_only_under_an_exponent(tmp_path: Path) -> None:

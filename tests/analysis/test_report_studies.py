@@ -254,3 +254,19 @@ def test_each_cell_of_a_tuned_study_with_another_factor_has_a_value_of_its_own(
     assert "| 194M model.num_heads=1 | 1 | 2 |" in rows
     assert "| 194M model.num_heads=2 | 4 | 8 |" in rows
     assert not (tmp_path / "out" / "by_optim.lr.png").exists()
+
+
+@pytest.mark.parametrize("rates", [(0.01, 0.01), (0.01, 0.02)])
+def test_rates_that_were_given_to_each_variant_are_not_called_shared(tmp_path, rates) -> None:
+    """As the quickstart gives them: one setting each, so nothing was chosen in this sweep."""
+    rows = [
+        (variant, "d8-L2", seed, 2.0 + seed / 100, rate)
+        for variant, rate in zip(("baseline", "full"), rates, strict=True)
+        for seed in (0, 1, 2)
+    ]
+    columns = ["variant", "size", "seed", "val/loss", "optim.lr"]
+    pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "runs.csv", index=False)
+    verdict = write_report(tmp_path / "runs.csv", tmp_path / "report").verdict
+    shared = rates[0] == rates[1]
+    assert ("all settings but the residual connection shared" in verdict) == shared
+    assert ("each variant at a given optim.lr of its own" in verdict) == (not shared)

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from attnres_lab.cli import app
 from attnres_lab.data.codec import load_codec
 from attnres_lab.errors import UserError
-from attnres_lab.evaluation.harness import _manager
+from attnres_lab.evaluation import run as scoring
+from attnres_lab.evaluation.harness import _manager, check
 from attnres_lab.evaluation.paper import PAPER
 from attnres_lab.evaluation.run import Settings, evaluate
 from attnres_lab.evaluation.scorer import Scorer
@@ -222,7 +223,15 @@ def test_bad_input_gets_one_line(root, folder, tmp_path):
     assert torch.is_grad_enabled()
 
 
-@pytest.mark.slow
-def test_an_unknown_task_is_named_with_the_nearest(folder):
+def test_an_unknown_task_is_named_with_the_nearest_before_anything_is_scored(folder, monkeypatch):
+    """And before lm_eval parses all its files, which costs twenty seconds."""
+    monkeypatch.setattr(scoring, "load_scorer", lambda *_: pytest.fail("a model was loaded"))
     with pytest.raises(UserError, match="lm_eval has no task 'gsm8m', did you mean 'gsm8k'"):
-        evaluate(folder, Settings(("gsm8m",)))
+        evaluate(folder, Settings(("nano", "gsm8k", "gsm8m")), again=True)
+
+
+@pytest.mark.slow
+def test_names_that_lm_eval_knows_are_let_through():
+    """Groups and tags too, by its own index of them."""
+    known = _manager("")
+    check([*known.all_tasks[::150], *known.all_groups[::10], *known.all_tags[::10]])

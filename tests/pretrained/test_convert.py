@@ -160,6 +160,7 @@ def test_the_folder_is_a_runs_and_holds_the_chat_template(tmp_path: Path) -> Non
     assert result.stdout.startswith("block2-h2-sum-d48-L4, ")
     config = load(tmp_path / "run" / "config.yaml")
     assert config.model.residual.label == "block2-h2-sum"
+    assert config.optim.lr <= 1e-4  # training on starts from what was learned
     assert RunFolder(tmp_path / "run").status().state == "finished"
     (record,) = table(find(tmp_path / "run"))
     assert record["state"] == "finished"

@@ -12,14 +12,10 @@ from PIL import Image
 from tests.faults.stores import make_empty, provide
 
 CHROMIUM = shutil.which("chromium")
-#: Pictures that the docs show, by the test or the name under which they are kept.
+#: Pictures that the docs show.
 DOCS = {
-    "test_the_table_opens_with_the_columns_of_the_science": "mlflow_runs",
-    "test_loss_curves_lie_over_each_other_against_flops": "loss_against_flops",
-    "test_the_note_of_the_sweep_is_a_page_with_a_table": "sweep_note",
-    "mlflow_depth": "mlflow_depth",
-    "report": "report",
-    "report_phone": "report_phone",
+    *("mlflow_runs", "mlflow_depth", "loss_against_flops", "sweep_note"),
+    *("report", "report_phone", "quickstart-loss"),
 }
 
 
@@ -55,23 +51,36 @@ def browser():
 
 
 class Screenshots:
-    """Pictures of pages: in the test's folder, and those of ``DOCS`` in $ATTNRES_SCREENSHOTS
-    (``ATTNRES_SCREENSHOTS=docs/images pytest -m infra tests/tracking`` makes the docs' anew).
+    """Pictures of pages, taken once all is checked that they show: in the test's folder, and those
+    of ``DOCS`` in $ATTNRES_SCREENSHOTS. After ``make quickstart``
+    ``ATTNRES_SCREENSHOTS=docs/images ATTNRES_FINISHED=runs pytest -m infra tests/tracking`` makes
+    the docs' anew.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def keep(self, page, name: str) -> None:
-        """Write one; the docs' in few colours, for they are in the repository."""
-        folder = self.folder
-        if (docs := os.environ.get("ATTNRES_SCREENSHOTS")) and name in DOCS:
-            folder, name = Path(docs), DOCS[name]
-        page.screenshot(path=(file := folder / f"{name}.png"))
+        """Write one, of a page or of a part of it; the docs' in few colours, for they are in the
+        repository.
+        """
+        docs = os.environ.get("ATTNRES_SCREENSHOTS") if name in DOCS else None
+        file = (Path(docs) if docs else self.folder) / f"{name}.png"
+        page.screenshot(path=file)
         if docs:
             with Image.open(file) as picture:
-                few = picture.convert("RGB").quantize(255, method=Image.Quantize.FASTOCTREE)
+                few = picture.convert("RGB").quantize(255, method=Image.Quantize.MEDIANCUT)
                 few.save(file, optimize=True)
+
+
+@pytest.fixture(scope="session")
+def finished() -> Path:
+    """$ATTNRES_FINISHED: a folder of runs with the quickstart and its report, for pictures of the
+    docs that show what came out.
+    """
+    if not (folder := os.environ.get("ATTNRES_FINISHED")):
+        pytest.skip("pictures of a finished quickstart: ATTNRES_FINISHED names its folder of runs")
+    return Path(folder).absolute()
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import numpy as np
 import pandas as pd
@@ -116,12 +117,20 @@ def test_a_row_of_a_wide_table_says_what_its_values_are(reports, page, screen) -
     assert page.locator("table.wide thead").first.is_hidden()
 
 
-def test_the_pictures_of_the_docs(reports, page, screen, scheme, screenshots) -> None:
-    page.goto(reports["three"])
+def test_the_pictures_of_the_docs(finished, browser, page, screen, scheme, screenshots) -> None:
+    """Of a report on runs that were trained; by day at a desk, by night on a phone."""
+    report = finished / "sweeps" / "quickstart" / "report" / "report.html"
+    page.goto(report.as_uri())
+    assert page.evaluate(CUT) == []
+    words = page.evaluate(BROKEN)
+    assert [word for word in words if not re.fullmatch("[0-9a-f]{32,}", word)] == []  # hashes
     if (screen, scheme) == ("desk", "light"):
         page.set_viewport_size({"width": 1280, "height": 1500})
         screenshots.keep(page, "report")
+        sharp = browser.new_page(viewport={"width": 1280, "height": 900}, device_scale_factor=2)
+        sharp.goto(report.as_uri())
+        screenshots.keep(sharp.locator("p:has(> img + img)").first, "quickstart-loss")
+        sharp.close()
     if (screen, scheme) == ("phone", "dark"):
-        page.locator("#part-1").scroll_into_view_if_needed()
         page.evaluate("document.querySelector('#part-1').scrollIntoView()")
         screenshots.keep(page, "report_phone")

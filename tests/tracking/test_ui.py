@@ -17,6 +17,7 @@ from tracking_helpers import OLD_LOADER, write_run
 
 from attnres_lab.errors import UserError
 from attnres_lab.tracking import connect, rebuild, server
+from attnres_lab.tracking.view import TAG, view
 
 pytestmark = pytest.mark.filterwarnings(OLD_LOADER)
 
@@ -28,6 +29,8 @@ def test_the_pages_come_and_go(runs, monkeypatch) -> None:
     """
     write_run(runs / "tiny")
     list(rebuild(runs))
+    client, experiment = connect().client, connect().experiment_id
+    client.set_experiment_tag(experiment, TAG, "an older view")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     command = [sys.executable, "-m", "attnres_lab", "ui"]
     started = [
@@ -37,6 +40,7 @@ def test_the_pages_come_and_go(runs, monkeypatch) -> None:
         for _ in range(2)
     ]
     addresses = [process.stdout.readline().strip() for process in started]
+    assert client.get_experiment(experiment).tags[TAG] == view()
     ports = [urlsplit(address).port for address in addresses]
     assert len(set(ports)) == 2
     for number, process, address, port in zip(
