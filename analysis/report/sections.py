@@ -132,12 +132,12 @@ def _conditions(evidence: Evidence) -> str:
     if evidence.passes:
         passes, corpus = max(evidence.passes)
         parts += [f"at most {passes:.2g} passes over the {corpus:,} training tokens"]
-    own = f"each variant at its own best {', '.join(evidence.tuned)} of those tried"
-    shared = "all settings but the residual connection shared"
+    if evidence.tuned:
+        parts += [f"each variant at its own best {', '.join(evidence.tuned)} of those tried"]
     if evidence.given:
-        keys = ", ".join(evidence.given)
-        shared = f"each variant at a given {keys} of its own, the other settings shared"
-    parts += [own if evidence.tuned else shared]
+        parts += [f"each variant at {', '.join(evidence.given)} of its own"]
+    others = "the other settings" if evidence.given else "all settings but the residual connection"
+    parts += [] if evidence.tuned else [f"{others} shared"]
     return f"Conditions: {'; '.join(parts)}. Nothing is claimed beyond them."
 
 

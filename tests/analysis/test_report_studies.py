@@ -249,6 +249,7 @@ def test_each_cell_of_a_tuned_study_with_another_factor_has_a_value_of_its_own(
         tmp_path / "runs.csv", tmp_path / "out", spec=tmp_path / "spec.yaml"
     ).markdown.read_text()
     assert "each variant at its own best model.num_heads of those tried" in text
+    assert "each variant at optim.lr of its own" in text
     assert "optim.lr:" not in section(text, "Warnings")
     rows = section(text, "Tuned optim.lr")
     assert "| 194M model.num_heads=1 | 1 | 2 |" in rows
@@ -269,4 +270,5 @@ def test_rates_that_were_given_to_each_variant_are_not_called_shared(tmp_path, r
     verdict = write_report(tmp_path / "runs.csv", tmp_path / "report").verdict
     shared = rates[0] == rates[1]
     assert ("all settings but the residual connection shared" in verdict) == shared
-    assert ("each variant at a given optim.lr of its own" in verdict) == (not shared)
+    own = "each variant at optim.lr of its own; the other settings shared"
+    assert (own in verdict) == (not shared)
