@@ -24,7 +24,7 @@ class TrainConfig:
     batch_size: int = 32  # sequences per optimiser step, over all devices
     micro_batch_size: int | None = None  # sequences per device and forward pass; None: all at once
     log_every: int = 10  # steps
-    val_every: int | None = None  # steps; 0: at the end only; None: as 1.5 % of FLOPs pay for
+    val_every: int | None = None  # steps; 0: at the end only; None: as 0.8 % of FLOPs pay for
     checkpoint_every: int = 200  # steps; 0: at the end only
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a GPU that has it
     compile: bool = False

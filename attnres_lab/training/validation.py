@@ -15,10 +15,10 @@ from attnres_lab.training.module import LitTransformer
 #: Of the run's training FLOPs, for the validations before the end: so that they stay under 2 % of
 #: its time, where small batches cost more than their FLOPs. A forward pass is a third of a training
 #: step's FLOPs for the same tokens, with a frozen trunk at most half.
-SHARE = 0.015
+SHARE = 0.008
 #: Validations before the end: as many as the share pays for on the whole set, at most ``MOST``;
 #: where it pays for less than ``FEWEST`` there are so many on a part of the set.
-MOST, FEWEST = 20, 6
+MOST, FEWEST = 20, 5
 
 
 @dataclass(frozen=True)
