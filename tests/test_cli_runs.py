@@ -79,6 +79,14 @@ def test_a_hash_is_the_run_of_the_plan_before_what_was_discarded_of_it(done: Lab
     assert locate(run.name[:8]) == kept
 
 
+def test_trials_of_a_function_are_listed_with_the_labels_of_the_plan(done: Lab) -> None:
+    """A function of the user's writes a result and no more."""
+    for entry in done.folder.plan():
+        done.folder.trial(entry.hash).environment.unlink(missing_ok=True)
+    listed = {row["trial"]: (row["variant"], row["size"], row["seed"]) for row in table(find())}
+    assert listed == {e.hash: (e.variant, e.size, e.seed) for e in done.folder.plan()}
+
+
 def test_runs_of_an_earlier_plan_are_listed_as_stale_and_mixed_with_nothing(
     done: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -69,8 +69,8 @@ def locate(name: str) -> Path:
         if str((read_json(path / "environment.json") or {}).get("run_name", "")).startswith(name)
     ]
     if len(found) > 1:  # a sweep keeps what it discarded, under a name that begins with the hash
-        plans: dict[Path, set[str]] = {}
-        found = [path for path in found if not _stale(path.absolute(), plans)] or found
+        plans: dict[Path, dict[str, Entry]] = {}
+        found = [path for path in found if not _stale(path, _plan_of(path, plans))] or found
     if len(found) == 1:
         return found[0]
     why = (
@@ -139,23 +139,31 @@ def table(paths: Iterable[Path]) -> list[dict[str, Any]]:
     """Per run folder: its name, state and failure, labels, final numbers (of a run without a
     result those of its last row) and, as ``config/<dotted key>``, its config. The state is
     ``damaged`` where the status was set aside and none has been written since. Of a sweep's runs
-    that are no part of its plan any more ``stale`` is True; others have no such key.
+    that are no part of its plan any more ``stale`` is True; others have no such key. The labels of
+    a trial that writes none, for a function of the user's trains it, are those of the plan.
     """
-    root, plans = runs_folder(), dict[Path, set[str]]()
-    return [
-        _record(path, root, None) | ({"stale": True} if _stale(path.absolute(), plans) else {})
-        for path in paths
-    ]
+    root, plans, records = runs_folder(), dict[Path, dict[str, Entry]](), []
+    for path in paths:
+        plan = _plan_of(path, plans)
+        known = None if RunFolder(path).environment.exists() else plan.get(path.name)
+        stale = {"stale": True} if _stale(path, plan) else {}
+        records.append(_record(path, root, known) | stale)
+    return records
 
 
-def _stale(path: Path, plans: dict[Path, set[str]]) -> bool:
-    """Whether a run lies in a sweep and is no part of its plan; ``plans`` are those read so far."""
-    home = path.parents[1]
+def _plan_of(path: Path, plans: dict[Path, dict[str, Entry]]) -> dict[str, Entry]:
+    """The plan, by hash, of the sweep that a run lies in; ``plans`` are those read so far."""
+    home = path.absolute().parents[1]
     if path.parent.name not in ("trials", "discarded"):
-        return False
+        return {}
     if home not in plans:
-        plans[home] = {entry.hash for entry in SweepFolder(home).plan()}
-    return bool(plans[home]) and path.name not in plans[home]
+        plans[home] = {entry.hash: entry for entry in SweepFolder(home).plan()}
+    return plans[home]
+
+
+def _stale(path: Path, plan: Mapping[str, Entry]) -> bool:
+    """Whether a run lies in a sweep and is no part of its ``plan``."""
+    return bool(plan) and path.name not in plan
 
 
 def planned(sweep: SweepFolder) -> list[dict[str, Any]]:
