@@ -22,6 +22,7 @@ from attnres_lab.errors import UserError
 from attnres_lab.tracking import sqlite
 from attnres_lab.tracking.artifacts import mirroring, scratch
 from attnres_lab.tracking.run import Identity, RunSync
+from attnres_lab.tracking.single import single
 from attnres_lab.tracking.store import Store, connect, file_of, tracking_uri
 
 WORTH = 60  # runs for which a process more is worth the seconds that it imports
@@ -101,8 +102,6 @@ def _follow_parent() -> None:
 
 def _send(errand: Errand) -> bool | None:
     """Whether it was sent; None where the store is at fault, so that no more need be tried."""
-    from attnres_lab.tracking.worker import single
-
     if _store is None:
         return None
     if errand.home:

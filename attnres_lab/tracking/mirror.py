@@ -116,7 +116,7 @@ def rebuild(folder: Path) -> Iterator[Path]:
     """
     from attnres_lab.runs.table import find
     from attnres_lab.tracking.crew import Errand, send
-    from attnres_lab.tracking.worker import single
+    from attnres_lab.tracking.single import single
 
     found = sorted(find(folder))
     sweeps = dict.fromkeys(

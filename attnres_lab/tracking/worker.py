@@ -11,34 +11,18 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from attnres_lab.runs.files import same_folder
-from attnres_lab.runs.folder import RunFolder, read_json, write_json
+from attnres_lab.runs.folder import RunFolder
 from attnres_lab.runs.secrets import redact
 from attnres_lab.tracking.artifacts import mirroring
-from attnres_lab.tracking.run import Identity, RunSync
-from attnres_lab.tracking.store import Store, connect, left_behind, reason, tracking_uri
+from attnres_lab.tracking.run import RunSync
+from attnres_lab.tracking.single import single
+from attnres_lab.tracking.store import connect, left_behind, reason, tracking_uri
 from attnres_lab.tracking.sweep import SweepSync
 
 TURN = 1.0  # seconds
 LONGEST_PAUSE = 15.0  # seconds between attempts to reach a store that is away
-
-
-def single(store: Store, folder: Path) -> RunSync:
-    """The mirror of a run that belongs to no sweep; its id is kept in ``tracking.json``, and is the
-    one that training drew, so that either file may be lost.
-    """
-    memory = read_json(folder / "tracking.json") or {}
-    if "id" not in memory:
-        drawn = (read_json(RunFolder(folder).environment) or {}).get("id")
-        memory["id"] = drawn or uuid4().hex
-        write_json(folder / "tracking.json", memory)
-    found = store.client.search_runs(
-        [store.experiment_id], f"tags.`attnres.id` = '{memory['id']}'", 3, 1
-    )
-    known = found[0].info.run_id if found else None
-    return RunSync(store, folder, Identity(memory["id"], folder.name), known)
 
 
 class Worker:

@@ -19,7 +19,7 @@ from attnres_lab.errors import UserError
 from attnres_lab.runs.folder import RunFolder, read_json, write_json
 from attnres_lab.tracking import RunMirror, connect, rebuild, tracking_uri
 from attnres_lab.tracking.figures import DOTS, LETTERS, TILE, _grid, heat_map
-from attnres_lab.tracking.worker import single
+from attnres_lab.tracking.single import single
 
 pytestmark = pytest.mark.filterwarnings(OLD_LOADER)
 
