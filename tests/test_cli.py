@@ -1,5 +1,6 @@
 """The command line: light to start, one readable line for a user's error."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -100,6 +101,16 @@ def test_version_and_short_help(
 ) -> None:
     assert attnres(monkeypatch, word) == 0
     assert said in capsys.readouterr().out
+
+
+def test_the_shell_completes_commands_by_the_installed_program() -> None:
+    """As the script that ``attnres --install-completion`` writes asks for it in bash."""
+    asked = {"_ATTNRES_COMPLETE": "complete_bash", "COMP_WORDS": "attnres sweep st"}
+    program = Path(sys.executable).with_name("attnres")
+    answer = subprocess.run(
+        [program], env=os.environ | asked | {"COMP_CWORD": "2"}, capture_output=True, text=True
+    )
+    assert answer.stdout.split() == ["status", "stop"]
 
 
 def test_init_copies_what_runs_and_overwrites_nothing(
