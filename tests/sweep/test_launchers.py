@@ -6,11 +6,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args, get_type_hints
 
 import pytest
 
 from attnres_lab.sweep.launchers import REGISTRY
+from attnres_lab.sweep.launchers.ray import Placed, RayLauncher
 from tests.sweep.conftest import Lab
 
 ROOT = Path(__file__).parents[2]
@@ -93,3 +95,22 @@ def test_a_fourth_launcher_is_one_line(lab: Lab) -> None:
         ":4: launcher.patiense: unknown key, did you mean 'patience'?",
         ":4: launcher.workers: should be greater than or equal to 1, got 0",
     ]
+
+
+def test_a_ray_task_that_has_ended_is_never_cancelled() -> None:
+    """Its cancellation while Ray still completes it ends the coordinator's process ("Tried to
+    complete task that was not pending"); other nodes' tasks end with their nodes' reservation.
+    """
+    called: list[object] = []
+    launcher = object.__new__(RayLauncher)
+    launcher.ray = SimpleNamespace(
+        wait=lambda tasks, **_: (tasks, []),
+        get=lambda task: 0,
+        exceptions=None,
+        cancel=lambda *_, **__: called.append("cancel"),
+        util=SimpleNamespace(remove_placement_group=called.append),
+    )
+    launcher.running = {"a": Placed(["only"]), "b": Placed(["first", "second"], "its nodes")}
+    assert [(ended.hash, ended.code) for ended in launcher.wait(0)] == [("a", 0), ("b", 0)]
+    assert called == ["its nodes"]
+    assert not launcher.running

@@ -126,7 +126,10 @@ class RayLauncher(Launcher):
             elif not failed and self._never(placed):
                 found = Ended(hash, None, "node_missing")
         if found:
-            self.end(hash, kill=True)  # on the other nodes
+            # Not by cancelling: a task that is being completed at that moment, as this one is and
+            # those on other nodes may be, makes Ray end this process.
+            if placed.group:
+                self.ray.util.remove_placement_group(placed.group)  # with what still runs there
             del self.running[hash]
         return found
 
