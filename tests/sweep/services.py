@@ -13,7 +13,6 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -39,15 +38,6 @@ def free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return int(s.getsockname()[1])
-
-
-def _step_daemons(steps: list[psutil.Process]) -> list[psutil.Process]:
-    """The slurmstepd above each."""
-    found = []
-    for process in steps:
-        with suppress(psutil.NoSuchProcess):
-            found += [p for p in process.parents() if p.name().startswith("slurmstepd")]
-    return found
 
 
 class SlurmCluster:
@@ -248,8 +238,7 @@ class SlurmCluster:
             if spool in " ".join(p.info["cmdline"] or [])
         ]
         self.kill_daemon(name)
-        # who would report the end of its step comes first
-        for process in [*_step_daemons(steps), *steps]:
+        for process in steps:
             if process.is_running():
                 process.kill()
 

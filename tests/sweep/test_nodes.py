@@ -151,7 +151,9 @@ def test_a_killed_slurm_node_costs_an_attempt(
     time.sleep(1)
     slurm.start_node(victim)
     assert coordinator.wait(PATIENCE) == 0, said(long)
-    assert (long.path / "log").read_text().count("(infrastructure)") == 1, said(long)
+    # killed: the step's daemon lived long enough to report it; both are tried again alike
+    log = (long.path / "log").read_text()
+    assert log.count("(infrastructure)") + log.count("(killed)") == 1, said(long)
     check_numbers(long)
 
 
