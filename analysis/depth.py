@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from attnres_lab.runs import RunFolder
+
 PER_SUBLAYER = ("input_rms", "output_rms", "gradient_norm", "update_ratio")
 
 
@@ -44,7 +46,7 @@ def load_depth(folder: str | Path) -> list[DepthRecord]:
     An empty list where the run was not probed. Raises ValueError, naming the file, for a record
     that does not fit together.
     """
-    inside = Path(folder) / "artifacts" / "depth"
+    inside = RunFolder(folder).depth
     files = (inside if inside.is_dir() else Path(folder)).glob("step-*.json")
     return sorted((read_depth(file) for file in files), key=lambda record: record.step)
 

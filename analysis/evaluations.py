@@ -74,7 +74,7 @@ def answers(folder: Path | str) -> dict[str, Answers]:
     there are none.
     """
     found = {}
-    for path in sorted((RunFolder(folder).artifacts / "eval").glob("*.json")):
+    for path in sorted(RunFolder(folder).scores.glob("*.json")):
         for key, a in ((read_json(path) or {}).get("answers") or {}).items():
             if a["scores"]:
                 found[key] = Answers(a["questions"], np.asarray(a["scores"], float))

@@ -13,10 +13,8 @@ import pandas as pd
 
 from analysis import store
 from analysis.store import LABELS
-from attnres_lab.runs import RunFolder, SweepFolder, UserError, runs_folder
+from attnres_lab.runs import RunFolder, SweepFolder, UserError
 from attnres_lab.runs.table import FIRST, as_text, find, planned, table
-
-__all__ = ["depth_artifacts", "load_curves", "load_runs", "runs_folder"]
 
 POSITION = ("tokens", "flops", "seconds")
 # of a record, but neither a label nor a number that came out
@@ -112,33 +110,30 @@ def depth_artifacts(run_id: str, folder: Path, tracking_uri: str | None = None) 
     store; None where the run has none.
     """
     if not tracking_uri:
-        own = RunFolder(run_id).artifacts / "depth"
+        own = RunFolder(run_id).depth
         return own if own.is_dir() else None
-    client = store.open_store(tracking_uri)
-    return (
-        Path(client.download_artifacts(run_id, "depth", str(folder)))
-        if client.list_artifacts(run_id, "depth")
-        else None
-    )
+    client, name = store.open_store(tracking_uri), RunFolder("").depth.name
+    found = client.list_artifacts(run_id, name)
+    return Path(client.download_artifacts(run_id, name, str(folder))) if found else None
 
 
 def _folders(name: str | Path) -> list[tuple[dict[str, Any], dict[str, str]]]:
     """Of each run: labels and numbers, and config values as text."""
-    home, sweeps = Path(name), runs_folder() / "sweeps"
-    if isinstance(name, str) and (sweeps / name).is_dir():
-        home = sweeps / name
+    home, named = Path(name), SweepFolder.named(str(name)).path
+    if isinstance(name, str) and named.is_dir():
+        home = named
     if not home.is_dir():
-        known = [path.name for path in sweeps.glob("*/")]
+        known = [path.name for path in named.parent.glob("*/")]
         close = difflib.get_close_matches(str(name), known, n=1)
         raise ValueError(
-            f"{name}: no such sweep in {sweeps}, and no folder"
+            f"{name}: no such sweep in {named.parent}, and no folder"
             + (f", did you mean '{close[0]}'?" if close else "")
         )
     sweep = SweepFolder(home)
     if records := planned(sweep):
         paths = [sweep.trial(record["trial"]).path for record in records]
     elif sweep.trials.is_dir():
-        raise ValueError(f"{name}: {home} has no plan.json; attnres sweep run writes it again")
+        raise ValueError(f"{name}: no {sweep.plan_file}; attnres sweep run writes it again")
     else:
         try:
             paths = find(home)

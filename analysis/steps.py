@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from attnres_lab.runs import SweepFolder
 from attnres_lab.runs.folder import read_json
 
 
@@ -15,7 +16,7 @@ def priced(runs: pd.DataFrame, folder: Path | None) -> tuple[pd.DataFrame, str]:
 
     As they are, with an empty text, where there is no such file or it lacks a finished run.
     """
-    found = read_json(folder / "step_seconds.json") if folder else None
+    found = read_json(SweepFolder(folder).timed) if folder else None
     if not found or not {"trial", "tokens", "seconds"} <= set(runs):
         return runs, ""
     per_token = {

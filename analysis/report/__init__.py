@@ -17,6 +17,7 @@ from analysis.report.page import Page
 from analysis.report.studies import STUDIES
 from analysis.report.tuning import TUNING
 from analysis.styles import current
+from attnres_lab.runs import SweepFolder
 from attnres_lab.runs.folder import write_json
 
 
@@ -80,6 +81,6 @@ def write_report(
         for part in (*GAINS, *COMPARISONS, *BENCHMARKS, *TUNING, *STUDIES, *sections.SECTIONS):
             part(evidence, page)
     markdown.write_text(page.markdown())
-    write_json(page.out / "gains.json", _numbers(evidence))
+    write_json(page.out / SweepFolder("").gains.name, _numbers(evidence))
     html.write_text(page.html(f"{evidence.name}: report"))
     return Report(verdict, markdown, html, tuple(page.figures))

@@ -16,7 +16,7 @@ from analysis.ablation import AblationTable, ablation_table
 from analysis.depth import DepthRecord, load_depth
 from analysis.gain.gain import Gain, compute_equivalent_gain
 from analysis.isoflop import IsoFlop, isoflop
-from analysis.runs import depth_artifacts, load_runs, runs_folder
+from analysis.runs import depth_artifacts, load_runs
 from analysis.steps import priced
 from attnres_lab.runs import DONE, RunFolder, SweepFolder
 from attnres_lab.runs.folder import read_json
@@ -265,7 +265,7 @@ class Evidence:
         return found
 
     def _records(self, run: pd.Series[Any]) -> list[DepthRecord]:
-        trial = self.folder / "trials" / str(run.get("trial")) if self.folder else None
+        trial = self.folder and SweepFolder(self.folder).trial(str(run.get("trial"))).path
         if trial and trial.is_dir():
             return load_depth(trial)
         if "run_id" not in run:
@@ -281,7 +281,7 @@ def gather(
     """Read everything. Raises as ``load_runs``, and ValueError for missing columns and where no run
     has a result.
     """
-    default = runs_folder() / "sweeps" / str(source)
+    default = SweepFolder.named(str(source)).path
     folder = folder or (default if default.is_dir() else None)
     runs, timed = priced(load_runs(source, tracking_uri), folder)
     none = (

@@ -10,7 +10,6 @@ import statistics
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,8 +21,6 @@ from attnres_lab.runs.folder import read_json, write_json
 from attnres_lab.runs.sweep import Entry, SweepFolder
 from attnres_lab.training.environment import cpu_name, speed_key
 from attnres_lab.training.module import LitTransformer
-
-FILE = "step_seconds.json"
 
 
 def step_of(config: RunConfig, device: torch.device) -> Callable[[], float]:
@@ -111,7 +108,7 @@ def measure(folder: SweepFolder, repeats: int) -> list[dict[str, Any]]:
         "repeats": repeats,
         "load": os.getloadavg()[0],
     }
-    write_json(folder.path / FILE, {**about, "rows": rows})
+    write_json(folder.timed, {**about, "rows": rows})
     return rows
 
 
@@ -162,8 +159,3 @@ def lines(rows: list[dict[str, Any]]) -> list[str]:
             f"{row['size']:18} {row['variant']:16} {mid:8.2f}ms {low:9.2f} - {high:7.2f}ms {ratio}"
         )
     return text
-
-
-def path_of(folder: SweepFolder) -> Path:
-    """Where the steps of a sweep are written."""
-    return folder.path / FILE

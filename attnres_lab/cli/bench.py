@@ -177,4 +177,4 @@ def sweep(
 
     folder = existing(name, scale)
     print("\n".join(steps.lines(steps.measure(folder, repeats))))
-    print(f"wrote {steps.path_of(folder)}; attnres report {folder.path.name} takes it")
+    print(f"wrote {folder.timed}; attnres report {folder.path.name} takes it")

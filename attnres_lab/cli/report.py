@@ -46,7 +46,7 @@ def report(
     from analysis.report import write_report
 
     home = SweepFolder.named(name)
-    out = out or home.path / "report"
+    out = out or home.report
     spec = file.path
     if facts or scale:  # what the study is at this scale, or was
         out.mkdir(parents=True, exist_ok=True)

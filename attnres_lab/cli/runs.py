@@ -116,7 +116,6 @@ def rebuild(
     """
     from attnres_lab import tracking
     from attnres_lab.errors import UserError
-    from attnres_lab.runs.folder import read_json
     from attnres_lab.runs.paths import runs_folder
     from attnres_lab.runs.sweep import SweepFolder
     from attnres_lab.sweep.restore import restore_study
@@ -124,13 +123,13 @@ def rebuild(
     count = 0
     with tracking.readable_errors():
         for home in tracking.rebuild(folder or runs_folder()):
-            told = 0
+            recorded = 0
             try:
-                if (read_json(home / "sweep.json") or {}).get("yaml"):
-                    told = restore_study(SweepFolder(home))
+                if SweepFolder(home).facts().get("yaml"):
+                    recorded = restore_study(SweepFolder(home))
             except (UserError, KeyError) as error:  # it runs, or its space is another one by now
                 typer.echo(f"{home}: its study stays as it is: {error}", err=True)
-            typer.echo(f"{home}{f': {told} points told to its study' if told else ''}")
+            typer.echo(f"{home}{f': {recorded} points recorded in its study' if recorded else ''}")
             count += 1
     typer.echo(f"{count} runs and sweeps are in {tracking.redact(tracking.tracking_uri())}")
 

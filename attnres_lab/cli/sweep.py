@@ -175,11 +175,9 @@ def list_() -> None:
     from attnres_lab.sweep.summary import columns, headline, summary
 
     rows = [("sweep", "now", "trials")]
-    found = runs_folder().glob("sweeps/*/plan.json")
-    for path in sorted(found, key=lambda p: p.stat().st_mtime, reverse=True):
-        folder = SweepFolder(path.parent)
+    for folder in SweepFolder.all():
         now = "running" if folder.holder() else "not running"
-        rows.append((path.parent.name, now, headline(summary(progress(folder)))))
+        rows.append((folder.path.name, now, headline(summary(progress(folder)))))
     if len(rows) == 1:
         print(f"{runs_folder()}: no sweep yet; start one with: attnres sweep run quickstart")
     else:
@@ -196,7 +194,7 @@ def rm(
     from attnres_lab.runs.paths import runs_folder
     from attnres_lab.runs.sweep import SweepFolder
 
-    names = [path.parent.name for path in runs_folder().glob("sweeps/*/plan.json")]
+    names = [folder.path.name for folder in SweepFolder.all()]
     if name not in names:
         raise UserError(f"{name}: no such sweep in {runs_folder()}{nearest(name, names)}")
     folder = SweepFolder.named(name)

@@ -7,11 +7,13 @@ import zipfile
 from functools import lru_cache
 from pathlib import Path
 
+from attnres_lab.runs import RunFolder
+
 
 def checkpoint_in(path: str) -> Path:
     """The checkpoint that ``path`` names: itself, or the last of a run's folder."""
     found = Path(path).expanduser()
-    return found / "checkpoints" / "last.ckpt" if found.is_dir() else found
+    return RunFolder(found).checkpoint if found.is_dir() else found
 
 
 def weights_digest(path: Path) -> str | None:

@@ -42,7 +42,7 @@ def fingerprint(asked: Iterable[str]) -> str:
 
 def artifact(files: RunFolder, name: str) -> Path:
     """Where the scores of the task ``name`` lie, as it was asked for."""
-    return files.artifacts / "eval" / f"{name}.json"
+    return files.scores / f"{name}.json"
 
 
 def missing(files: RunFolder, name: str, settings: Mapping[str, Any]) -> bool:
@@ -69,6 +69,6 @@ def write(
             values[f"{a.key}_stderr"] = a.stderr
     record = {"task": name, "settings": dict(settings), "values": values}
     record["answers"] = {a.key: asdict(a) | {"scores": list(a.scores)} for a in answers}
-    write_json(files.new_artifact("eval", f"{name}.json"), record)
+    write_json(files.new_artifact(files.scores.name, f"{name}.json"), record)
     write_json(files.result, (read_json(files.result) or {}) | values)
     return values

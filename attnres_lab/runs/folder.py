@@ -73,13 +73,19 @@ class RunFolder:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self.config = self.path / "config.yaml"
+        self.status_file = self.path / "status.json"
         self.environment = self.path / "environment.json"
         self.metrics = self.path / "metrics.jsonl"
         self.result = self.path / "result.json"
         self.checkpoint = self.path / "checkpoints" / "last.ckpt"
         self.artifacts = self.path / "artifacts"
+        self.depth = self.artifacts / "depth"  # a record for each probed step
+        self.scores = self.artifacts / "eval"  # a file for each task
         self.log = self.path / "log.txt"
+        self.lock = self.path / "lock"
         self.stop = self.path / "stop"  # its presence asks the run to write a checkpoint and end
+        self.wanted = self.path / "eval.json"  # the evaluation that is a part of a sweep's trial
+        self.sent = self.path / "tracking.json"  # what stores were sent; it may be deleted
         self._place: os.stat_result | None = None
 
     def new_artifact(self, *names: str) -> Path:
@@ -106,19 +112,18 @@ class RunFolder:
         """The last written status; ``scheduled`` before the first, and where a damaged one was set
         aside.
         """
-        path = self.path / "status.json"
-        if not (value := read_json(path)):
+        if not (value := read_json(self.status_file)):
             return Status("scheduled")
         if _is_status(value):
             return Status(**value)
-        set_aside(path, path.read_bytes())
+        set_aside(self.status_file, self.status_file.read_bytes())
         return Status("scheduled")
 
     @property
     def damaged(self) -> bool:
         """Whether nobody knows how far the run is: its status was set aside as damaged."""
-        aside = self.path.glob("status.json.damaged-*")
-        return not (self.path / "status.json").exists() and any(aside)
+        aside = self.path.glob(f"{self.status_file.name}.damaged-*")
+        return not self.status_file.exists() and any(aside)
 
     def set_status(
         self, state: State, *, failure: Failure | None = None, message: str = "", step: int = 0
@@ -127,7 +132,7 @@ class RunFolder:
         self.sync_metrics()
         rows = self._rows_checksum() if state in DONE else ""
         status = Status(state, failure, message, step, time.time(), rows)
-        write_json(self.path / "status.json", asdict(status))
+        write_json(self.status_file, asdict(status))
 
     def begun(self) -> float | None:
         """Unix time at which the run itself began; of one that ended before it could say so, at
@@ -135,7 +140,7 @@ class RunFolder:
         """
         started = (read_json(self.environment) or {}).get("started")
         if started is None and self.status().state != "scheduled":
-            files = (self.environment, self.config, self.path / "status.json")
+            files = (self.environment, self.config, self.status_file)
             started = next(file.stat().st_mtime for file in files if file.exists())
         return started
 

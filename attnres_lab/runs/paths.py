@@ -19,6 +19,11 @@ def runs_folder() -> Path:
     return here / "runs"
 
 
+def artifacts_folder() -> Path:
+    """Where the embedded MLflow store keeps its copies of files."""
+    return runs_folder() / "artifacts"
+
+
 def cache_folder() -> Path:
     """``$ATTNRES_CACHE``, else ``attnres-lab`` in the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"

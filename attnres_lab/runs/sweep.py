@@ -59,16 +59,29 @@ class Entry:
 class SweepFolder:
     """Paths, readers and writers of ``runs/sweeps/<name>``."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path | str) -> None:
+        self.path = path = Path(path)
         self.trials = path / "trials"
+        self.plan_file = path / "plan.json"
+        self.description = path / "sweep.json"
         self.stop = path / "stop"  # its presence asks the coordinator to end gracefully
         self.journal = path / "study.journal"
+        self.report = path / "report"
+        self.gains = self.report / "gains.json"
+        self.timed = path / "step_seconds.json"  # steps of its trials beside each other
+        self.sent = path / "tracking.json"  # what stores were sent; it may be deleted
 
     @classmethod
     def named(cls, name: str) -> SweepFolder:
         """The sweep of that name in the runs folder."""
         return cls(runs_folder() / "sweeps" / name)
+
+    @classmethod
+    def all(cls) -> list[SweepFolder]:
+        """Every sweep in the runs folder, the last changed first."""
+        found = runs_folder().glob("sweeps/*/plan.json")
+        recent = sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+        return [cls(path.parent) for path in recent]
 
     def trial(self, hash: str) -> RunFolder:
         """The run folder of a trial."""
@@ -97,7 +110,7 @@ class SweepFolder:
         """What ``describe`` wrote: ``name``, ``id``, ``base``, ``yaml``, ``file``; empty before it
         did.
         """
-        return read_json(self.path / "sweep.json") or {}
+        return read_json(self.description) or {}
 
     def describe(self, name: str, base: str, yaml: str, file: str = "") -> None:
         """Write ``sweep.json``, ``file`` being where the YAML lies; the id stays what it was."""
@@ -119,31 +132,30 @@ class SweepFolder:
 
     def _id(self, facts: Mapping[str, Any]) -> str:
         """As described, else as the mirror remembers it, else a new one."""
-        remembered = read_json(self.path / "tracking.json") or {}
+        remembered = read_json(self.sent) or {}
         return str(facts.get("id") or remembered.get("id") or uuid.uuid4().hex)
 
     def _write_facts(self, value: dict[str, Any]) -> None:
         """The sweep's YAML is in there, and in it perhaps the password of a database."""
         yaml = str(value.get("yaml", ""))
-        write_json(self.path / "sweep.json", value, private=redact_settings(yaml) != yaml)
+        write_json(self.description, value, private=redact_settings(yaml) != yaml)
 
     def _guarded(self, yaml: str) -> bool:
-        mode = (self.path / "sweep.json").stat().st_mode
+        mode = self.description.stat().st_mode
         return redact_settings(yaml) == yaml or not mode & 0o077
 
     def write_plan(self, entries: Iterable[Entry]) -> None:
         """Replace ``plan.json``; every line has its checksum."""
         text = ",\n".join(json.dumps(checked(asdict(entry))) for entry in entries)
         data = f"[\n{text}\n]\n".encode()
-        path = self.path / "plan.json"
-        if not path.exists() or path.read_bytes() != data:
-            write_atomic(path, data)
+        if not self.plan_file.exists() or self.plan_file.read_bytes() != data:
+            write_atomic(self.plan_file, data)
 
     def plan(self) -> list[Entry]:
         """The planned trials; empty before the first run. Of a damaged plan, which is set aside,
         those whose lines are whole.
         """
-        path = self.path / "plan.json"
+        path = self.plan_file
         try:
             data = path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
@@ -221,7 +233,7 @@ class SweepFolder:
         sweep_up(self.path.glob(".*.tmp"))
         left = self.trials.rglob(".*.tmp")
         for hash in {path.relative_to(self.trials).parts[0] for path in left}:
-            with suppress(Timeout), FileLock(self.trials / hash / "lock", timeout=0):
+            with suppress(Timeout), FileLock(self.trial(hash).lock, timeout=0):
                 tidy(self.trial(hash))
 
 

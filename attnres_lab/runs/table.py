@@ -11,7 +11,7 @@ from typing import Any
 
 from attnres_lab.errors import UserError, nearest
 from attnres_lab.runs.folder import RunFolder, read_json
-from attnres_lab.runs.paths import runs_folder
+from attnres_lab.runs.paths import artifacts_folder, runs_folder
 from attnres_lab.runs.sweep import Entry, SweepFolder
 
 #: What ``environment.json`` says of a run that its record repeats.
@@ -43,7 +43,7 @@ def find(folder: Path | None = None) -> list[Path]:
     root = Path(folder or runs_folder()).absolute()
     found = []
     for path, folders, files in os.walk(root):
-        if Path(path) == runs_folder() / "artifacts":  # MLflow's copies
+        if Path(path) == artifacts_folder():
             folders.clear()
         elif status := _status_of(files):
             folders.clear()

@@ -88,7 +88,7 @@ def bring(source: SpecFile, folder: SweepFolder) -> int:
         place = f"{source.file.where('known')}: known: {name}"
         for line, cells in _read(source.file.path.parent / name, place):
             run, state = folder.trial(cells["hash"]), cells.get("state")
-            if state not in DONE or (run.path / "status.json").exists():
+            if state not in DONE or run.status_file.exists():
                 continue
             config = _config(cells, f"{place}, line {line}", source.spec.function)
             _write(run, config, cells, name, set(source.spec.space))

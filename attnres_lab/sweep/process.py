@@ -88,7 +88,7 @@ def main() -> None:
     if os.environ.get("NODE_RANK", "0") != "0":
         from attnres_lab.config import load
 
-        sys.exit(start_ranks(load(folder / "config.yaml").train, folder))
+        sys.exit(start_ranks(load(RunFolder(folder).config).train, folder))
     sys.exit(execute(folder, sys.argv[2]))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from attnres_lab.runs.folder import DONE, read_json
+from attnres_lab.runs.folder import DONE
 from attnres_lab.runs.sweep import SweepFolder
 from attnres_lab.sweep.optuna_study import OptunaStudy
 from attnres_lab.sweep.results import Results
@@ -25,7 +25,7 @@ def restore_study(folder: SweepFolder) -> int:
     """
     with tempfile.TemporaryDirectory() as place, folder.coordinate():
         file = Path(place) / "sweep.yaml"
-        file.write_text((read_json(folder.path / "sweep.json") or {})["yaml"])
+        file.write_text(folder.facts()["yaml"])
         source = load_spec(file)
         spec = source.spec
         view: Any = SimpleNamespace(say=print)

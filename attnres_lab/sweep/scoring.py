@@ -13,13 +13,11 @@ if TYPE_CHECKING:
     from attnres_lab.evaluation.run import Settings
     from attnres_lab.sweep.schema import SweepSpec
 
-REQUEST = "eval.json"  # in the trial's folder, as ``eval`` in the sweep file
-
 
 def ask(run: RunFolder, spec: SweepSpec) -> None:
     """Tell the trial's process what to evaluate."""
     if spec.eval:
-        write_json(run.path / REQUEST, asdict(spec.eval))
+        write_json(run.wanted, asdict(spec.eval))
 
 
 def settings(request: dict[str, Any]) -> Settings:
@@ -32,7 +30,7 @@ def settings(request: dict[str, Any]) -> Settings:
 def make(run: RunFolder) -> None:
     """Evaluate a finished trial as its folder asks. Raises as ``evaluate``."""
     status = run.status()
-    if status.state != "finished" or not (request := read_json(run.path / REQUEST)):
+    if status.state != "finished" or not (request := read_json(run.wanted)):
         return
     from attnres_lab.evaluation.run import evaluate
 

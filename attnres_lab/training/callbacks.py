@@ -181,8 +181,8 @@ class DepthRecords(StepCallback):
         record = probe.record(module.step)
         self.run.write(trainer, module, probe.metrics())
         if trainer.is_global_zero:
-            name = f"step-{module.step:06d}.json"
-            write_json(self.run.folder.new_artifact("depth", name), record)
+            files, name = self.run.folder, f"step-{module.step:06d}.json"
+            write_json(files.new_artifact(files.depth.name, name), record)
 
 
 class End(StepCallback):

@@ -18,6 +18,7 @@ from attnres_lab.config import RunConfig, load
 from attnres_lab.config.weights import checkpoint_in, weights_digest
 from attnres_lab.errors import UserError
 from attnres_lab.model import Network, Transformer
+from attnres_lab.runs import RunFolder
 from attnres_lab.runs.table import locate
 from attnres_lab.training import lora
 
@@ -95,7 +96,7 @@ def load_model(path: Path) -> tuple[Transformer, RunConfig]:
     """
     if not path.exists() and path.suffix != ".ckpt":
         path = locate(str(path))
-    path = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
+    path = checkpoint_in(str(path))
     try:
         content: dict[str, Any] = torch.load(
             io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True
@@ -111,7 +112,7 @@ def load_model(path: Path) -> tuple[Transformer, RunConfig]:
             f"{path}: not a checkpoint of a training run ({type(error).__name__})"
         ) from None
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "config.yaml"
+        file = RunFolder(folder).config
         file.write_text(text)
         try:
             config = load(file)

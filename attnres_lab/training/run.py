@@ -238,7 +238,7 @@ def _rank() -> None:
     take_place()
     folder = Path(sys.argv[1])
     try:
-        run(load(folder / "config.yaml"), folder, progress=sys.stderr.isatty())
+        run(load(RunFolder(folder).config), folder, progress=sys.stderr.isatty())
     except Exception as error:
         if not isinstance(error, UserError) and not peer_gone(error):
             raise

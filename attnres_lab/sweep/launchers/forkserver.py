@@ -5,12 +5,12 @@ from __future__ import annotations
 import atexit
 import gc
 import tempfile
-from pathlib import Path
 
 from attnres_lab.config import RunConfig, load, to_yaml
+from attnres_lab.runs import RunFolder
 
 with tempfile.TemporaryDirectory() as _folder:
-    _path = Path(_folder) / "config.yaml"
+    _path = RunFolder(_folder).config
     _path.write_text(to_yaml(RunConfig()))
     load(_path)  # builds the schemas of the config tree
 atexit.register(gc.unfreeze)  # else extension modules complain at exit of leaks that are none

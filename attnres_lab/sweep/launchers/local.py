@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 from attnres_lab.errors import UserError
+from attnres_lab.runs import RunFolder
 from attnres_lab.runs.failures import UNWRITABLE
 from attnres_lab.sweep.launchers.base import Count, Ended, Launcher, LauncherConfig
 
@@ -215,7 +216,7 @@ def _trial(folder: Path, function: str, lease: Lease) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
-        log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        log = os.open(RunFolder(folder).log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     except OSError:
         os._exit(UNWRITABLE)
     os.dup2(log, 1)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from attnres_lab.errors import UserError
+from attnres_lab.runs import RunFolder
 from attnres_lab.sweep.launchers.base import Count, Ended, Launcher, LauncherConfig
 from attnres_lab.training.ranks import GRACE, TIMEOUT
 
@@ -79,7 +80,7 @@ class RayLauncher(Launcher):
         settings[TIMEOUT] = f"{self.resources.node_timeout:g}"
         python = [sys.executable, "-m", "attnres_lab.sweep.process"]
         command = shlex.join([*python, str(folder), self.function, "--follow"])
-        log = shlex.quote(str(folder / "log.txt"))
+        log = shlex.quote(str(RunFolder(folder).log))
         script = f"cd {shlex.quote(os.getcwd())} && exec {command} >>{log} 2>&1"
         if self.resources.nodes == 1:
             self.running[folder.name] = Placed([self.task.remote(script, settings)])

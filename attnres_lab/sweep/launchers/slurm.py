@@ -25,6 +25,7 @@ from pydantic import Field
 from attnres_lab.errors import UserError
 from attnres_lab.runs.failures import Fate
 from attnres_lab.runs.folder import DONE, RunFolder, write_atomic
+from attnres_lab.runs.sweep import SweepFolder
 from attnres_lab.sweep.launchers.base import Count, Ended, Launcher, LauncherConfig, Word
 from attnres_lab.training.ranks import SPREAD, TIMEOUT
 
@@ -128,7 +129,7 @@ class SlurmLauncher(Launcher):
             state = queue.get(job, ("", ""))[0]
             if state and state not in OVER:
                 continue
-            left = RunFolder(self.folder.parent / "trials" / hash).status().state
+            left = SweepFolder(self.folder.parent).trial(hash).status().state
             if left in DONE or left in ("failed", "stopped") or hash in self.missing:
                 ended.append(Ended(hash, None, FATES.get(state or _account(job), "")))
                 del self.jobs[hash]
@@ -208,7 +209,8 @@ class SlurmLauncher(Launcher):
             *(_spread(resources) if apart else ()),
             'folder=$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" '
             f"{shlex.quote(str(stem.with_suffix('.txt')))})",
-            f'exec {command} "$folder" {shlex.quote(self.function)} >>"$folder/log.txt" 2>&1',
+            f'exec {command} "$folder" {shlex.quote(self.function)} '
+            f'>>"{RunFolder("$folder").log}" 2>&1',
         ]
         return "\n".join([*lines, ""])
 
