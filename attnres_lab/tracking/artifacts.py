@@ -21,13 +21,13 @@ from filelock import FileLock
 from attnres_lab.runs.folder import RunFolder, read_json, write_json
 from attnres_lab.runs.lock import sweep_up
 from attnres_lab.runs.secrets import redact
+from attnres_lab.runs.sweep import SweepFolder
 from attnres_lab.tracking import sqlite
 from attnres_lab.tracking.figures import heat_map
 from attnres_lab.tracking.names import model_name
 from attnres_lab.tracking.store import Store
 from attnres_lab.tracking.view import MAPS
 
-FILES = ("config.yaml", "environment.json", "log.txt")
 # metrics of a run that are of its last weights
 MEASURED = r"(val|eval)/.*(?<!_stderr)|train/loss"
 # what mlflow.create_external_model says of weights that lie elsewhere
@@ -38,7 +38,7 @@ class Memory:
     """What a store was sent of a folder: ``tracking.json``, by store. It may be deleted."""
 
     def __init__(self, folder: Path, store: Store, run_id: str | None) -> None:
-        self._path, self._label = folder / "tracking.json", store.label
+        self._path, self._label = RunFolder(folder).sent, store.label
         self.values: dict[str, Any] = (read_json(self._path) or {}).get(store.label, {})
         # another run, or none: the store was lost or replaced
         if self.values.get("run_id") != run_id:
@@ -60,8 +60,8 @@ def mirroring(folder: Path) -> Iterator[None]:
     """
     place, before = scratch(folder), tempfile.tempdir
     with FileLock(folder / ".tracking.lock"):
-        for pattern in (".tracking.json.*.tmp", "trials/*/.tracking.json.*.tmp"):
-            sweep_up(folder.glob(pattern))
+        for home in (folder, *SweepFolder(folder).trials.glob("*/")):
+            sweep_up(home.glob(f".{RunFolder(home).sent.name}.*.tmp"))
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir()
         tempfile.tempdir = str(place)
@@ -128,7 +128,7 @@ def send_files(
                 continue
             below = path.parent.relative_to(files.artifacts).as_posix() if path in tree else "."
             _send(target, files, path, below)
-            if below == "depth" and key not in sent:
+            if path.parent == files.depth and key not in sent:
                 _send_image(target, read_json(path) or {"reads": []}, mark[0] // 1_000_000)
             sent[key] = mark
         if ended:

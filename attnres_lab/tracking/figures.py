@@ -43,9 +43,7 @@ def page(title: str, records: Sequence[Mapping[str, Any]], paths: Sequence[Path]
     ]
     seen = set()
     for record, files in sorted(runs, key=lambda run: run[0].get("params", 0), reverse=True):
-        if record["variant"] not in seen and (
-            frames := sorted((files.artifacts / "depth").glob("*.json"))
-        ):
+        if record["variant"] not in seen and (frames := sorted(files.depth.glob("*.json"))):
             seen.add(record["variant"])
             figures += _depth(
                 [read_json(path) or {} for path in frames],

@@ -13,7 +13,6 @@ from typing import Self
 
 from attnres_lab.runs.folder import RunFolder
 from attnres_lab.runs.lock import mendable
-from attnres_lab.runs.paths import runs_folder
 from attnres_lab.runs.sweep import SweepFolder
 from attnres_lab.tracking import sqlite
 from attnres_lab.tracking.artifacts import mirroring
@@ -103,7 +102,7 @@ def log_report(sweep_name: str, folder: Path) -> None:
     """Upload a report folder to the parent run of the sweep. Raises what MLflow raises."""
     from attnres_lab.tracking.sweep import SweepSync
 
-    home = runs_folder() / "sweeps" / sweep_name
+    home = SweepFolder.named(sweep_name).path
     with mirroring(home):
         SweepSync(connect(), home, sweep_name, {}).upload(Path(folder))
 
@@ -119,9 +118,8 @@ def rebuild(folder: Path) -> Iterator[Path]:
     from attnres_lab.tracking.single import single
 
     found = sorted(find(folder))
-    sweeps = dict.fromkeys(
-        path.parents[1] for path in found if (path.parents[1] / "plan.json").exists()
-    )
+    homes = dict.fromkeys(path.parents[1] for path in found)
+    sweeps = [home for home in homes if SweepFolder(home).plan_file.exists()]
     store = connect(thorough=True)
     if path := file_of(tracking_uri()):
         sqlite.hurry(path)
@@ -143,11 +141,11 @@ def rebuild(folder: Path) -> Iterator[Path]:
 
 def _send_sweep(store: Store, home: Path) -> None:
     from attnres_lab.tracking.crew import send
-    from attnres_lab.tracking.sweep import REPORT, SweepSync
+    from attnres_lab.tracking.sweep import SweepSync
 
     with mirroring(home):
         if not SweepSync(store, home, home.name, {}).has_report():
-            SweepSync(store, home, home.name, {}).upload(home / REPORT)
+            SweepSync(store, home, home.name, {}).upload(SweepFolder(home).report)
         for _ in send(SweepSync(store, home, home.name, {}).errands()):
             pass  # the sweep finds what was sent, and sends what was not
         sweep = SweepSync(store, home, home.name, {})

@@ -170,7 +170,7 @@ class RunSync:
         )
 
     def _stamp(self) -> list[int] | None:
-        return stamp(self.files.path / "status.json")
+        return stamp(self.files.status_file)
 
     def _describe(self) -> None:
         """Parameters and tags; a parameter that changed on the way (MLflow keeps the first) is

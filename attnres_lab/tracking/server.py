@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 
 from attnres_lab.errors import UserError
-from attnres_lab.runs.paths import runs_folder
+from attnres_lab.runs.paths import artifacts_folder
 from attnres_lab.runs.secrets import redact
 from attnres_lab.tracking.sqlite import has_runs
 from attnres_lab.tracking.store import (
@@ -87,7 +87,7 @@ def _start(uri: str, port: int) -> subprocess.Popen[bytes]:
     environment = os.environ | {
         "MLFLOW_BACKEND_STORE_URI": uri,
         "MLFLOW_REGISTRY_STORE_URI": uri,
-        "MLFLOW_DEFAULT_ARTIFACT_ROOT": (runs_folder() / "artifacts").as_uri(),
+        "MLFLOW_DEFAULT_ARTIFACT_ROOT": artifacts_folder().as_uri(),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_LOGGING_LEVEL": "WARNING",

@@ -14,11 +14,12 @@ def single(store: Store, folder: Path) -> RunSync:
     """The mirror of a run that belongs to no sweep; its id is kept in ``tracking.json``, and is the
     one that training drew, so that either file may be lost.
     """
-    memory = read_json(folder / "tracking.json") or {}
+    files = RunFolder(folder)
+    memory = read_json(files.sent) or {}
     if "id" not in memory:
-        drawn = (read_json(RunFolder(folder).environment) or {}).get("id")
+        drawn = (read_json(files.environment) or {}).get("id")
         memory["id"] = drawn or uuid4().hex
-        write_json(folder / "tracking.json", memory)
+        write_json(files.sent, memory)
     found = store.client.search_runs(
         [store.experiment_id], f"tags.`attnres.id` = '{memory['id']}'", 3, 1
     )

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from filelock import FileLock
 
 from attnres_lab.errors import UserError
-from attnres_lab.runs.paths import runs_folder
+from attnres_lab.runs.paths import artifacts_folder, runs_folder
 from attnres_lab.runs.secrets import check_address, redact
 from attnres_lab.tracking import sqlite
 from attnres_lab.tracking.view import TAG, view
@@ -168,7 +168,7 @@ def provide(path: Path, *, thorough: bool = False) -> None:
         sqlite.set_aside(path, reason)
         there = False
     if not there:
-        sqlite.create(path, _artifacts())
+        sqlite.create(path, artifacts_folder().as_uri())
 
 
 def file_of(uri: str) -> Path | None:
@@ -184,7 +184,7 @@ def _open(uri: str) -> tuple[Any, Any]:
 
     client, name = mlflow.MlflowClient(uri), experiment_name()
     if (found := client.get_experiment_by_name(name)) is None:
-        location = None if is_server(uri) else _artifacts()
+        location = None if is_server(uri) else artifacts_folder().as_uri()
         # another process on another machine was first
         with contextlib.suppress(MlflowException):
             client.create_experiment(
@@ -192,10 +192,6 @@ def _open(uri: str) -> tuple[Any, Any]:
             )
         found = client.get_experiment_by_name(name)
     return client, found
-
-
-def _artifacts() -> str:
-    return (runs_folder() / "artifacts").as_uri()
 
 
 def _away(error: Exception) -> bool:

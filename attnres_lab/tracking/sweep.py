@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from attnres_lab.runs.folder import DONE, read_json, write_json
+from attnres_lab.runs.folder import DONE, RunFolder, read_json, write_json
 from attnres_lab.runs.looks import looks
 from attnres_lab.runs.secrets import redact, redact_settings
 from attnres_lab.runs.sweep import Entry, SweepFolder
@@ -32,7 +32,6 @@ from attnres_lab.tracking.store import Store
 #: Planned trials written per turn, so that the running ones do not wait for them.
 SCHEDULED_PER_TURN = 20
 NOTE_SECONDS = 5.0
-REPORT = "report"  # of a sweep's folder, and of the parent's artifacts
 #: Tag of a parent run: what was in the folder when the store had taken everything of it.
 WHOLE = "attnres.whole"
 
@@ -42,10 +41,9 @@ class SweepSync:
 
     def __init__(self, store: Store, folder: Path, name: str, summary: Mapping[str, str]) -> None:
         self.store, self.folder, self.name = store, folder, name
-        self.summary = (read_json(folder / "tracking.json") or {}).get("summary", {}) | dict(
-            summary
-        )
-        self.id = SweepFolder(folder).identify()
+        self.files = SweepFolder(folder)
+        self.summary = (read_json(self.files.sent) or {}).get("summary", {}) | dict(summary)
+        self.id = self.files.identify()
         self._parent: str | None = None
         self._trials: dict[str, RunSync] = {}
         self._entries: dict[str, Entry] = {}
@@ -129,18 +127,18 @@ class SweepSync:
 
     def _mark(self) -> str:
         """Changes with the plan and the status of any trial."""
-        folder = SweepFolder(self.folder)
-        files = [self.folder / "plan.json"]
+        files = [self.files.plan_file]
         with contextlib.suppress(OSError):
-            files += sorted(path / "status.json" for path in folder.trials.iterdir())
+            runs = sorted(self.files.trials.iterdir())
+            files += [RunFolder(path).status_file for path in runs]
         text = json.dumps([self.summary, [stamp(file) for file in files]])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def has_report(self) -> bool:
         """Whether the store has the files of the sweep's report, or there are none."""
-        report, parent = self.folder / REPORT, self._find_parent()
+        report, parent = self.files.report, self._find_parent()
         names = {path.name for path in report.iterdir()} if report.is_dir() else set()
-        there = self.store.client.list_artifacts(parent.info.run_id, REPORT) if parent else []
+        there = self.store.client.list_artifacts(parent.info.run_id, report.name) if parent else []
         return names <= {Path(item.path).name for item in there}
 
     def upload(self, folder: Path) -> None:
@@ -151,11 +149,11 @@ class SweepSync:
         folder = folder.resolve()
         for path in sorted(folder.rglob("*")):
             if is_ours(path, folder):
-                below = Path(REPORT) / path.parent.relative_to(folder)
+                below = Path(self.files.report.name) / path.parent.relative_to(folder)
                 self.store.client.log_artifact(self._parent, str(path), below.as_posix())
         for page in sorted(folder.glob("*.md"))[:1]:
             self.summary["Verdict"] = paragraph(page.read_text())
-        self._send_metrics(gains(folder / "gains.json"))
+        self._send_metrics(gains(folder / self.files.gains.name))
         self._read_plan()
         self._write_note(at_once=True)
 
@@ -206,7 +204,7 @@ class SweepSync:
         else:
             found = self._find_parent()
         if (parent := found.info.run_id if found else None) is None:
-            planned = stamp(self.folder / "plan.json")
+            planned = stamp(self.files.plan_file)
             start = planned[0] // 1_000_000 if planned else None
             parent = self.store.client.create_run(
                 self.store.experiment_id, start, tags, self.name
@@ -224,8 +222,7 @@ class SweepSync:
 
     def _ids(self) -> set[str]:
         """Of the sweep's own run and of the runs of its plan."""
-        plan = SweepFolder(self.folder).plan()
-        return {self.id, *(f"{self.id}/{entry.hash}" for entry in plan)}
+        return {self.id, *(f"{self.id}/{entry.hash}" for entry in self.files.plan())}
 
     def _send_tables(self) -> None:
         """A line per trial as CSV, and the figures to explore."""
@@ -238,16 +235,16 @@ class SweepSync:
             return
         with tempfile.TemporaryDirectory() as place:
             records = table(paths)
-            write_records(Path(place) / "trials.csv", tidy(planned(SweepFolder(self.folder))))
+            write_records(Path(place) / "trials.csv", tidy(planned(self.files)))
             (Path(place) / "figures.html").write_text(figures.page(self.name, records, paths))
             self.store.client.log_artifacts(self._parent, place)
 
     def _read_plan(self) -> None:
-        path = self.folder / "plan.json"
+        path = self.files.plan_file
         stamp = path.stat().st_mtime_ns if path.exists() else 0
         if stamp == self._plan_stamp:
             return
-        plan = SweepFolder(self.folder).plan()
+        plan = self.files.plan()
         self._looks = looks(entry.variant for entry in plan)
         for entry in plan:
             if (key := entry.hash) not in self._trials:
@@ -255,17 +252,19 @@ class SweepSync:
                 self._entries[key] = entry
                 self._trials[key] = RunSync(
                     self.store,
-                    self.folder / "trials" / key,
+                    self.files.trial(key).path,
                     identity,
                     known.info.run_id if (known := self._known.get(identity.uid)) else None,
                 )
-        folder = SweepFolder(self.folder)
-        facts = folder.facts()
+        facts = self.files.facts()
         # the sweep's YAML is in there, and in it perhaps the address of a database
         facts["yaml"] = redact_settings(str(facts.get("yaml", "")))
         lines = redact(path.read_text()) if path.exists() else "[]"
-        for name, text in (("plan.json", lines), ("sweep.json", json.dumps(facts, indent=1))):
-            self.store.client.log_text(self._parent, text, name)
+        for file, text in (
+            (path, lines),
+            (self.files.description, json.dumps(facts, indent=1)),
+        ):
+            self.store.client.log_text(self._parent, text, file.name)
         self._plan_stamp = stamp
 
     def _identity(self, entry: Entry) -> Identity:
@@ -299,5 +298,5 @@ class SweepSync:
         note = markdown(self.name, self.summary, trials)
         if note != self._note:
             self.store.client.set_tag(self._parent, "mlflow.note.content", note)
-            write_json(self.folder / "tracking.json", {"id": self.id, "summary": self.summary})
+            write_json(self.files.sent, {"id": self.id, "summary": self.summary})
         self._note, self._note_due = note, time.monotonic() + NOTE_SECONDS

@@ -15,6 +15,7 @@ from typing import Any
 from attnres_lab.runs.files import same_folder
 from attnres_lab.runs.folder import RunFolder
 from attnres_lab.runs.secrets import redact
+from attnres_lab.runs.sweep import SweepFolder
 from attnres_lab.tracking.artifacts import mirroring
 from attnres_lab.tracking.run import RunSync
 from attnres_lab.tracking.single import single
@@ -75,7 +76,10 @@ class Worker:
 
     def _mirror(self, last: bool) -> bool:
         if self._sync is None:
-            if not (self.folder / "plan.json").exists() and not RunFolder(self.folder).begun():
+            if (
+                not SweepFolder(self.folder).plan_file.exists()
+                and not RunFolder(self.folder).begun()
+            ):
                 return True  # nothing to tell yet
             store = connect(thorough=self._away)  # that it failed may be the file's fault
             if self.task["kind"] == "sweep":
