@@ -138,7 +138,7 @@ def test_a_second_process_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     process = start(tiny(tmp_path, **{"budget": "100_000 steps"}), tmp_path / "run")
     wait_for_a_row(process, tmp_path / "run")
     try:
-        with pytest.raises(UserError, match="another process is training"):
+        with pytest.raises(UserError, match="another process works"):
             run(tiny(tmp_path, **{"budget": "100_000 steps"}), tmp_path / "run")
     finally:
         process.kill()
@@ -162,7 +162,7 @@ def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
         files.stop.unlink()
         free = shutil.disk_usage(disk).free
         (disk / "filler").write_bytes(b"0" * (free - 40_000))
-        with pytest.raises(UserError, match="last checkpoint is intact"):
+        with pytest.raises(UserError, match="what was written before is intact"):
             run(config, files.path)
         assert torch.load(files.checkpoint, weights_only=True)["run"]["step"] == 4
         (disk / "filler").unlink()

@@ -41,7 +41,6 @@ def evaluate(  # noqa: PLR0913
     from attnres_lab.errors import UserError
     from attnres_lab.evaluation.run import Settings
     from attnres_lab.evaluation.run import evaluate as score
-    from attnres_lab.runs.folder import RunFolder
     from attnres_lab.runs.lock import mendable
 
     names = tuple(dict.fromkeys(name.strip() for name in tasks.split(",") if name.strip()))
@@ -58,7 +57,7 @@ def evaluate(  # noqa: PLR0913
         allow_code,
     )
     for folder in dict.fromkeys(path for name in runs for path in _folders(name)):
-        with mendable(RunFolder(folder)):
+        with mendable(folder):
             values = score(folder, settings, again=again)
         print(f"{folder}{'' if values else ': has these scores already'}")
         for key, value in values.items():

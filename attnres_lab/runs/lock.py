@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -17,35 +17,51 @@ from attnres_lab.runs.folder import RunFolder
 
 BEAT = 1.0  # seconds
 SLACK = 2.0  # seconds that the clock of a disk may be off
+LOCKED = "ATTNRES_LOCKED"  # the run folder that this process, or the one that started it, holds
 
 
 @contextmanager
-def only_one(files: RunFolder) -> Iterator[None]:
-    """Hold the folder and its lock; ranks of one run share their parent's lock."""
+def only_one(files: RunFolder, patience: float = 0.0, *, shared: bool = False) -> Iterator[None]:
+    """Hold the folder, whatever is done in it, and show by its heartbeat that somebody does. Who
+    holds it already goes on, and so do the ranks that its holder starts; ``shared``: by processes
+    that are all alike, as torchrun starts them.
+
+    Raises UserError where another process still holds it after ``patience`` seconds.
+    """
     files.hold()
-    if "LOCAL_RANK" in os.environ or os.environ.get("ATTNRES_LOCKED") == str(files.path):
+    place, before = str(files.path.absolute()), os.environ.get(LOCKED, "")
+    if before == place:
         yield
         return
-    try:
-        with FileLock(files.path / "lock", timeout=0):
+    with ExitStack() as stack:
+        if not shared:
+            try:
+                stack.enter_context(FileLock(files.lock, timeout=patience))
+            except Timeout:
+                raise UserError(f"{files.path}: another process works in this folder") from None
             tidy(files)
+        stack.enter_context(beating(files.beat))
+        os.environ[LOCKED] = place
+        try:
             yield
-    except Timeout:
-        raise UserError(f"{files.path}: another process is training in this folder") from None
+        finally:
+            os.environ[LOCKED] = before
 
 
 @contextmanager
-def mendable(files: RunFolder) -> Iterator[None]:
-    """What the disk raises as a UserError that says what to do."""
+def mendable(path: Path) -> Iterator[None]:
+    """What the disk raises, while a run's or a sweep's folder ``path`` is written, as a UserError
+    that says what to do.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno == errno.ENOENT and error.filename == str(files.path):
+        if error.errno == errno.ENOENT and error.filename == str(path):
             why = "was moved, deleted or unmounted while it was in use; put it back and run again"
-            raise UserError(f"{files.path}: {why}") from error
+            raise UserError(f"{path}: {why}") from error
         raise UserError(
-            f"{error.filename or files.path}: {error.strerror or error}; the last checkpoint is "
-            "intact, run again once this is mended"
+            f"{error.filename or path}: {error.strerror or error}; what was written before is "
+            "intact: mend this, then run it again"
         ) from error
 
 
@@ -72,13 +88,6 @@ def _writes(pid: int, path: Path) -> bool:
         return alive(pid, None)
     age = time.clock_gettime(time.CLOCK_BOOTTIME) - begun / os.sysconf("SC_CLK_TCK")
     return age + SLACK > time.time() - path.stat().st_mtime
-
-
-@contextmanager
-def heartbeat(files: RunFolder) -> Iterator[None]:
-    """Touch the folder's heartbeat once a second."""
-    with beating(files.beat):
-        yield
 
 
 @contextmanager

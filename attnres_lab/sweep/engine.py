@@ -9,9 +9,9 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 
 from attnres_lab.config import to_yaml
-from attnres_lab.errors import UserError
 from attnres_lab.runs.files import same_folder
 from attnres_lab.runs.folder import DONE, write_atomic
+from attnres_lab.runs.lock import mendable
 from attnres_lab.runs.sweep import SweepFolder
 from attnres_lab.sweep import scoring
 from attnres_lab.sweep.known import bring, check_data
@@ -38,7 +38,7 @@ def run_sweep(
     none: what failed. Raises UserError.
     """
     spec, plan = source.spec, make_plan(source, folder, large=large or again is not None)
-    with _writing(folder), folder.coordinate(), ExitStack() as stack:
+    with mendable(folder.path), folder.coordinate(), ExitStack() as stack:
         bring(source, folder)
         trials = plan.known()
         check_named(trials)
@@ -77,19 +77,6 @@ def run_sweep(
         screen.final()
         Speeds(device).learn((t, folder.trial(t.entry.hash)) for t in coordinator.trials.values())
     return outcome
-
-
-@contextmanager
-def _writing(folder: SweepFolder) -> Iterator[None]:
-    """The disk may be full, read-only, or taken away. Raises UserError."""
-    try:
-        yield
-    except OSError as error:
-        where = f"{error.filename or folder.path}: {error.strerror or error}"
-        raise UserError(
-            f"{where}; the trials were ended, their checkpoints and results are intact: mend "
-            "this, then run the sweep again"
-        ) from error
 
 
 class Coordinator:

@@ -15,12 +15,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
+from attnres_lab.errors import UserError
 from attnres_lab.plugins import imported
 from attnres_lab.runs import failures
 from attnres_lab.runs.folder import DONE, RunFolder, write_json
-from attnres_lab.runs.lock import heartbeat, tidy
+from attnres_lab.runs.lock import only_one
 from attnres_lab.sweep import scoring
 from attnres_lab.training.ranks import start_ranks
 
@@ -33,16 +32,14 @@ def execute(path: Path, function: str) -> int:
     """Run ``function`` ("module:name", called with the config and the folder) on the trial in
     ``path``; returns an exit code.
 
-    The folder is locked for as long as the process lives: nothing runs twice at the same time,
-    whoever started it. A heartbeat shows that the process lives, whatever the function.
+    The folder is held for as long as that takes: nothing runs twice at the same time, whoever
+    started it.
     """
     from attnres_lab.config import load  # torch, after ``main`` follows who started this process
 
     folder = RunFolder(path)
     try:
-        with FileLock(path / "lock", timeout=PATIENCE), heartbeat(folder):
-            tidy(folder)
-            os.environ["ATTNRES_LOCKED"] = str(path)  # the function need not lock it again
+        with only_one(folder, PATIENCE):
             try:
                 if folder.status().state not in DONE:  # by the process that held the folder
                     config, run = load(folder.config), resolve(function)
@@ -64,7 +61,7 @@ def execute(path: Path, function: str) -> int:
                         )
                 return 1
             return 1 if folder.status().state == "failed" else 0
-    except Timeout:
+    except UserError:
         return failures.LOCKED
     except OSError:  # of a status too: all else that is raised is written into one
         traceback.print_exc()

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
-from attnres_lab.runs.folder import RunFolder
 from attnres_lab.runs.lock import mendable
 from attnres_lab.runs.sweep import SweepFolder
 from attnres_lab.tracking import sqlite
@@ -32,7 +31,7 @@ class _Mirror:
         tracking_uri()  # a wrong address is told before anything is trained
 
     def __enter__(self) -> Self:
-        with mendable(RunFolder(self.folder)):
+        with mendable(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         self._process = self._start()
         return self

@@ -50,7 +50,7 @@ def start_ranks(train: TrainConfig, folder: Path) -> int:
     Raises UserError where nobody is to start those of other nodes.
     """
     command = [sys.executable, "-m", "attnres_lab.training.run", str(folder)]
-    environment = {**os.environ, "ATTNRES_LOCKED": str(folder), PARENT: str(os.getpid())}
+    environment = {**os.environ, PARENT: str(os.getpid())}
     spread = os.environ.get(SPREAD)
     if train.nodes == 1:
         ranks = [subprocess.Popen(command, env=environment)]

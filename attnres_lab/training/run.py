@@ -29,7 +29,7 @@ from attnres_lab.runs.folder import (
     write_atomic,
     write_json,
 )
-from attnres_lab.runs.lock import heartbeat, mendable, only_one
+from attnres_lab.runs.lock import mendable, only_one
 from attnres_lab.training.callbacks import (
     DepthRecords,
     End,
@@ -90,9 +90,9 @@ def run(
     files = RunFolder(folder)
     check_plugged([config])
     check_started(config.train)
-    with mendable(files):
+    with mendable(files.path):
         files.path.mkdir(parents=True, exist_ok=True)
-        with only_one(files), heartbeat(files):
+        with only_one(files, shared="LOCAL_RANK" in os.environ):
             accelerator(config.train)  # before any rank starts
             if config.train.world > 1 and "attnres_lab.training.run" not in str(
                 getattr(sys.modules["__main__"], "__spec__", None)

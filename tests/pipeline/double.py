@@ -14,6 +14,7 @@ from unittest.mock import patch
 import pytorch_lightning as pl
 
 from attnres_lab.config import load
+from attnres_lab.runs.lock import LOCKED
 from attnres_lab.training import run as training
 
 
@@ -51,7 +52,7 @@ def serve(queue: Path) -> None:
         file = queue / str(number)
         while not file.exists():
             time.sleep(0.05)
-        os.environ["ATTNRES_LOCKED"] = file.read_text()
+        os.environ[LOCKED] = file.read_text()
         train(Path(file.read_text()))
         if os.environ.get("LOCAL_RANK", "0") == "0":
             (queue / f"{number}.done").touch()

@@ -186,9 +186,7 @@ def test_a_folder_that_vanishes_ends_with_a_line(
 
     with monkeypatch.context() as patch:
         patch.setattr("attnres_lab.sweep.view.Screen.tick", vanish)
-        with pytest.raises(
-            UserError, match=r"runs/sweeps/s: .*mend this, then run the sweep again"
-        ):
+        with pytest.raises(UserError, match=r"runs/sweeps/s: was moved, .*put it back"):
             lab.run(path)
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
     if how == "moved":
