@@ -1,9 +1,17 @@
-"""The layers of docs/design.md hold: a module imports only what lies below it."""
+"""The layers of docs/design.md hold: a module imports only what lies below it, and knows no file of
+a run or a sweep but through ``attnres_lab.runs``.
+"""
 
 import ast
+import re
+from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+
+from attnres_lab.runs import RunFolder, SweepFolder
+from attnres_lab.sweep.schema import SweepSpec
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
@@ -98,11 +106,58 @@ def test_no_file_imports_itself_by_way_of_others() -> None:
         module: {
             target
             for name in imports(path)
-            for target in (name, name.rpartition(".")[0])
-            if target in files and target != module and files[target].name != "__init__.py"
+            if (target := name if name in files else name.rpartition(".")[0]) in files
+            and target != module
         }
         for module, path in files.items()
     }
     while leaves := {module for module, targets in edges.items() if not targets & set(edges)}:
         edges = {module: targets for module, targets in edges.items() if module not in leaves}
     assert not edges
+
+
+#: What the files and folders of runs and sweeps are called, as the two classes have it.
+NAMES = {
+    path.name
+    for folder in (RunFolder("."), SweepFolder("."))
+    for path in vars(folder).values()
+    if isinstance(path, Path) and path.name
+}
+
+
+def texts(tree: ast.AST) -> Iterator[tuple[str, bool]]:
+    """Every text but docstrings, and whether it is a part of a path: ``folder / "trials"``."""
+    told = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr)}
+    parts = {id(n.right) for n in ast.walk(tree) if isinstance(n, ast.BinOp)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in told:
+            yield node.value, id(node) in parts
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        path
+        for package in ("analysis", "attnres_lab")
+        for path in sorted((ROOT / package).rglob("*.py"))
+        if "runs" not in path.parent.parts
+    ],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_only_runs_knows_what_the_files_of_a_run_are_called(path: Path) -> None:
+    """A file that two modules name is an edge that no import shows."""
+    named = "|".join(re.escape(name) for name in NAMES if "." in name)
+    for text, is_part in texts(ast.parse(path.read_text())):
+        assert not re.search(rf"(?<!\w)({named})\b", text), text
+        assert not (is_part and NAMES & set(text.split("/"))), text
+
+
+def test_what_analysis_reads_of_a_sweep_file_is_in_its_schema() -> None:
+    """The one format that it reads beside the files of ``runs``."""
+    found = {path.name for path in (ROOT / "analysis").rglob("*.py") if "yaml" in imports(path)}
+    assert found == {"evidence.py"}
+    text = (ROOT / "analysis" / "report" / "evidence.py").read_text()
+    keys = set(re.findall(r"self\._yaml\.get\(\"(\w+)\"", text))
+    assert {"question", "verdict", "tune"} <= keys
+    assert len(keys) == text.count("self._yaml.")
+    assert keys <= {field.name for field in fields(SweepSpec)}
