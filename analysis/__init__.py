@@ -11,7 +11,7 @@ from analysis.gain.gain import Gain, compute_equivalent_gain, gain_at_size
 from analysis.gain.published import gain_from_published
 from analysis.grid import grid_optimum
 from analysis.isoflop import isoflop
-from analysis.power import Study, designs, pilot, plan, seeds_needed, sizes_needed
+from analysis.power import Design, designs, pilot, plan, seeds_needed
 from analysis.runs import load_curves, load_runs
 from analysis.styles import style
 from analysis.tuning import Bowls, bowls
@@ -31,7 +31,7 @@ __all__ += [
 ]
 __all__ += ["Bowls", "bowls"]
 __all__ += [
-    "Study",
+    "Design",
     "designs",
     "load_curves",
     "load_depth",
@@ -39,6 +39,5 @@ __all__ += [
     "pilot",
     "plan",
     "seeds_needed",
-    "sizes_needed",
     "style",
 ]

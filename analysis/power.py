@@ -14,7 +14,7 @@ from analysis.fits.laws import POWER_LAW, check_positive
 
 
 @dataclass(frozen=True)
-class Study:
+class Design:
     """A planned comparison of one variant with the baseline, paired by size and seed.
 
     Args:
@@ -47,7 +47,7 @@ class Study:
             )
         if self.sizes < 2 or self.seeds < 1:
             raise ValueError(
-                f"a study needs at least 2 sizes and 1 seed, not {self.sizes} and {self.seeds}"
+                f"a design needs at least 2 sizes and 1 seed, not {self.sizes} and {self.seeds}"
             )
 
     @property
@@ -80,36 +80,29 @@ class Study:
         return float(np.mean(ndtr(effect - cut) + ndtr(-effect - cut)))
 
 
-def seeds_needed(study: Study, enough: Callable[[Study], bool], most: int = 1000) -> int | None:
-    """The fewest seeds per size with which ``enough(study)`` holds, such as ``lambda s:
+def seeds_needed(design: Design, enough: Callable[[Design], bool], most: int = 1000) -> int | None:
+    """The fewest seeds per size with which ``enough(design)`` holds, such as ``lambda s:
     s.half_width() <= 0.05``; None above ``most``.
     """
     return next(
-        (seeds for seeds in range(1, most + 1) if enough(replace(study, seeds=seeds))), None
+        (seeds for seeds in range(1, most + 1) if enough(replace(design, seeds=seeds))), None
     )
 
 
-def sizes_needed(study: Study, enough: Callable[[Study], bool], most: int = 100) -> int | None:
-    """The fewest sizes with which ``enough(study)`` holds; None above ``most``."""
-    return next(
-        (sizes for sizes in range(2, most + 1) if enough(replace(study, sizes=sizes))), None
-    )
-
-
-TARGETS: dict[str, Callable[[Study], bool]] = {
-    "90 % power to exclude 1 at 1.25": lambda study: study.power(1.25) >= 0.9,
-    "half-width 5 %": lambda study: study.half_width() <= 0.05,
-    "80 % power for 1.25 against 1.20": lambda study: study.power(1.25, against=1.2) >= 0.8,
+TARGETS: dict[str, Callable[[Design], bool]] = {
+    "90 % power to exclude 1 at 1.25": lambda design: design.power(1.25) >= 0.9,
+    "half-width 5 %": lambda design: design.half_width() <= 0.05,
+    "80 % power for 1.25 against 1.20": lambda design: design.power(1.25, against=1.2) >= 0.8,
 }
 
 
-def plan(study: Study, sizes: Sequence[int] = (3, 4, 5, 6, 8, 10)) -> pd.DataFrame:
-    """Seeds per size that each of ``TARGETS`` (columns) needs in a study like ``study`` with each
+def plan(design: Design, sizes: Sequence[int] = (3, 4, 5, 6, 8, 10)) -> pd.DataFrame:
+    """Seeds per size that each of ``TARGETS`` (columns) needs in a design like ``design`` with each
     number of ``sizes`` (index); missing above 1000.
     """
     rows = [
         {
-            name: seeds_needed(replace(study, sizes=count), enough)
+            name: seeds_needed(replace(design, sizes=count), enough)
             for name, enough in TARGETS.items()
         }
         for count in sizes
@@ -118,14 +111,14 @@ def plan(study: Study, sizes: Sequence[int] = (3, 4, 5, 6, 8, 10)) -> pd.DataFra
 
 
 def designs(
-    study: Study,
+    design: Design,
     half_width: float = 0.05,
     *,
     hours: float = 1.0,
     variants: int = 2,
     tuning: float = 0.0,
 ) -> pd.DataFrame:
-    """The designs like ``study`` that reach ``half_width``, the cheapest first: columns ``sizes``
+    """The designs like ``design`` that reach ``half_width``, the cheapest first: columns ``sizes``
     (3 to 32), ``seeds``, ``runs``, ``tuning_runs``, ``device_hours``, ``half_width``.
 
     hours: device-hours of one run, the mean over the range of sizes, within which further sizes are
@@ -135,7 +128,7 @@ def designs(
     """
     rows = []
     for sizes in range(3, 33):
-        at = replace(study, sizes=sizes)
+        at = replace(design, sizes=sizes)
         seeds = seeds_needed(at, lambda s: s.half_width() <= half_width, most=100)
         if seeds is None:
             continue
@@ -150,8 +143,8 @@ def designs(
 
 def pilot(
     runs: pd.DataFrame, *, baseline: str = "baseline", x: str = "flops", y: str = "val/loss"
-) -> Study:
-    """A study with the noise, exponent, loss, sizes and seeds of pilot ``runs`` (columns
+) -> Design:
+    """A design with the noise, exponent, loss, sizes and seeds of pilot ``runs`` (columns
     ``variant``, ``size``, ``seed``, x, y).
 
     The noise is the scatter, over seeds of a size, of the differences of log loss to the baseline
@@ -188,5 +181,5 @@ def pilot(
     sigma = loss * float(
         np.sqrt(np.nansum(scatter.to_numpy() ** 2) / freedom / (1 if alone else 2))
     )
-    alpha = fit(POWER_LAW, base[x], base[y]).params["alpha"] if len(base) > 1 else Study.alpha
-    return Study(sigma, max(len(base), 2), int(by_size.size().max()), alpha, loss)
+    alpha = fit(POWER_LAW, base[x], base[y]).params["alpha"] if len(base) > 1 else Design.alpha
+    return Design(sigma, max(len(base), 2), int(by_size.size().max()), alpha, loss)

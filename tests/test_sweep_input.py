@@ -194,7 +194,7 @@ def test_the_time_left_counts_as_many_workers_as_a_coordinator_would(
     assert "about 2:00:00 left" in capsys.readouterr().out
 
 
-def test_a_report_opens_with_what_is_owed_and_without_runs_says_how_to_start(
+def test_a_report_opens_with_what_is_pending_and_without_runs_says_how_to_start(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

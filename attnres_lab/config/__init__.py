@@ -11,7 +11,7 @@ from attnres_lab.config.loading import (
 )
 from attnres_lab.config.lora import LoraConfig
 from attnres_lab.config.optim import OptimConfig
-from attnres_lab.config.task import ImagesConfig, LanguageConfig, TaskConfig
+from attnres_lab.config.task import ImagesConfig, LanguageConfig
 from attnres_lab.config.tree import RunConfig, TrainConfig
 
 __all__ = [
@@ -21,7 +21,6 @@ __all__ = [
     "LoraConfig",
     "OptimConfig",
     "RunConfig",
-    "TaskConfig",
     "TrainConfig",
     "content_hash",
     "flatten",

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 
 from attnres_lab.errors import nearest
 from attnres_lab.mixers.attention import AttentionConfig, LocalConfig
-from attnres_lab.mixers.base import Mixer, MixerConfig, State, Trunk
+from attnres_lab.mixers.base import Mixer, MixerConfig, State
 from attnres_lab.mixers.kda import KDAConfig
 from attnres_lab.mixers.mla import MLAConfig
 from attnres_lab.mixers.moe import MoEConfig
@@ -69,5 +69,4 @@ __all__ = [
     "MoEConfig",
     "State",
     "SwiGLUConfig",
-    "Trunk",
 ]

@@ -2,8 +2,7 @@
 
 from attnres_lab.errors import UserError
 from attnres_lab.runs.folder import DONE, Failure, RunFolder, State, Status
-from attnres_lab.runs.paths import cache_folder, runs_folder
-from attnres_lab.runs.progress import Progress, progress
+from attnres_lab.runs.paths import runs_folder
 from attnres_lab.runs.rows import RowReader
 from attnres_lab.runs.sweep import Entry, SweepFolder
 from attnres_lab.runs.table import planned, table
@@ -12,16 +11,13 @@ __all__ = [
     "DONE",
     "Entry",
     "Failure",
-    "Progress",
     "RowReader",
     "RunFolder",
     "State",
     "Status",
     "SweepFolder",
     "UserError",
-    "cache_folder",
     "planned",
-    "progress",
     "runs_folder",
     "table",
 ]

@@ -42,12 +42,12 @@ def run_sweep(
         bring(source, folder)
         trials = plan.known()
         check_named(trials)
-        told = list(changes(source, folder, trials))
+        changed = list(changes(source, folder, trials))
         plan.write(folder, trials)
         launcher = stack.enter_context(closing(make_launcher(spec, folder.path)))
         goal = (spec.objectives[0].metric, spec.objectives[0].direction)
         screen = stack.enter_context(Screen(folder, goal, launcher.slots))
-        for line in told:
+        for line in changed:
             screen.say(line)
         device = device_of(spec, trials, launcher.slots)
         check_memory(trials, device, spec)

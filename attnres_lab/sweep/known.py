@@ -55,9 +55,9 @@ def export(folder: SweepFolder, to: Path) -> list[Path]:
     ran, and for what cannot be written.
     """
     trials = sorted(progress(folder), key=lambda trial: _place(trial.entry))
-    told = str(folder.facts().get("yaml", ""))
+    wanted = str(folder.facts().get("yaml", ""))
     rows = [
-        {k: v for k, v in row.items() if not SUBLAYER.fullmatch(k) or k in told}
+        {k: v for k, v in row.items() if not SUBLAYER.fullmatch(k) or k in wanted}
         for row in (_row(trial, folder.trial(trial.entry.hash)) for trial in trials)
     ]
     if not rows:
@@ -173,9 +173,9 @@ def _read(path: Path, place: str) -> Iterator[tuple[int, dict[str, str]]]:
             raise UserError(f"{place}: no column {name}: this is no table of trials")
         for row in reader:
             cells = {key: cell for key, cell in row.items() if key and cell}
-            told = cells.pop(CHECKSUM, None)
-            whole = told is None and CHECKSUM not in (reader.fieldnames or ())
-            whole = whole or told == checked(cells)[CHECKSUM]
+            given = cells.pop(CHECKSUM, None)
+            whole = given is None and CHECKSUM not in (reader.fieldnames or ())
+            whole = whole or given == checked(cells)[CHECKSUM]
             cells = {inside.get(key, key): cell for key, cell in cells.items()}
             if not cells.get("hash", "").isalnum() or not whole:
                 raise UserError(

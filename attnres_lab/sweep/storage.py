@@ -80,12 +80,12 @@ def open_journal(path: Path) -> JournalStorage:
         elif whole != data:
             write_atomic(path, whole)
     try:
-        storage = JournalStorage(JournalFileBackend(str(path), _Held()))
+        storage = JournalStorage(JournalFileBackend(str(path), _NoLock()))
         storage.get_all_studies()
         return storage
     except Exception:  # whole lines that do not fit together: Optuna raises what they lead to
         set_aside(path, path.read_bytes())
-        return JournalStorage(JournalFileBackend(str(path), _Held()))
+        return JournalStorage(JournalFileBackend(str(path), _NoLock()))
 
 
 def _whole(data: bytes) -> bytes:
@@ -102,7 +102,7 @@ def _whole(data: bytes) -> bytes:
     return data[:end]
 
 
-class _Held:
+class _NoLock:
     """None: who holds the sweep is alone. Optuna's own leaves files behind when it is killed."""
 
     def acquire(self) -> bool:

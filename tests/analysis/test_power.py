@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis import Study, designs, pilot, plan, seeds_needed, sizes_needed
+from analysis import Design, designs, pilot, plan, seeds_needed
 from analysis.gain.paired import paired_shift
 
 
@@ -19,13 +19,13 @@ def test_seeds_per_size_with_five_sizes(sigma, exclude_one, five_percent, tell_a
     """Simulated beforehand: 90 % power to exclude 1 at a gain of 1.25, a half-width of 5 %, 80 %
     power for 1.25 against 1.20.
     """
-    table = plan(Study(sigma, sizes=2, pool_seeds=True), sizes=(5, 10))
+    table = plan(Design(sigma, sizes=2, pool_seeds=True), sizes=(5, 10))
     assert table.loc[5].tolist() == [exclude_one, five_percent, tell_apart]
     assert (table.loc[10] <= table.loc[5]).all()
 
 
 @pytest.mark.parametrize(
-    "study", [Study(0.01, 5), Study(0.01, 5, 3, pool_seeds=True), Study(0.01, 8, 2)]
+    "study", [Design(0.01, 5), Design(0.01, 5, 3, pool_seeds=True), Design(0.01, 8, 2)]
 )
 def test_power_is_the_share_of_simulated_studies_that_exclude_one(study) -> None:
     """20,000 studies of paired log differences with Student intervals over pairs, or over size
@@ -39,7 +39,7 @@ def test_power_is_the_share_of_simulated_studies_that_exclude_one(study) -> None
     assert study.power(1.2) == pytest.approx(np.mean(p < 0.05), abs=0.01)
 
 
-@pytest.mark.parametrize("study", [Study(0.01, 3, 3), Study(0.01, 4, 2), Study(0.005, 5, 3)])
+@pytest.mark.parametrize("study", [Design(0.01, 3, 3), Design(0.01, 4, 2), Design(0.005, 5, 3)])
 def test_what_is_planned_is_what_the_interval_of_a_gain_does(study) -> None:
     """20,000 studies over 8 times of compute through the estimator itself: share that exclude 1 at
     1.25, and root mean square of the half-width.
@@ -62,18 +62,11 @@ def test_what_is_planned_is_what_the_interval_of_a_gain_does(study) -> None:
 
 
 def test_power_against_the_truth_is_the_level() -> None:
-    assert Study(0.004, 5).power(1.25, against=1.25) == pytest.approx(0.05, abs=1e-5)
+    assert Design(0.004, 5).power(1.25, against=1.25) == pytest.approx(0.05, abs=1e-5)
 
 
-def test_more_sizes_and_no_answer() -> None:
-    widths = [
-        np.expm1(stats.t.ppf(0.975, n - 1) * np.sqrt(2 / n) * 0.005 / (1.8 * 0.057))
-        for n in range(2, 20)
-    ]
-    assert sizes_needed(Study(0.005, 2), lambda s: s.half_width() <= 0.05) == 2 + np.argmax(
-        np.array(widths) <= 0.05
-    )
-    assert seeds_needed(Study(0.5, 5), lambda s: s.half_width() <= 0.01, most=50) is None
+def test_no_number_of_seeds_may_be_enough() -> None:
+    assert seeds_needed(Design(0.5, 5), lambda s: s.half_width() <= 0.01, most=50) is None
 
 
 def pilot_runs(sigma, seeds, variants=("baseline", "block8"), sizes=6, rng=0):
@@ -146,7 +139,7 @@ def test_a_pilot_that_says_nothing_is_refused(table, message) -> None:
 )
 def test_impossible_studies_are_refused(numbers) -> None:
     with pytest.raises(ValueError, match=r"must be positive|at least 2 sizes"):
-        Study(**numbers)
+        Design(**numbers)
 
 
 @pytest.mark.parametrize("interaction", [0.0, 0.005])
@@ -154,7 +147,7 @@ def test_many_sizes_with_a_seed_each_are_the_cheapest_design(interaction: float)
     """STATISTICS: at equal compute 16 x 1 beats 8 x 2, 5 x 3 and 3 x 5, the more so where a variant
     has an effect of its own at each size.
     """
-    study = Study(0.01, 5, 3, interaction=interaction)
+    study = Design(0.01, 5, 3, interaction=interaction)
     shapes = [(16, 1), (8, 2), (5, 3), (3, 5)]
     widths = [replace(study, sizes=k, seeds=n).half_width() for k, n in shapes]
     assert widths == sorted(widths)
@@ -171,12 +164,12 @@ def test_many_sizes_with_a_seed_each_are_the_cheapest_design(interaction: float)
     assert found["device_hours"].is_monotonic_increasing
     free = designs(study, 0.075, hours=0.0, variants=3)  # of runs that have no times
     assert list(free["runs"]) == list(found["runs"])
-    assert designs(Study(0.01, 5, interaction=1.0), 0.01).empty
+    assert designs(Design(0.01, 5, interaction=1.0), 0.01).empty
 
 
 def test_an_interaction_is_an_error_that_seeds_do_not_average_out() -> None:
     """20,000 simulated studies: the sd of the mean difference of log loss over alpha."""
-    rng, study = np.random.default_rng(0), Study(0.01, 6, 3, interaction=0.008)
+    rng, study = np.random.default_rng(0), Design(0.01, 6, 3, interaction=0.008)
     noise = np.sqrt(2) * 0.01 * rng.normal(size=(20_000, 6, 3))
     own = 0.008 * rng.normal(size=(20_000, 6, 1))
     gains = (noise + own).mean((1, 2)) / (study.loss * study.alpha)

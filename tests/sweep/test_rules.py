@@ -14,7 +14,7 @@ from tests.sweep.conftest import Lab, study_states
 CHAIN = {"function": "tests.sweep.synthetic:chain"}
 
 
-def test_a_hopeless_point_is_pruned_on_steps_and_its_losses_are_kept(
+def test_a_bad_point_is_pruned_on_steps_and_its_losses_are_kept(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first points are good, the last one is far worse: its first seed is ended early, its
