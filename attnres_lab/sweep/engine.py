@@ -154,17 +154,30 @@ class Coordinator:
         return [trial for trial in self.trials.values() if trial.state in states]
 
     def _act(self) -> bool:
-        """Carry out what is decided until there is nothing to do now; True once all is over."""
+        """Do what is decided until there is nothing to do now; True once all is over."""
         while actions := self._decide():
             for action in actions:
-                if action.what == "end":
+                hash, what = action.trial, action.what
+                if what == "end":
                     for trial in self._of("pending", "waiting"):
                         self.trials[trial.entry.hash] = trial.to("left")
                     return True
-                if action.what == "propose":
+                if what == "propose":
                     self._propose()
-                else:
-                    self._carry_out(action)
+                    continue
+                trial = self.trials[hash] = after(self.trials[hash], action)
+                if what == "start":
+                    self._start(trial)
+                elif what == "finish":
+                    self._finish(trial)
+                elif what == "drop":
+                    self._drop(trial)
+                elif what == "give_up":
+                    self.more = self.chosen is None
+                elif what in ("prune", "stop"):
+                    self.folder.trial(hash).stop.write_text(what)
+                if what in ("stop", "kill"):
+                    self.launcher.end(hash, kill=what == "kill")
         return False
 
     def _decide(self) -> list[Action]:
@@ -180,26 +193,6 @@ class Coordinator:
             smallest=self.spec.order == "smallest",
         )
         return decide(self.trials, time.monotonic(), self.launcher.slots, situation)
-
-    def _carry_out(self, action: Action) -> None:
-        hash, what = action.trial, action.what
-        trial = self.trials[hash] = after(self.trials[hash], action)
-        run = self.folder.trial(hash)
-        if what == "start":
-            self._start(trial)
-        elif what == "finish":
-            self._finish(trial)
-        elif what == "drop":
-            run.path.mkdir(exist_ok=True)  # it may never have begun
-            run.set_status("pruned", message="its point was given up")
-            self.trials[hash] = replace(trial, status=run.status())
-            self._record(trial.entry.point)
-        elif what == "give_up":
-            self.more = self.chosen is None
-        elif what in ("prune", "stop"):
-            run.stop.write_text(what)
-        if what in ("stop", "kill"):
-            self.launcher.end(hash, kill=what == "kill")
 
     def _propose(self) -> None:
         """Ask the plan for further trials, and write them down before anything else is done."""
@@ -244,6 +237,14 @@ class Coordinator:
                 "are started"
             )
         self._record(entry.point)
+
+    def _drop(self, trial: Trial) -> None:
+        """Say of a trial that did not run why it never will."""
+        run = self.folder.trial(trial.entry.hash)
+        run.path.mkdir(exist_ok=True)  # it may never have begun
+        run.set_status("pruned", message="its point was given up")
+        self.trials[trial.entry.hash] = replace(trial, status=run.status())
+        self._record(trial.entry.point)
 
     def _record(self, point: str) -> None:
         """Record a point whose trials are all done."""
