@@ -46,11 +46,8 @@ class Evidence:
     @property
     def name(self) -> str:
         """The sweep, the experiment, or the table's file without its folder."""
-        return (
-            Path(self.source).stem
-            if self.source.endswith((".csv", ".parquet", ".json"))
-            else self.source
-        )
+        path = Path(self.source)
+        return path.stem if path.suffix in (".csv", ".parquet", ".json") else self.source
 
     @cached_property
     def done(self) -> pd.DataFrame:
@@ -70,14 +67,8 @@ class Evidence:
     @cached_property
     def factors(self) -> list[str]:
         """Config keys that vary beyond variant, size and seed; what is tuned follows from them."""
-        without = (*_NO_FACTORS, self.rate)
-        keys = [
-            key
-            for key in map(str, self.done)
-            if ("." in key or key == "budget") and "/" not in key and key not in without
-        ]
-        cells = self.done.groupby(["variant", "size", "seed"])
-        return [key for key in keys if (cells[key].nunique(dropna=False) > 1).any()]
+        found = _varying(self.done, ["variant", "size", "seed"])
+        return [key for key in found if key not in (*_NO_FACTORS, self.rate)]
 
     @property
     def tuned(self) -> list[str]:
@@ -91,18 +82,9 @@ class Evidence:
         """Settings that differ between the variants of a size, beyond the residual connection and
         what was tuned: each variant was given its own.
         """
-        keys = [
-            key
-            for key in map(str, self.chosen)
-            if "." in key and "/" not in key and not key.startswith("model.residual")
-        ]
-        cells = self.chosen.groupby(["size", "seed"])
-        return [
-            key
-            for key in keys
-            if key not in (*self.tuned, *_NO_FACTORS)
-            and (cells[key].nunique(dropna=False) > 1).any()
-        ]
+        without = (*self.tuned, *_NO_FACTORS, "budget")
+        found = _varying(self.chosen, ["size", "seed"])
+        return [k for k in found if k not in without and not k.startswith("model.residual")]
 
     @cached_property
     def chosen(self) -> pd.DataFrame:
@@ -146,11 +128,8 @@ class Evidence:
         """Every variant against the baseline, where there is one and something to compare with
         it.
         """
-        return (
-            ablation_table(self.comparable)
-            if BASELINE in set(self.done["variant"]) and self.variants
-            else None
-        )
+        compared = BASELINE in set(self.done["variant"]) and self.variants
+        return ablation_table(self.comparable) if compared else None
 
     @property
     def held_equal(self) -> str:
@@ -300,6 +279,13 @@ def gather(
     if evidence.done.empty:
         raise ValueError(none)
     return evidence
+
+
+def _varying(runs: pd.DataFrame, within: list[str]) -> list[str]:
+    """Config keys, and ``budget``, that vary among runs of one cell, equal ``within``."""
+    keys = [key for key in map(str, runs) if ("." in key or key == "budget") and "/" not in key]
+    cells = runs.groupby(within)
+    return [key for key in keys if (cells[key].nunique(dropna=False) > 1).any()]
 
 
 def _unfit(gain: Gain, span: float) -> str:
