@@ -1,5 +1,7 @@
 """The module and its data under a stock Trainer, as a Lightning user would use them."""
 
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -20,6 +22,20 @@ def _lightnings_advice() -> None:
     """Lightning advises on loaders with workers; ours are index arithmetic."""
     warnings.filterwarnings("ignore", module="pytorch_lightning.*")
     warnings.filterwarnings("ignore", module="lightning_fabric.*")
+
+
+def test_the_package_imports_nothing_until_something_of_it_is_used() -> None:
+    code = (
+        "import sys, attnres_lab\n"
+        "assert not {'torch', 'pytorch_lightning', 'omegaconf'} & set(sys.modules)\n"
+        "attnres_lab.load('tiny')\n"
+        "assert 'pytorch_lightning' not in sys.modules\n"
+        "print(*(getattr(attnres_lab, name).__name__ for name in attnres_lab.__all__))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [
+        *("CorpusDataModule", "ImageDataModule", "LitTransformer", "load", "run"),
+    ]
 
 
 def trainer(folder: Path, **options: object) -> pl.Trainer:

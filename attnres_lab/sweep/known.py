@@ -173,9 +173,9 @@ def _read(path: Path, place: str) -> Iterator[tuple[int, dict[str, str]]]:
             raise UserError(f"{place}: no column {name}: this is no table of trials")
         for row in reader:
             cells = {key: cell for key, cell in row.items() if key and cell}
-            given = cells.pop(CHECKSUM, None)
-            whole = given is None and CHECKSUM not in (reader.fieldnames or ())
-            whole = whole or given == checked(cells)[CHECKSUM]
+            written = cells.pop(CHECKSUM, None)
+            whole = written is None and CHECKSUM not in (reader.fieldnames or ())
+            whole = whole or written == checked(cells)[CHECKSUM]
             cells = {inside.get(key, key): cell for key, cell in cells.items()}
             if not cells.get("hash", "").isalnum() or not whole:
                 raise UserError(

@@ -259,9 +259,8 @@ def _drawn(draw: random.Random, axis: Axis) -> Scalar:
 
 def _corner(draw: random.Random, axis: Axis) -> Scalar:
     """An end of an interval, any other value."""
-    if isinstance(axis.values, Interval):
-        return draw.choice((axis.values.low, axis.values.high))
-    return draw.choice(axis.values).label
+    ends = axis.values
+    return draw.choice((ends.low, ends.high)) if isinstance(ends, Interval) else _drawn(draw, axis)
 
 
 def make_plan(source: SpecFile, folder: SweepFolder, *, large: bool = False) -> Plan:

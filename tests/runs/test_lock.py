@@ -50,17 +50,14 @@ def test_a_held_folder_has_a_heartbeat(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_another_holds_is_waited_for_no_longer_than_asked(tmp_path: Path) -> None:
-    other = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert other.stdin
-    assert other.stdout
-    assert other.stdout.readline() == "held\n"
-    with pytest.raises(UserError, match="another process works"), only_one(RunFolder(tmp_path)):
-        pass
-    other.stdin.close()  # it ends
-    with only_one(RunFolder(tmp_path), patience=60):
-        assert other.wait() == 0
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as other:
+        assert other.stdin
+        assert other.stdout
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match="another process works"), only_one(RunFolder(tmp_path)):
+            pass
+        other.stdin.close()  # it ends
+        with only_one(RunFolder(tmp_path), patience=60):
+            assert other.wait() == 0
