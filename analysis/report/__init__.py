@@ -67,7 +67,7 @@ def write_report(
     evidence = replace(gather(source, spec, folder, tracking_uri), words=words)
     page = Page(Path(out))
     page.out.mkdir(parents=True, exist_ok=True)
-    markdown, html = page.out / "report.md", page.out / "report.html"
+    markdown, html = page.out / "report.md", page.out / SweepFolder("").page.name
     for stale in re.findall(
         r"^!\[.*\]\(([\w.-]+\.png)\)$", markdown.read_text() if markdown.exists() else "", re.M
     ):

@@ -76,7 +76,6 @@ def _store(name: str, folder: Path) -> None:
         log_report(name, folder)
     except Exception as error:
         typer.echo(
-            f"not stored with the sweep's run ({reason(error)}); run this again when the store is "
-            "back",
+            f"not stored with the sweep's run ({reason(error)}); run this again later",
             err=True,
         )

@@ -67,6 +67,7 @@ class SweepFolder:
         self.stop = path / "stop"  # its presence asks the coordinator to end gracefully
         self.journal = path / "study.journal"
         self.report = path / "report"
+        self.page = self.report / "report.html"
         self.gains = self.report / "gains.json"
         self.timed = path / "step_seconds.json"  # steps of its trials beside each other
         self.sent = path / "tracking.json"  # what stores were sent; it may be deleted

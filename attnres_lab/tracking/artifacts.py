@@ -54,12 +54,13 @@ class Memory:
 
 
 @contextmanager
-def mirroring(folder: Path) -> Iterator[None]:
+def mirroring(folder: Path, *, wait: bool = True) -> Iterator[None]:
     """Be the only process that mirrors ``folder``, a run's or a sweep's. Temporary files, MLflow's
-    too, are put into it, where the next one removes what a killed one left.
+    too, are put into it, where the next one removes what a killed one left. Raises filelock.Timeout
+    where another does it and is not to be waited for: it may take as long as the sweep.
     """
     place, before = scratch(folder), tempfile.tempdir
-    with FileLock(folder / ".tracking.lock"):
+    with FileLock(folder / ".tracking.lock", timeout=-1 if wait else 0):
         for home in (folder, *SweepFolder(folder).trials.glob("*/")):
             sweep_up(home.glob(f".{RunFolder(home).sent.name}.*.tmp"))
         shutil.rmtree(place, ignore_errors=True)

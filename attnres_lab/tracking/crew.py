@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
 
+from filelock import Timeout
+
 from attnres_lab.errors import UserError
 from attnres_lab.tracking import sqlite
 from attnres_lab.tracking.artifacts import mirroring, scratch
@@ -107,14 +109,15 @@ def _send(errand: Errand) -> bool | None:
     if errand.home:
         tempfile.tempdir = str(scratch(errand.home))
     try:
-        with mirroring(errand.folder) if errand.identity is None else nullcontext():
+        alone = errand.identity is None
+        with mirroring(errand.folder, wait=False) if alone else nullcontext():
             if errand.identity is None:
                 run = single(_store, errand.folder)
             else:
                 run = RunSync(_store, errand.folder, errand.identity, errand.run_id)
             run.sync()
             run.sync_artifacts()
-    except UNREADABLE:
+    except (*UNREADABLE, Timeout):  # running, and so mirrored by its own process
         return False
     except Exception:
         return None

@@ -7,10 +7,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
+from filelock import Timeout
+
+from attnres_lab.errors import UserError
 from attnres_lab.runs.lock import mendable
 from attnres_lab.runs.sweep import SweepFolder
 from attnres_lab.tracking import sqlite
@@ -98,23 +101,31 @@ class SweepMirror(_Mirror):
 
 
 def log_report(sweep_name: str, folder: Path) -> None:
-    """Upload a report folder to the parent run of the sweep. Raises what MLflow raises."""
+    """Upload a report folder to the parent run of the sweep; where the sweep is running its mirror
+    takes along the report that lies in the sweep's folder. Raises what MLflow raises, and
+    UserError for another folder then.
+    """
     from attnres_lab.tracking.sweep import SweepSync
 
-    home = SweepFolder.named(sweep_name).path
-    with mirroring(home):
-        SweepSync(connect(), home, sweep_name, {}).upload(Path(folder))
+    home = SweepFolder.named(sweep_name)
+    try:
+        with mirroring(home.path, wait=False):
+            SweepSync(connect(), home.path, sweep_name, {}).upload(Path(folder))
+    except Timeout:
+        if Path(folder).resolve() != home.report.resolve():
+            message = f"the sweep is running, and sends the report in {home.report} only"
+            raise UserError(message) from None
 
 
 def rebuild(folder: Path) -> Iterator[Path]:
     """Write every run and sweep below ``folder`` to the store again, each as it is yielded; what
-    the store already holds is not doubled. Many runs are shared out to a process per core.
+    the store already holds is not doubled, and what is running is left to its own mirror. Many runs
+    are shared out to a process per core.
 
     Raises UserError when there are no runs, and what MLflow raises.
     """
     from attnres_lab.runs.table import find
     from attnres_lab.tracking.crew import Errand, send
-    from attnres_lab.tracking.single import single
 
     found = sorted(find(folder))
     homes = dict.fromkeys(path.parents[1] for path in found)
@@ -125,32 +136,45 @@ def rebuild(folder: Path) -> Iterator[Path]:
     try:
         for home in sweeps:
             yield home
-            _send_sweep(store, home)
+            _unless_running(_send_sweep, store, home)
         alone = [home for home in found if home.parents[1] not in sweeps]
         for home, sent in zip(alone, send([Errand(home) for home in alone]), strict=True):
             yield home
             if not sent:
-                with mirroring(home):
-                    run = single(store, home)
-                    run.sync()
-                    run.sync_artifacts()
+                _unless_running(_send_run, store, home)
     finally:
         sqlite.calm()
+
+
+def _unless_running(send: Callable[[Store, Path], None], store: Store, home: Path) -> None:
+    """``send`` what is in ``home``; a line instead where a mirror does so already."""
+    try:
+        with mirroring(home, wait=False):
+            send(store, home)
+    except Timeout:
+        print(f"tracking: {home}: left to the mirror of what is running there", file=sys.stderr)
+
+
+def _send_run(store: Store, home: Path) -> None:
+    from attnres_lab.tracking.single import single
+
+    run = single(store, home)
+    run.sync()
+    run.sync_artifacts()
 
 
 def _send_sweep(store: Store, home: Path) -> None:
     from attnres_lab.tracking.crew import send
     from attnres_lab.tracking.sweep import SweepSync
 
-    with mirroring(home):
-        if not SweepSync(store, home, home.name, {}).has_report():
-            SweepSync(store, home, home.name, {}).upload(SweepFolder(home).report)
-        for _ in send(SweepSync(store, home, home.name, {}).errands()):
-            pass  # the sweep finds what was sent, and sends what was not
-        sweep = SweepSync(store, home, home.name, {})
-        while not sweep.sync():
-            pass
-        sweep.close()
+    if not SweepSync(store, home, home.name, {}).has_report():
+        SweepSync(store, home, home.name, {}).upload(SweepFolder(home).report)
+    for _ in send(SweepSync(store, home, home.name, {}).errands()):
+        pass  # the sweep finds what was sent, and sends what was not
+    sweep = SweepSync(store, home, home.name, {})
+    while not sweep.sync():
+        pass
+    sweep.close()
 
 
 def forget(home: Path) -> int:

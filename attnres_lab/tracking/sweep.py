@@ -51,6 +51,7 @@ class SweepSync:
         self._unreadable: set[str] = set()
         self._whole: str | None = None  # the mark of a folder of which the store holds everything
         self._note, self._note_due = "", 0.0
+        self._report = stamp(self.files.page)  # written last
 
     def sync(self) -> bool:
         """One turn. False while planned trials wait to be written."""
@@ -79,6 +80,7 @@ class SweepSync:
                 if trial.run_id:
                     trial.sync_artifacts()
             self._write_note()
+            self._take_report()
         except BaseException:
             self._parent = None
             raise
@@ -105,6 +107,7 @@ class SweepSync:
         if self._unchanged():
             return
         mark = self._mark()
+        self._take_report()
         self._write_note(at_once=True)
         set_apart(self.store.client, runs_of(self.store, self.id), self._ids())
         self._send_metrics(best([trial.files for trial in self._trials.values()]))
@@ -145,7 +148,8 @@ class SweepSync:
         """A report folder as ``report`` of the parent run; what its page opens with goes into the
         note.
         """
-        self._attach(children=False)
+        if self._parent is None:
+            self._attach(children=False)
         folder = folder.resolve()
         for path in sorted(folder.rglob("*")):
             if is_ours(path, folder):
@@ -156,6 +160,13 @@ class SweepSync:
         self._send_metrics(gains(folder / self.files.gains.name))
         self._read_plan()
         self._write_note(at_once=True)
+
+    def _take_report(self) -> None:
+        """One that was written since."""
+        if (written := stamp(self.files.page)) != self._report:
+            if written:
+                self.upload(self.files.report)
+            self._report = written
 
     def _send_metrics(self, found: list[Any]) -> None:
         """Those of the parent that are new or have changed."""

@@ -11,10 +11,13 @@ from helpers import names_of_one_colour
 from test_sweep_mirror import mirror_sweep
 from tracking_helpers import OLD_LOADER, write_run, write_sweep
 
+from attnres_lab.errors import UserError
 from attnres_lab.runs.folder import read_json, write_json
 from attnres_lab.runs.looks import looks
 from attnres_lab.runs.table import table
-from attnres_lab.tracking import connect, figures, log_report
+from attnres_lab.tracking import connect, figures, log_report, rebuild
+from attnres_lab.tracking.artifacts import mirroring
+from attnres_lab.tracking.sweep import SweepSync
 
 NOTE = "mlflow.note.content"
 pytestmark = pytest.mark.filterwarnings(OLD_LOADER)
@@ -45,6 +48,42 @@ def test_a_sweep_sorts_by_its_result(runs, tmp_path) -> None:
     history = connect().client.get_metric_history(parent.info.run_id, "gain/full")
     assert len(history) == 1
     assert "**Verdict:** full is better. Conditions: 4 runs." in parent.data.tags[NOTE]
+
+
+def test_a_report_on_a_sweep_that_is_running_is_taken_along_by_its_mirror(runs, tmp_path) -> None:
+    """Nobody waits until the sweep has ended; of a report elsewhere it is said."""
+    home, client = runs / "sweeps" / "quick", connect().client
+    write_sweep(home, done=2)
+    with mirroring(home):
+        sweep = SweepSync(connect(), home, "quick", {})
+        while not sweep.sync():
+            pass
+        for text in ("> level so far.", "> full is better."):
+            for folder in (home / "report", tmp_path):
+                folder.mkdir(exist_ok=True)
+                (folder / "report.md").write_text(f"# quick\n\n{text}\n")
+                (folder / "report.html").write_text(text)
+            log_report("quick", home / "report")
+            with pytest.raises(UserError, match="the sweep is running, and sends the report in"):
+                log_report("quick", tmp_path)
+            sweep.sync()
+            (parent,) = client.search_runs([connect().experiment_id], "tags.kind = 'sweep'")
+            assert f"**Verdict:** {text[2:]}" in parent.data.tags[NOTE]
+    sent = client.download_artifacts(parent.info.run_id, "report/report.html")
+    assert Path(sent).read_text() == "> full is better."
+
+
+def test_a_rebuild_leaves_what_is_running_to_its_mirror(runs, capsys) -> None:
+    home, alone = runs / "sweeps" / "quick", runs / "train" / "one"
+    write_sweep(home)
+    write_run(alone)
+    with mirroring(home), mirroring(alone):
+        assert list(rebuild(runs)) == [home, alone]
+    lines = [line for line in capsys.readouterr().err.splitlines() if "left to the mirror" in line]
+    assert lines == [
+        f"tracking: {path}: left to the mirror of what is running there" for path in (home, alone)
+    ]
+    assert connect().client.search_runs([connect().experiment_id]) == []
 
 
 def test_two_variants_of_one_hash_have_two_colours(runs) -> None:
