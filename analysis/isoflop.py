@@ -23,7 +23,7 @@ class Valley:
     ``curve``: the parabola over the sizes of the window, columns ``x`` and ``y``. ``unit_error``:
     error of the best log size for losses with an sd of 1, from the sizes and the curvature alone.
     ``cubic``: what a cubic term explains and leaves of the squared losses, and by what log factor
-    it moves the best size; NaN where there are no rows for one.
+    it moves the best size; NaN where there are no rows, or only three sizes, for one.
     """
 
     budget: float
@@ -39,14 +39,15 @@ class Valley:
 @dataclass(frozen=True)
 class IsoFlop:
     """One variant's study: a valley per budget, and the laws N_opt = a C^b, D_opt = a C^b and of
-    the lowest loss, over the budgets with a valley; the first two weighted by the vertices'
-    unit errors, since a flat valley tells its best size poorly.
+    the lowest loss, over the budgets whose best size is inside the sizes tried; the first two
+    weighted by the vertices' unit errors, since a flat valley tells its best size poorly. None, and
+    a warning, where fewer than two budgets have one.
     """
 
     valleys: tuple[Valley, ...]
-    size_law: Fit
-    tokens_law: Fit
-    loss_law: Fit
+    size_law: Fit | None
+    tokens_law: Fit | None
+    loss_law: Fit | None
     warnings: tuple[str, ...]
 
 
@@ -68,9 +69,9 @@ def isoflop(  # noqa: PLR0913
     ``size`` (Hoffmann et al. 2022, approach 2), through the sizes within a factor ``window`` of
     the one with the lowest loss, at least the three nearest: a loss is no parabola over decades,
     and far arms pull the vertex. Where a cubic term fits better over all budgets (F test), a
-    warning says by how much it moves the best sizes. Raises ValueError: a column is missing, a
-    value is not positive and finite, ``window`` is not above 1, a budget has fewer than three
-    sizes, or fewer than two have a valley.
+    warning says by how much it moves the best sizes; another names the budgets with fewer than
+    three sizes, which have no valley. Raises ValueError: a column is missing, a value is not
+    positive and finite, or ``window`` is not above 1.
     """
     if not window > 1:
         raise ValueError(f"window is {window!r}: give the factor about the best size, above 1")
@@ -92,28 +93,35 @@ def isoflop(  # noqa: PLR0913
 def _study(name: str, rows: Array, law: Law, window: float) -> IsoFlop:
     rows = rows[np.argsort(rows[:, 0])]
     cuts = np.flatnonzero(np.diff(np.log(rows[:, 0])) > np.log(1.1)) + 1
-    valleys = tuple(_valley(name, part, window) for part in np.split(rows, cuts))
+    parts = [(part, len(np.unique(part[:, 1]))) for part in np.split(rows, cuts)]
+    valleys = tuple(_valley(part, window) for part, sizes in parts if sizes >= 3)
     good = [v for v in valleys if v.best.inside]
-    lost = [
+    warnings = [
+        f"{name}: at {part[0, 0]:.3g} FLOP there are {sizes} sizes, and a parabola needs three; "
+        "left out"
+        for part, sizes in parts
+        if sizes < 3
+    ]
+    warnings += [
         f"{name}: at {v.budget:.3g} FLOP the best size is not inside the sizes tried; left out of "
         "the laws"
         for v in valleys
         if not v.best.inside
     ]
     if len(good) < 2:
-        raise ValueError(
-            f"{name}: {len(good)} of {len(valleys)} budgets have a best size inside the sizes "
-            "tried; two are needed: widen the sizes"
+        none = (
+            f"{name}: {len(good)} of {len(parts)} budgets have a best size inside the sizes tried; "
+            "a law needs two: widen the sizes"
         )
+        return IsoFlop(valleys, None, None, None, (*warnings, none))
     c, errors = [v.budget for v in good], [v.unit_error for v in good]
     size_law, tokens_law = (
         fit(Law("a C^b"), c, values, sigma=errors)
         for values in ([v.best.at for v in good], [v.tokens for v in good])
     )
     loss_law = fit(law, c, [v.loss for v in good])
-    return IsoFlop(
-        valleys, size_law, tokens_law, loss_law, (*lost, *_skewed(name, good), *loss_law.warnings)
-    )
+    warnings += [*_skewed(name, good), *loss_law.warnings]
+    return IsoFlop(valleys, size_law, tokens_law, loss_law, tuple(warnings))
 
 
 def _skewed(name: str, valleys: list[Valley]) -> list[str]:
@@ -133,14 +141,9 @@ def _skewed(name: str, valleys: list[Valley]) -> list[str]:
     ]
 
 
-def _valley(name: str, rows: Array, window: float) -> Valley:
+def _valley(rows: Array, window: float) -> Valley:
     budget, log_size = float(np.exp(np.log(rows[:, 0]).mean())), np.log(rows[:, 1])
     tried, place = np.unique(log_size, return_inverse=True)
-    if len(tried) < 3:
-        raise ValueError(
-            f"{name}: the budget of {budget:.3g} FLOP has {len(tried)} sizes; a parabola needs "
-            "three"
-        )
     mean = np.bincount(place, rows[:, 3]) / np.bincount(place)
     far = np.abs(log_size - tried[np.argmin(mean)])
     third = np.sort(np.abs(tried - tried[np.argmin(mean)]))[2]
@@ -170,7 +173,7 @@ def _valley(name: str, rows: Array, window: float) -> Valley:
         float(np.exp(line @ here[:2])),
         pd.DataFrame({"x": np.exp(x), "y": np.polynomial.polynomial.polyval(x - middle, terms)}),
         float(np.sqrt(error) / np.abs(2 * terms[2])),
-        _cubic(t, loss, at) if freedom > 1 else (np.nan, np.nan, np.nan),
+        _cubic(t, loss, at) if freedom > 1 and len(np.unique(t)) > 3 else (np.nan,) * 3,
     )
 
 

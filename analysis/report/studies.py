@@ -47,6 +47,8 @@ def _isoflop(evidence: Evidence, page: Page) -> None:
         )
         plots.heading(ax, variant)
         for name, law in (("N", study.size_law), ("D", study.tokens_law)):
+            if law is None:
+                continue
             low, high = law.interval()["b"]
             laws.append(
                 f"{variant}: the best {name} grows as C^{law.params['b']:.3f} (95 % interval of "

@@ -118,6 +118,11 @@ def test_an_isoflop_study_finds_the_exponent_and_the_gain_that_were_put_in(tmp_p
     assert re.search(r"full: the best N grows as C\^0.500 ", section(text, "Compute-optimal sizes"))
     assert "isoflop_full.png" in {figure.name for figure in report.figures}
 
+    begun = pd.DataFrame(rows).query("flops == 1e15 or params < 0.5 * (flops / 120) ** 0.5")
+    begun.to_csv(tmp_path / "begun.csv", index=False)
+    text = write_report(tmp_path / "begun.csv", tmp_path / "begun").markdown.read_text()
+    assert "full: 1 of 4 budgets have a best size" in section(text, "Compute-optimal sizes")
+
 
 @pytest.mark.parametrize(
     "size",
