@@ -112,7 +112,10 @@ def finished_runs(
     repeated = finished[finished.duplicated([columns.by, columns.size, columns.seed], keep=False)]
     if len(repeated):
         what = f"several runs of one {columns.by}, {columns.size} and {columns.seed}"
-        raise ValueError(f"{_rows(repeated)}: {what}; keep one of each or average them first")
+        raise ValueError(
+            f"{_rows(repeated)}: {what}; keep one of each or average them first (of values tried, "
+            "such as learning rates, bowls() takes each cell's best)"
+        )
     _one_unit(finished, columns)
     given = {
         "arm": columns.by,

@@ -153,6 +153,11 @@ def pilot(
     default. Raises ValueError: no rows of the baseline, losses or x that are not positive and
     finite, or nothing is repeated.
     """
+    if missing := {"variant", "size", "seed", x, y} - set(runs):
+        raise ValueError(
+            f"no column {', '.join(map(repr, sorted(missing)))} in the pilot's runs; x and y name "
+            "those of compute and loss"
+        )
     for name in (x, y):
         check_positive(name, runs[name])
     logs = runs.assign(log_loss=np.log(runs[y])).pivot(

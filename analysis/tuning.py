@@ -43,9 +43,12 @@ class Bowls:
         """By each label but the last: ``exponent`` and its ``stderr`` of best value against
         ``size`` (a column of the runs), by least squares of the logs; ``sizes`` used.
 
-        Raises KeyError where the runs have no such column.
+        Raises ValueError where the runs have no such column of numbers.
         """
-        places = self.rows.merge(self.minima[[*self.labels, size]], on=list(self.labels))
+        if size not in self.minima or not pd.api.types.is_numeric_dtype(self.minima[size]):
+            raise ValueError(f"no column {size!r} of numbers: name the sizes' own, law('flops')")
+        own = self.minima[list(dict.fromkeys([*self.labels, size]))]
+        places = self.rows.merge(own, on=list(self.labels))
         found = []
         for label, part in places[places["kind"] != "none"].groupby(self.labels[0], sort=False):
             row: dict[str, Any] = {self.labels[0]: label, "sizes": len(part)}
@@ -77,6 +80,7 @@ def bowls(
     """
     if missing := {key, y, *labels} - set(runs):
         raise ValueError(f"no column {', '.join(map(repr, sorted(missing)))} in these runs")
+    runs = runs.reset_index(drop=True)  # of tables laid one under the other the index repeats
     status = runs["status"].str.lower() if "status" in runs else pd.Series("finished", runs.index)
     runs = runs[status.isin(["finished", *LOST])]
     lost = status.loc[runs.index].isin(LOST) | ~np.isfinite(runs[y].astype(float))
@@ -91,7 +95,8 @@ def bowls(
         rows.append(head | found)
         if len(lowest):
             numbers = lowest.select_dtypes("number").mean().to_dict()
-            minima.append(head | numbers | {"seed": 0, key: found["best"], y: found["loss"]})
+            numbers |= {"seed": 0, key: found["best"], y: found["loss"]}
+            minima.append(head | numbers | head)  # a label may be a number
     return Bowls(key, tuple(labels), sigma, pd.DataFrame(rows), pd.DataFrame(minima))
 
 

@@ -136,7 +136,7 @@ def warnings(gain: Estimate) -> tuple[str, ...]:
                 f", but one law with irreducible loss {offset.E:.3g} and the gain "
                 f"{offset.gain:.3f} everywhere fits no worse: do not read a trend"
             )
-        found.append(text)
+        found.append(f"{text}. A learning rate that arms or sizes share does that too")
     if offset and not gain.interval[0] <= offset.gain <= gain.interval[1]:
         what = (
             f"with an irreducible loss shared by both arms the gain is {offset.gain:.3f}, outside "

@@ -272,9 +272,11 @@ def gather(
     if missing := {"variant", "size", "val/loss"} - set(runs):
         raise ValueError(
             f"{source}: no column {', '.join(sorted(missing))}; a report needs variant, size and "
-            "val/loss"
+            "val/loss: rename the columns that are called otherwise"
         )
     runs = runs if "seed" in runs else runs.assign(seed=0)
+    labels = {name: runs[name].map(str, na_action="ignore") for name in ("variant", "size")}
+    runs = runs.assign(**labels)  # a width in a table of one's own is a number
     evidence = Evidence(str(source), runs, folder, spec, tracking_uri, timed=timed)
     if evidence.done.empty:
         raise ValueError(none)

@@ -4,6 +4,7 @@ environment and commands last.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ COSTS = {  # column to (heading, unit, how runs add up)
     "device_seconds": ("device-hours", 3600.0, "sum"),
     "peak_memory_bytes": ("peak memory (GB)", 1e9, "max"),
 }
+
+TABLES = (".csv", ".parquet", ".json")
 
 SPEEDS = {
     "perf/step_seconds": "step (s)",
@@ -66,7 +69,10 @@ def verdict(evidence: Evidence) -> str:
         if isinstance(why := by_x.get("flops"), str)
     }
     if BASELINE not in set(evidence.done["variant"]):
-        lines += [f"There is no finished run of the {BASELINE}, so nothing can be compared."]
+        lines += [
+            f"There is no finished run of the {BASELINE}, so nothing can be compared: the arm that "
+            f"the others are held against must be called {BASELINE!r}."
+        ]
     else:
         for why in dict.fromkeys(refused.values()):
             names = ", ".join(variant for variant, reason in refused.items() if reason == why)
@@ -82,10 +88,18 @@ def verdict(evidence: Evidence) -> str:
 
 def _clock(evidence: Evidence) -> str:
     """Where the seconds are from."""
+    if _own_table(evidence):
+        return "by the seconds of the table"
     return evidence.timed or (
         "by the clocks of trials that shared a machine or may have; after `attnres bench sweep "
         f"{evidence.name}` by steps timed in turn"
     )
+
+
+def _own_table(evidence: Evidence) -> bool:
+    """Whether all that is known is a table, which any program may have written."""
+    is_file = Path(evidence.source).suffix in TABLES
+    return is_file and not evidence.spec and not evidence.folder
 
 
 def _two_questions(evidence: Evidence) -> list[str]:
@@ -124,9 +138,9 @@ def _difference(row: dict[Any, Any]) -> str:
 
 def _conditions(evidence: Evidence) -> str:
     """Under which circumstances the verdict was found."""
-    done, sizes, seeds = evidence.done, evidence.sizes, evidence.done["seed"].nunique()
+    done, sizes = evidence.done, evidence.sizes
     names = ", ".join(sizes) if len(sizes) <= 8 else f"{sizes[0]} to {sizes[-1]}"
-    parts = [f"{len(done)} runs, {_count(len(sizes), 'size')} ({names}), {_count(seeds, 'seed')}"]
+    parts = [f"{len(done)} runs, {_count(len(sizes), 'size')} ({names}), {_seeds(done)}"]
     if "flops" in done:
         parts += [f"{done['flops'].min():.2g} to {done['flops'].max():.2g} FLOP per run"]
     if evidence.passes:
@@ -136,9 +150,21 @@ def _conditions(evidence: Evidence) -> str:
         parts += [f"each variant at its own best {', '.join(evidence.tuned)} of those tried"]
     if evidence.given:
         parts += [f"each variant at {', '.join(evidence.given)} of its own"]
+    if not any("." in str(key) and "/" not in str(key) for key in done):
+        parts += ["settings are not in the table"]
+        return f"Conditions: {'; '.join(parts)}. Nothing is claimed beyond them."
     others = "the other settings" if evidence.given else "all settings but the residual connection"
     parts += [] if evidence.tuned else [f"{others} shared"]
     return f"Conditions: {'; '.join(parts)}. Nothing is claimed beyond them."
+
+
+def _seeds(done: pd.DataFrame) -> str:
+    """How many, and whether every size has its own."""
+    each = done.groupby("size")["seed"].nunique()
+    if len(each) == 1 or (done.groupby("seed")["size"].nunique() > 1).any():
+        return _count(done["seed"].nunique(), "seed")
+    least, most = each.min(), each.max()
+    return f"{f'{least} to ' * bool(least < most)}{_count(most, 'seed')} of its own at each size"
 
 
 def _warnings(evidence: Evidence, page: Page) -> None:
@@ -259,6 +285,9 @@ def _environment(evidence: Evidence, page: Page) -> None:
 
 def _reproduce(evidence: Evidence, page: Page) -> None:
     """The commands."""
+    if _own_table(evidence):
+        page.add("## How to reproduce", "How the runs of this table were made is not known here.")
+        return
     revisions = sorted({str(e["revision"]) for e in evidence.environments if e.get("revision")})
     words = evidence.words or f"sweeps/{evidence.name}.yaml"
     checkout = [f"git checkout {revisions[0]}"] if len(revisions) == 1 else []

@@ -135,14 +135,16 @@ def _shared(evidence: Evidence, tuning: pd.DataFrame, key: str, page: Page) -> N
         if runs.groupby(["variant", "size"]).ngroups == cells:
             row = {key: f"{value:g}, shared"}
             rows.append(row | {v: _gain(runs, v) for v in evidence.variants})
+    title = "### The gain per FLOP under one shared value"
     if not rows:
+        page.add(title, f"Not known: no {key} was tried in every cell.")
         return
     note = (
         "For comparison only: what the same sweep would have said at one value for all, from the "
         "tuning runs. A shared value is above one arm's optimum and below another's, so it decides "
         "such a verdict. The result, each cell at its own value, is in the table of gains above."
     )
-    page.add("### The gain per FLOP under one shared value", note, markdown(pd.DataFrame(rows)))
+    page.add(title, note, markdown(pd.DataFrame(rows)))
 
 
 def _gain(runs: pd.DataFrame, variant: str) -> str:

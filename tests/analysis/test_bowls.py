@@ -95,6 +95,23 @@ def test_edges_and_values_that_diverge_are_said() -> None:
     assert nothing.minima.empty
 
 
+def test_a_table_of_ones_own_may_have_numbers_for_sizes_and_an_index_that_repeats() -> None:
+    """As tables laid one under the other have it: the same as the plain one."""
+    runs = world()
+    plain = bowls(runs, "optim.lr")
+    numbered = runs.assign(size=runs["size"].str[1:].astype(int), loss=runs.pop("val/loss"))
+    parts = [part.reset_index(drop=True) for _, part in numbered.groupby("optim.lr")]
+    found = bowls(pd.concat(parts), "optim.lr", y="loss")
+    assert sorted(found.rows["best"]) == pytest.approx(sorted(plain.rows["best"]))
+    assert found.minima["size"].tolist() == found.rows["size"].tolist()
+    gain = compute_equivalent_gain(found.minima, "full", y="loss")
+    assert gain.gain == pytest.approx(GAIN)
+    assert gain.per_size["size"].tolist() == [0, 1, 2, 3, 4]
+    assert list(found.law("flops")) == list(plain.law()) == list(found.law("params"))
+    with pytest.raises(ValueError, match="no column 'width' of numbers"):
+        found.law("width")
+
+
 def test_what_cannot_be_a_bowl_is_refused() -> None:
     with pytest.raises(ValueError, match=r"no column 'optim.rl' in these runs"):
         bowls(world(), "optim.rl")

@@ -218,6 +218,32 @@ def test_a_function_of_parameters_has_the_delta_methods_interval() -> None:
         got.derived(lambda p: p["A"], method="profile")
 
 
+def test_the_best_size_for_a_budget_has_an_interval() -> None:
+    """N_opt(C), Hoffmann et al. 2022, equation 4, at C = 1e21: the gradient of its log by scipy,
+    and about as often in its interval as it says.
+    """
+
+    def best_size(p):
+        a, b = p["alpha"], p["beta"]
+        return (a * p["A"] / (b * p["B"])) ** (1 / (a + b)) * (1e21 / 6) ** (b / (a + b))
+
+    x, y = chinchilla(rows=100, sigma=0.005)
+    got = fit(CHINCHILLA, x, y)
+    found = got.derived(best_size, log=True)
+    names, values = CHINCHILLA.params, np.array(list(got.params.values()))
+    gradient = optimize.approx_fprime(
+        np.zeros(5), lambda t: np.log(best_size(dict(zip(names, values * np.exp(t), strict=True))))
+    )
+    matrix = got.covariance() / np.outer(values, values)
+    assert found.stderr == pytest.approx(np.sqrt(gradient @ matrix @ gradient), rel=1e-3)
+    held = 0
+    for seed in range(40):
+        one = fit(CHINCHILLA, *chinchilla(rows=100, sigma=0.005, seed=seed))
+        low, high = one.derived(best_size, log=True).interval
+        held += low < best_size(TRUTH) < high
+    assert held >= 35
+
+
 def test_nested_laws_are_compared_by_the_f_test_of_their_residuals() -> None:
     c, y = line(12)
     smaller = fit(POWER_LAW, c, y)

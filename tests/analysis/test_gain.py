@@ -187,6 +187,7 @@ def test_true_unequal_exponents_are_reported_without_that_excuse():
     assert result.parallelism.p < 1e-6
     (warning,) = [w for w in result.warnings if "exponents differ" in w]
     assert "do not read" not in warning
+    assert "A learning rate that arms or sizes share does that too" in warning
 
 
 def test_the_summary_opens_with_a_sentence_and_says_when_the_evidence_is_thin():

@@ -1,4 +1,6 @@
-"""The intervals of records whose single runs were not kept, from the numbers that they print."""
+"""Records against the numbers that they rest on: their runs where those were kept, else what they
+print.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +8,12 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from analysis_helpers import record
+from scipy import stats
 
+from analysis import compute_equivalent_gain
 from analysis.gain.paired import crossed_seeds, paired_shift
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
@@ -55,3 +60,38 @@ def test_whatever_the_seeds_did_the_two_way_interval_lies_between_the_bounds(scr
         found = script._two_way(shift, pairs.mean(axis=1), pairs.std(axis=1, ddof=1))
         widths = [b / a for a, b in found]
         assert min(widths) - 1e-3 <= high / low <= max(widths) + 1e-3
+
+
+def kept(name: str) -> tuple[pd.DataFrame, str]:
+    """The runs of a record and its text, spaces and line ends alike."""
+    text = (RESULTS / name / "README.md").read_text()
+    return pd.read_csv(RESULTS / name / "runs.csv"), " ".join(text.split())
+
+
+def test_the_runs_of_the_quickstart_give_the_gains_that_its_record_prints():
+    runs, text = kept("028-quickstart")
+    found = {}
+    for variant in ("full", "block8"):
+        for x in ("flops", "seconds"):
+            gain = compute_equivalent_gain(runs, variant, x=x)
+            low, high = gain.interval
+            assert f"{gain.gain:.2f} ({low:.2f} to {high:.2f})" in text
+            found[variant, x] = gain.parallelism.p
+    block, full = (f"{found[v, 'flops']:.3f}".lstrip("0") for v in ("block8", "full"))
+    assert f"equal exponents are rejected (p = {block}; Full {full})" in text
+
+
+@pytest.mark.parametrize(("variant", "words"), [("block4", "falls by"), ("full", "a slope of")])
+def test_the_line_over_depths_has_the_shape_as_its_unit(variant, words):
+    runs, text = kept("007-depth-nano")
+    runs = runs[~runs["tuning"]]
+    losses = runs.pivot_table(index="size", columns="variant", values="val/loss")
+    layers = losses.index.str.extract(r"L(\d+)")[0].astype(float)
+    line = stats.linregress(np.log2(layers), losses[variant] - losses["baseline"])
+    sign = -1 if words == "falls by" else 1
+    reach = stats.t.ppf(0.975, 3) * line.stderr
+    limits = sorted(sign * (line.slope + side * reach) for side in (-1, 1))
+    form = "{:.3f}" if sign < 0 else "{:+.3f}"
+    slope, low, high = (form.format(value) for value in (sign * line.slope, *limits))
+    assert re.search(rf"{words} {re.escape(slope)} [^(]*\((95 % interval )?", text)
+    assert f"{low} to {high}" in text

@@ -122,6 +122,10 @@ def test_a_missing_run_of_a_pilot_leaves_the_other_pairs() -> None:
         (pilot_runs(0.003, 2, ("full",)), "no variant 'baseline'; it has full"),
         (pilot_runs(0.003, 1, ("baseline",)), "repeats nothing"),
         (pilot_runs(0.003, 2).assign(flops=0.0), "flops must be positive"),
+        (
+            pilot_runs(0.003, 2).rename(columns={"val/loss": "loss"}),
+            "no column 'val/loss' in the pilot's runs; x and y name",
+        ),
     ],
 )
 def test_a_pilot_that_says_nothing_is_refused(table, message) -> None:

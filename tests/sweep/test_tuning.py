@@ -60,6 +60,14 @@ def bowl(config: RunConfig, folder: Path) -> dict[str, float]:
     return {"val/loss": loss_at(config), "flops": flops_of(config), "device_seconds": 3.6}
 
 
+def other_bowl(config: RunConfig, folder: Path) -> dict[str, float]:
+    """Best at a decay of .15, and at a multiplier of .5, which the baseline has no use for."""
+    loss = 2.0 + 0.1 * math.log2(config.optim.weight_decay / 0.15) ** 2
+    if config.variant != "baseline":
+        loss += 0.1 * math.log2(config.optim.residual_lr_mult / 0.5) ** 2
+    return {"val/loss": loss}
+
+
 def slow_bowl(config: RunConfig, folder: Path) -> dict[str, float]:
     (folder.parent.parent / f"started-{time.time_ns()}").touch()
     time.sleep(0.1)
@@ -165,6 +173,25 @@ def test_larger_sizes_take_the_law_of_the_smallest(lab: Lab) -> None:
     for variant in ("baseline", "full"):  # parameters are not quite the square of the width
         assert measured["d32-L4", variant] == [pytest.approx(best_rate(32, variant), rel=0.03)]
     assert "At d32-L4 it lies on the line" in report_of(lab)
+
+
+@pytest.mark.parametrize(
+    ("key", "start", "best"),
+    [
+        ("optim.weight_decay", 0.1, {"baseline": 0.15, "full": 0.15}),
+        ("optim.residual_lr_mult", 1.0, {"baseline": 1.0, "full": 0.5}),
+    ],
+)
+def test_any_positive_key_can_be_tuned(
+    lab: Lab, key: str, start: float, best: dict[str, float]
+) -> None:
+    """A flat bowl, the baseline's of a multiplier that does nothing there, stays at the start."""
+    space = {**SPACE, "size": {"d16": {"model.dim": 16}}, "seed": {"each": 1}}
+    function = "tests.sweep.test_tuning:other_bowl"
+    path = tuned(lab, space=space, function=function, tune={"key": key, "start": start})
+    assert lab.run(path).exit_code == 0
+    measured = {e.variant: e.params[key] for e in lab.folder.plan() if not e.tuning}
+    assert measured == {variant: pytest.approx(value, rel=1e-4) for variant, value in best.items()}
 
 
 def test_values_that_are_given_are_measured_without_tuning(lab: Lab) -> None:
@@ -283,7 +310,9 @@ def test_the_report_shows_bowls_values_cost_and_what_a_shared_value_would_have_s
     section = text.partition("## Tuned optim.lr")[2].partition("\n## ")[0]
     assert "*Loss of the tuning runs by optim.lr" in section
     assert "| d16-L4 | 0.04 ± 0 % | 0.02 ± 0 % |" in section
-    assert "| 0.01, shared |" in section
+    assert "For comparison only: what the same sweep would have said at one value" in section
+    assert re.search(r"\| 0\.01, shared \| \d\.\d\d \(\d\.\d\d to \d\.\d\d\) \|", section)
+    assert "What the error of a value costs a cell: " in section
     assert "| 0.04, shared |" not in section, "not every cell has tried it"
     assert "| full | flops | 1.25" in text.partition("## Compute-equivalent gain")[2]
     tuning = load_runs("s", tuning=True)
@@ -304,6 +333,7 @@ def test_the_report_shows_bowls_values_cost_and_what_a_shared_value_would_have_s
         ({"tune": {"from": "three"}}, "tune.from: 'three' is not written as: 3 smallest sizes"),
         ({"tune": {"starts": 1}}, "tune.starts: unknown key, did you mean 'start'"),
         ({"tune": {"key": "optim.rl"}}, "tune.key: optim.rl: unknown key"),
+        ({"tune": {"key": ["optim.lr", "optim.weight_decay"]}}, "tune.key: "),
         ({"tune": {"per": ["sise"]}}, "no label or axis is called 'sise', did you mean 'size'"),
         ({"tune": {"values": {}}}, "tune: give start, the value to begin with, or values"),
         ({"tune": {"from": "2 smallest sizes", "per": ["variant"]}}, "with from, size must be"),

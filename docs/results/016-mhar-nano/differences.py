@@ -34,10 +34,10 @@ def kept(folder: Path) -> pd.DataFrame:
 
 
 def interval(values: pd.Series) -> str:
-    """Mean with its 95 % interval (Student's, the pairs as independent)."""
+    """Mean with its 95 % interval (Student's, the values as independent)."""
     half = stats.t.ppf(0.975, len(values) - 1) * values.std() / np.sqrt(len(values))
     mean = values.mean()
-    return f"{mean:+.4f} ({mean - half:+.4f} to {mean + half:+.4f}), {len(values)} pairs"
+    return f"{mean:+.4f} ({mean - half:+.4f} to {mean + half:+.4f}), {len(values)} values"
 
 
 def main(folder: Path | None) -> None:
@@ -52,7 +52,9 @@ def main(folder: Path | None) -> None:
     for name in PAIRS:
         print(name, table[name].unstack("seed").round(4).to_string(), sep="\n")
     for name in PAIRS:
-        print(f"{name}: {interval(table[name].dropna())}")
+        pairs = table[name].dropna()
+        # a size and seed has the same batches at both rates
+        print(f"{name}: {interval(pairs)}; {interval(pairs.groupby(['size', 'seed']).mean())}")
     figure, axes = plots.new_axes(12, 2.8, columns=len(PAIRS))
     cells = [f"{size}, {rate:g}" for size, rate, _ in table.index]
     for name, ax in zip(PAIRS, axes, strict=True):
