@@ -51,11 +51,16 @@ class Evidence:
 
     @cached_property
     def done(self) -> pd.DataFrame:
-        """Finished runs with a finite loss; sizes in the order of their compute."""
+        """Finished runs with a finite loss; sizes in the order of their compute, or of their
+        parameters where all have about the same.
+        """
         runs = self.runs[self.runs["status"] == "finished"] if "status" in self.runs else self.runs
         runs = runs[np.isfinite(runs["val/loss"])]
-        size = runs.groupby("size")["flops" if "flops" in runs else "val/loss"].transform("mean")
-        ordered: pd.DataFrame = runs.iloc[np.argsort(size.to_numpy(), kind="stable")]
+        by, sizes = "flops" if "flops" in runs else "val/loss", runs.groupby("size")
+        mean = sizes[by].transform("mean")
+        if by == "flops" and mean.max() < 1.1 * mean.min() and "params" in runs:
+            mean = sizes["params"].transform("mean")
+        ordered: pd.DataFrame = runs.iloc[np.argsort(mean.to_numpy(), kind="stable")]
         return ordered
 
     @property

@@ -97,7 +97,7 @@ def test_an_isoflop_study_finds_the_exponent_and_the_gain_that_were_put_in(tmp_p
     rows = []
     for variant, gain in {"baseline": 1.0, "full": 1.3}.items():
         for c in (1e15, 4e15, 1.6e16, 6.4e16):
-            for k, factor in enumerate((0.3, 0.6, 1.1, 2.0, 3.5)):
+            for k, factor in reversed([*enumerate((0.3, 0.6, 1.1, 2.0, 3.5))]):
                 n = factor * (c / 120) ** 0.5
                 loss = (gain * c / 1e15) ** -0.1 * 3 + 0.05 * np.log(factor) ** 2 + 1e-6 * (-1) ** k
                 row = {
@@ -115,6 +115,7 @@ def test_an_isoflop_study_finds_the_exponent_and_the_gain_that_were_put_in(tmp_p
     report = write_report(tmp_path / "runs.csv", tmp_path / "out")
     text = report.markdown.read_text()
     assert "given 1.30 times the compute" in report.verdict
+    assert "5 sizes (s0, s1, s2, s3, s4)" in report.verdict
     assert re.search(r"full: the best N grows as C\^0.500 ", section(text, "Compute-optimal sizes"))
     assert "isoflop_full.png" in {figure.name for figure in report.figures}
 
