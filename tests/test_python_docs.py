@@ -88,4 +88,4 @@ def test_an_own_model_in_a_sweep_from_its_function_to_a_gain(tmp_path: Path) -> 
     (commands,) = blocks("own_model.md", "bash")
     said = shell(commands.replace("$PWD", f"$PWD:{ROOT}"), tmp_path)
     assert "27/27 done" in said
-    assert "27 runs, 3 sizes (d8-L3, d16-L3, d32-L3), 3 seeds" in said
+    assert "27 runs, 3 sizes (d8-L3, d16-L3, d32-L3), 3 seeds of its own at each size" in said

@@ -107,6 +107,14 @@ def test_studies_not_yet_run_at_nano_give_every_cell_its_own_rate_and_every_size
     assert all(sizes[t.entry.seed] == t.entry.size for t in trials), "no size shares a seed"
 
 
+@pytest.mark.parametrize("scale", ["small", "lab", "paper"])
+def test_sizes_have_seeds_of_their_own_where_nothing_has_run_yet(scale: str) -> None:
+    for study in sorted(set(STUDIES) - {"learning_rate"}):
+        trials = plan(f"{study}-{scale}")
+        sizes = {t.entry.seed: t.entry.size for t in trials}
+        assert all(sizes[t.entry.seed] == t.entry.size for t in trials), study
+
+
 @pytest.mark.parametrize("scale", SCALES)
 def test_studies_report_on_other_seeds_than_the_learning_rate_was_chosen_on(scale: str) -> None:
     chosen_on = {t.entry.seed for t in plan(f"learning_rate-{scale}")}

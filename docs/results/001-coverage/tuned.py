@@ -1,18 +1,28 @@
 """Coverage of the gain's interval under the tuned protocol, end to end: every simulated cell asks
-the functions that real sweeps ask. python tuned.py [tables] prints the table.
+the functions that real sweeps ask. python tuned.py [tables] prints the table; its last row goes
+through a sweep file, its planner and the table of its trials, with a tenth of the tables.
 """
 
 from __future__ import annotations
 
 import sys
+from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
+import pandas as pd
 
+from analysis import compute_equivalent_gain
 from analysis.gain.paired import Array, Shift, paired_shift
 from attnres_lab.runs.tuning import Choice, along, next_steps, value_at, vertex
+from attnres_lab.sweep.plan import Plan
+from attnres_lab.sweep.spec import load_spec
+from attnres_lab.sweep.trials import Trial
+from attnres_lab.sweep.tuning import Tuning
 
 START, FACTOR, SIZES, SEEDS = 1.2e-2, 2.0, 5, 5  # SEEDS: fresh ones, at the chosen rate
 SPAN = np.log(30.0)  # of log compute, from the smallest size to the largest
@@ -125,6 +135,72 @@ def simulate(world: World, protocol: str, count: int, seed: int = 0) -> tuple[Sh
     return paired_shift(x, y[:, 0], x, y[:, 1]), tuning
 
 
+#: Sizes whose compute spans a factor of 30, seeds of their own at each.
+SWEEP = f"""
+name: simulated
+base: tiny
+space:
+  size:
+    a: {{model.dim: 16, budget: 50 steps}}
+    b: {{model.dim: 24, budget: 60 steps}}
+    c: {{model.dim: 36, budget: 75 steps}}
+    d: {{model.dim: 52, budget: 95 steps}}
+    e: {{model.dim: 76, budget: 120 steps}}
+  model.residual: [baseline, full]
+  seed: {{each: {SEEDS}}}
+tune: {{key: optim.lr, start: {START}, factor: {FACTOR}}}
+"""
+
+
+def losses(world: World, smallest: float, rng: np.random.Generator) -> Callable[[Trial], float]:
+    """What the trials of one simulated sweep end with; above two octaves from the best rate they
+    diverge. ``smallest``: FLOPs of the smallest run.
+    """
+    offset = rng.uniform(-1, 1)
+    scatter: dict[tuple[str, int], float] = defaultdict(lambda: 0.1 * rng.normal())
+
+    def loss(trial: Trial) -> float:
+        arm = int(trial.entry.variant != "baseline")
+        x = np.log((trial.entry.flops or 0.0) / smallest)
+        best = offset - world.fall * x / SPAN - world.apart * arm + scatter[trial.entry.size, arm]
+        octaves = np.log2(trial.config.optim.lr / START) - best
+        if octaves > 2:
+            return float("inf")
+        floor = world.level * np.exp(-world.alpha * (x + arm * np.log(world.gain)))
+        noise = world.sigma[arm] * rng.normal()
+        return float(floor + world.curvature[arm] * octaves**2 + noise)
+
+    return loss
+
+
+def through_sweeps(world: World, count: int, seed: int = 0) -> tuple[Shift, float]:
+    """As ``simulate``: the planner of a sweep under ``tune`` asks for its trials until there are no
+    more, and the measuring ones are the table of ``compute_equivalent_gain``. Full costs what it
+    costs.
+    """
+    rng = np.random.default_rng(seed)
+    with TemporaryDirectory() as folder:
+        (path := Path(folder) / "sweep.yaml").write_text(SWEEP)
+        tuning = Tuning(Plan(load_spec(path)))
+    smallest = min(t.entry.flops or 0.0 for t in tuning.trials(lambda _: None))
+    shifts, spent = [], 0
+    for _ in range(count):
+        loss, results = losses(world, smallest, rng), dict[str, float]()
+        while new := [t for t in tuning.trials(results.get) if t.entry.hash not in results]:
+            results |= {trial.entry.hash: loss(trial) for trial in new}
+        entries = [trial.entry for trial in tuning.trials(results.get)]
+        spent += sum(e.tuning for e in entries)
+        rows = [
+            {"variant": e.variant, "size": e.size, "seed": e.seed, "flops": e.flops}
+            | {"val/loss": results[e.hash]}
+            for e in entries
+            if not e.tuning
+        ]
+        shifts.append(compute_equivalent_gain(pd.DataFrame(rows), "full").shift)
+    stacked = {f.name: np.array([getattr(s, f.name) for s in shifts]) for f in fields(Shift)}
+    return Shift(**stacked), spent / (count * 2 * SIZES)
+
+
 def summary(world: World, shift: Shift) -> tuple[float, float, float]:
     """(Bias in per cent, coverage, median half-width in per cent)."""
     truth = np.log(world.gain)
@@ -134,6 +210,7 @@ def summary(world: World, shift: Shift) -> tuple[float, float, float]:
     return bias, covered, 100 * float(np.median(np.expm1((high - low) / 2)))
 
 
+THROUGH = "each cell's own vertex, through the planner"
 PROTOCOLS = (
     "one shared rate",
     "the baseline's vertices for both arms",
@@ -141,6 +218,7 @@ PROTOCOLS = (
     "law of the 3 smallest sizes",
     "minimum of the parabola",
     "best rates known",
+    THROUGH,
 )
 
 
@@ -151,7 +229,10 @@ def main(count: int) -> None:
     for protocol in PROTOCOLS:
         cells, runs = [], 0.0
         for world in WORLDS.values():
-            shift, runs = simulate(world, protocol, count)
+            if protocol == THROUGH:
+                shift, runs = through_sweeps(world, count // 10)
+            else:
+                shift, runs = simulate(world, protocol, count)
             bias, covered, half = summary(world, shift)
             cells.append(f"{bias:+.1f} / {covered:.3f} / {half:.1f}")
         print(f"| {protocol} | {runs:.1f} | " + " | ".join(cells) + " |", flush=True)
