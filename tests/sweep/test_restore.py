@@ -92,5 +92,5 @@ def test_track_rebuild_restores_the_study_beside_the_store(
     lab.folder.journal.unlink()
     monkeypatch.setattr("attnres_lab.tracking.rebuild", lambda folder: iter([lab.folder.path]))
     result = CliRunner().invoke(app, ["track", "rebuild"], catch_exceptions=False)
-    assert "2 points told to its study" in result.output
+    assert "2 points recorded in its study" in result.output
     assert record(lab)["points"].keys() == before["points"].keys()
