@@ -80,9 +80,7 @@ def test_a_read_only_file_system_is_named_and_the_sweep_goes_on_once_it_is_mende
     lab.run(lab.sweep(space={"optim.lr": [1e-3], "seed": [0, 1]}, **CHAIN))
     subprocess.run(["mount", "-o", "remount,ro", str(small)], check=True)
     path = lab.sweep(**CHAIN)
-    with pytest.raises(
-        UserError, match=r"Read-only file system; .* mend this, then run it again"
-    ):
+    with pytest.raises(UserError, match=r"Read-only file system; .* mend this, then run it again"):
         lab.run(path)
     print_status(lab.folder, as_json=False, watch=False)  # looking is allowed
     subprocess.run(["mount", "-o", "remount,rw", str(small)], check=True)
