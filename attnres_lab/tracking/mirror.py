@@ -122,7 +122,7 @@ def rebuild(folder: Path) -> Iterator[Path]:
     sweeps = dict.fromkeys(
         path.parents[1] for path in found if (path.parents[1] / "plan.json").exists()
     )
-    store = connect(thorough=True)
+    store = connect(thorough=True, rebuilding=True)
     if path := file_of(tracking_uri()):
         sqlite.hurry(path)
     try:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
 import sys
 import tempfile
@@ -28,13 +26,12 @@ from attnres_lab.tracking.note import markdown, paragraph
 from attnres_lab.tracking.outcome import best, gains
 from attnres_lab.tracking.run import Identity, RunSync
 from attnres_lab.tracking.store import Store
+from attnres_lab.tracking.whole import WHOLE, mark_of, summary_of
 
 #: Planned trials written per turn, so that the running ones do not wait for them.
 SCHEDULED_PER_TURN = 20
 NOTE_SECONDS = 5.0
 REPORT = "report"  # of a sweep's folder, and of the parent's artifacts
-#: Tag of a parent run: what was in the folder when the store had taken everything of it.
-WHOLE = "attnres.whole"
 
 
 class SweepSync:
@@ -42,9 +39,7 @@ class SweepSync:
 
     def __init__(self, store: Store, folder: Path, name: str, summary: Mapping[str, str]) -> None:
         self.store, self.folder, self.name = store, folder, name
-        self.summary = (read_json(folder / "tracking.json") or {}).get("summary", {}) | dict(
-            summary
-        )
+        self.summary = summary_of(folder, summary)
         self.id = SweepFolder(folder).identify()
         self._parent: str | None = None
         self._trials: dict[str, RunSync] = {}
@@ -128,13 +123,7 @@ class SweepSync:
         return bool(self._whole) and self._whole == self._mark()
 
     def _mark(self) -> str:
-        """Changes with the plan and the status of any trial."""
-        folder = SweepFolder(self.folder)
-        files = [self.folder / "plan.json"]
-        with contextlib.suppress(OSError):
-            files += sorted(path / "status.json" for path in folder.trials.iterdir())
-        text = json.dumps([self.summary, [stamp(file) for file in files]])
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return mark_of(self.folder, self.summary)
 
     def has_report(self) -> bool:
         """Whether the store has the files of the sweep's report, or there are none."""
@@ -147,6 +136,7 @@ class SweepSync:
         """A report folder as ``report`` of the parent run; what its page opens with goes into the
         note.
         """
+        whole = self._unchanged()
         self._attach(children=False)
         folder = folder.resolve()
         for path in sorted(folder.rglob("*")):
@@ -158,6 +148,8 @@ class SweepSync:
         self._send_metrics(gains(folder / "gains.json"))
         self._read_plan()
         self._write_note(at_once=True)
+        if whole:  # it still is, with another note
+            self.store.client.set_tag(self._parent, WHOLE, self._mark())
 
     def _send_metrics(self, found: list[Any]) -> None:
         """Those of the parent that are new or have changed."""
