@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from attnres_lab.evaluation.run import Settings
     from attnres_lab.sweep.schema import SweepSpec
 
+TRAIN = "attnres_lab.training.run:run"  # the function of a trial where a sweep names none
 REQUEST = "eval.json"  # in the trial's folder, as ``eval`` in the sweep file
 
 
@@ -41,8 +42,12 @@ def make(run: RunFolder) -> None:
 
 
 def status(run: RunFolder, spec: SweepSpec) -> Status:
-    """The status of a trial: without its evaluation one that finished has not ended."""
+    """The status of a trial: without its evaluation one that finished has not ended, nor one whose
+    result was lost, which our training makes again from what is left.
+    """
     found = run.status()
+    if found.state == "finished" and spec.function == TRAIN and not read_json(run.result):
+        return replace(found, state="running", message="its result was lost")
     if not spec.eval or found.state != "finished":
         return found
     from attnres_lab.evaluation.record import missing
