@@ -42,8 +42,15 @@ def load_runs(
     Raises ValueError for a sweep or experiment that is not there, with the nearest name, and for a
     store that does not answer; FileNotFoundError for a missing file.
     """
+    return of_kind(read_runs(name_or_folder, tracking_uri), tuning=tuning)
+
+
+def read_runs(name_or_folder: str | Path, tracking_uri: str | None = None) -> pd.DataFrame:
+    """``load_runs`` of either kind together, with a column ``tuning`` where there are both. Raises
+    as ``load_runs``.
+    """
     if (read := _read_table(name_or_folder)) is not None:
-        return _of_kind(read, tuning=tuning)
+        return read
     if tracking_uri:
         found = store.search(tracking_uri, str(name_or_folder))
         rows, params = zip(*map(store.tracked, found), strict=True)
@@ -54,11 +61,10 @@ def load_runs(
     for column in (configured | {"seed"}) & set(runs):
         runs[column] = _numbers(runs[column])
     first = [column for column in FIRST if column in runs]
-    runs = runs[[*first, *sorted(str(column) for column in set(runs) - set(first))]]
-    return _of_kind(runs, tuning=tuning)
+    return runs[[*first, *sorted(str(column) for column in set(runs) - set(first))]]
 
 
-def _of_kind(runs: pd.DataFrame, *, tuning: bool) -> pd.DataFrame:
+def of_kind(runs: pd.DataFrame, *, tuning: bool) -> pd.DataFrame:
     """The runs that chose a sweep's values, or those that measure."""
     if "tuning" not in runs:
         return runs.iloc[:0] if tuning else runs
@@ -131,7 +137,7 @@ def _folders(name: str | Path) -> list[tuple[dict[str, Any], dict[str, str]]]:
         )
     sweep = SweepFolder(home)
     if records := planned(sweep):
-        paths = [sweep.trial(record["trial"]).path for record in records]
+        paths = [sweep.trials / record["trial"] for record in records]
     elif sweep.trials.is_dir():
         raise ValueError(f"{name}: no {sweep.plan_file}; attnres sweep run writes it again")
     else:

@@ -21,10 +21,8 @@ import numpy as np
 import yaml
 
 from attnres_lab.benchmarks.saving import save_row
-from attnres_lab.config import RunConfig, flatten
 from attnres_lab.runs.folder import write_json
 from attnres_lab.runs.sweep import Entry, SweepFolder
-from benchmarks.sweep_engine import command
 
 VARIANTS = ("baseline", "full", "block8", "denseformer", "mhc")
 SIZES = (16, 32, 64, 128)
@@ -33,6 +31,8 @@ ROWS, LAYERS = 20, 8
 
 def make(folder: SweepFolder, trials: int) -> None:
     """A finished sweep of so many trials."""
+    from attnres_lab.config import RunConfig, flatten  # torch, which the mirror does not need
+
     rng = np.random.default_rng(0)
     base = flatten(RunConfig())
     entries = []
@@ -97,6 +97,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.mirror:
         return mirror()
+    from benchmarks.sweep_engine import command  # torch again
+
     trials = arguments.trials
     row: dict[str, object] = {
         "date": datetime.date.today().isoformat(),

@@ -2,6 +2,7 @@
 written is told or made again.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from helpers import Crash, curve, run_in_two_parts, same, tiny, weights
 from attnres_lab.config import RunConfig, to_yaml
 from attnres_lab.errors import UserError
 from attnres_lab.runs.folder import RunFolder, read_json
+from attnres_lab.training.checkpoint import AtomicCheckpoint, load_model
 from attnres_lab.training.run import run
 
 ROOT = Path(__file__).parent.parent
@@ -171,13 +173,49 @@ def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
+def test_a_checkpoint_that_cannot_be_written_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the words of the disk: torch has none of its own for it. /dev/full is always full."""
+    monkeypatch.setattr(
+        "attnres_lab.training.checkpoint.open",
+        lambda path, mode: open("/dev/full", mode),  # noqa: SIM115
+        raising=False,
+    )
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    with pytest.raises(OSError, match=r"not be written \(No space left on device\)") as caught:
+        AtomicCheckpoint(path.parent).save_checkpoint({"a": torch.ones(99_999)}, path)
+    assert caught.value.errno == errno.ENOSPC
+
+
+def test_rows_are_on_the_disk_before_the_checkpoint_that_counts_on_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And before each status: after a power cut no history is shorter than what vouches for it."""
+    rows, fsync = RunFolder(tmp_path / "run").metrics, os.fsync
+    synced: list[tuple[str, int]] = []
+
+    def spy(file: int) -> None:
+        name = Path(os.readlink(f"/proc/self/fd/{file}")).name
+        synced.append((name, rows.stat().st_size if rows.exists() else 0))
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", spy)
+    run(tiny(tmp_path), tmp_path / "run")
+    saved = [at for at, (name, _) in enumerate(synced) if name == "last.tmp"]
+    assert len(saved) == 3  # at steps 5, 10 and 12
+    assert all(synced[at - 1] == ("metrics.jsonl", synced[at][1]) for at in saved)
+
+
 CLOCKS = ("seconds", "device_seconds", "peak_memory_bytes")
 
 
 @pytest.mark.parametrize("lost", ["status", "validation", "rows"])
-def test_a_result_is_made_again_from_what_is_on_the_disk(tmp_path: Path, lost: str) -> None:
+def test_a_result_is_made_again_from_what_is_on_the_disk(
+    tmp_path: Path, lost: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A kill after the last checkpoint and before the last status: nothing is trained again, and
-    no number is missing.
+    no number is missing; a history that is shorter than its checkpoint is named.
     """
     config, files = tiny(tmp_path), RunFolder(tmp_path / "run")
     before = run(config, files.path).metrics
@@ -190,6 +228,8 @@ def test_a_result_is_made_again_from_what_is_on_the_disk(tmp_path: Path, lost: s
     after = run(config, files.path)
     assert after.status.state == "finished"
     assert after.metrics["val/loss"] == before["val/loss"]
+    said = f"{files.metrics}: rows from step 0 to 12 are lost\n"
+    assert (said in capsys.readouterr().err) == (lost == "rows")
     if lost != "rows":
         assert set(after.metrics) == set(before) == set(read_json(files.result) or {})
         for key in set(before) - set(CLOCKS):
@@ -233,7 +273,7 @@ def test_what_killed_processes_left_half_written_is_removed(tmp_path: Path) -> N
 
 
 def test_a_flipped_bit_is_told_and_never_trained_on(tmp_path: Path) -> None:
-    """In the weights of a checkpoint and in a shard of the corpus."""
+    """In the weights of a checkpoint, whoever reads it, and in a shard of the corpus."""
     config, files = tiny(tmp_path), RunFolder(tmp_path / "run")
     run(config, files.path)
     files.set_status("running")
@@ -248,6 +288,8 @@ def test_a_flipped_bit_is_told_and_never_trained_on(tmp_path: Path) -> None:
     flip(files.checkpoint, largest.header_offset + 200 + largest.file_size // 2)
     with pytest.raises(UserError, match="corrupt checkpoint"):
         run(config, files.path)
+    with pytest.raises(UserError, match="or a damaged one"):
+        load_model(files.path)  # as evaluation, generation, export and init_from do
     files.checkpoint.unlink()
     shard = next((tmp_path / "cache").rglob("*.val.bin"))
     flip(shard, 10)

@@ -19,6 +19,7 @@ from attnres_lab.errors import UserError
 from attnres_lab.runs.folder import write_json
 from attnres_lab.sweep.plan import Plan, make_plan
 from attnres_lab.sweep.planview import print_plan
+from attnres_lab.sweep.process import TRAIN
 from attnres_lab.sweep.spec import load_spec
 from attnres_lab.training import run as train
 from tests.helpers import write_run
@@ -69,7 +70,7 @@ def test_an_override_of_the_budget_replaces_that_of_the_base(lab: Lab) -> None:
 def test_every_column_of_a_plan_stands_under_its_own_heading(
     lab: Lab, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = lab.sweep(space={"model.dim": [32], "seed": [0]})
+    path = lab.sweep(space={"model.dim": [32], "seed": [0]}, function=TRAIN)
     trial = Plan(load_spec(path)).known()[0].entry
     print_plan(load_spec(path), lab.folder)
     heads, cells = (line.split() for line in capsys.readouterr().out.splitlines()[:2])
@@ -225,6 +226,7 @@ def test_a_report_opens_with_what_is_pending_and_without_runs_says_how_to_start(
     assert verdict(evidence).startswith("> 1 of 4 trials: 3 are still to run.\n>\n> ")
     for trial in trials:
         lab.folder.trial(trial.hash).set_status("pruned")
+    evidence = gather(lab.path / "runs.csv", path, lab.folder.path, None)
     assert "still to run" not in verdict(evidence)
 
 
@@ -233,7 +235,8 @@ def test_a_plan_names_the_passes_over_the_data(
 ) -> None:
     """Before the corpus is prepared they are not known; after, they are its tokens' share."""
     base = write_run(tmp_path / "own" / "tiny.yaml", **{"budget": "100 steps"})
-    path = lab.sweep(base=str(base), space={"budget": ["50 steps", "100 steps"]})
+    space = {"budget": ["50 steps", "100 steps"]}
+    path = lab.sweep(base=str(base), space=space, function=TRAIN)
     print_plan(load_spec(path), lab.folder)
     assert "data: not prepared yet, so passes over them are not known" in capsys.readouterr().out
     corpus = prepare(load(base).data)

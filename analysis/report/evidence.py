@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ from analysis.ablation import AblationTable, ablation_table
 from analysis.depth import DepthRecord, load_depth
 from analysis.gain.gain import Gain, compute_equivalent_gain
 from analysis.isoflop import IsoFlop, isoflop
-from analysis.runs import depth_artifacts, load_runs
+from analysis.runs import depth_artifacts, of_kind, read_runs
 from analysis.steps import priced
-from attnres_lab.runs import DONE, RunFolder, SweepFolder
+from attnres_lab.runs import DONE, SweepFolder
 from attnres_lab.runs.folder import read_json
 
 BASELINE, LOSS, ACCURACY = "baseline", "val/loss", "val/accuracy"
@@ -42,6 +42,7 @@ class Evidence:
     tracking_uri: str | None
     words: str = ""
     timed: str = ""  # how the seconds were measured; empty: by the clocks of the runs
+    tuning: pd.DataFrame = field(default_factory=pd.DataFrame)  # runs that only chose its values
 
     @property
     def name(self) -> str:
@@ -189,16 +190,21 @@ class Evidence:
         """How many planned trials have not come to an end, by the sweep's folder; empty where none
         has not.
         """
-        trials = self._planned
-        done = sum(run.status().state in DONE for run in trials)
-        left = len(trials) - done
-        return f"{done} of {len(trials)} trials: {left} are still to run." if left else ""
+        done = sum(state in DONE for state, *_ in self._planned)
+        left = len(self._planned) - done
+        return f"{done} of {len(self._planned)} trials: {left} are still to run." if left else ""
 
     @cached_property
-    def _planned(self) -> list[RunFolder]:
-        """Folders of the sweep's plan, and no others that lie beside them."""
+    def _planned(self) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
+        """State, environment and result of the sweep's plan, and of no others that lie beside it,
+        by their names.
+        """
         sweep = SweepFolder(self.folder) if self.folder else None
-        return [sweep.trial(entry.hash) for entry in sweep.plan()] if sweep else []
+        runs = [sweep.trial(entry.hash) for entry in sweep.plan()] if sweep else []
+        return [
+            (run.status().state, read_json(run.environment) or {}, read_json(run.result) or {})
+            for run in sorted(runs, key=lambda run: run.path)
+        ]
 
     @property
     def question(self) -> str:
@@ -218,8 +224,7 @@ class Evidence:
     @cached_property
     def environments(self) -> list[dict[str, Any]]:
         """``environment.json`` of the planned trials."""
-        runs = sorted(self._planned, key=lambda run: run.path)
-        return [found for run in runs if (found := read_json(run.environment))]
+        return [environment for _, environment, _ in self._planned if environment]
 
     @cached_property
     def passes(self) -> list[tuple[float, int]]:
@@ -227,10 +232,9 @@ class Evidence:
         both are known.
         """
         found = []
-        for run in self._planned:
-            corpus = (read_json(run.environment) or {}).get("train_tokens")
-            seen = (read_json(run.result) or {}).get("tokens")
-            if corpus and seen and run.status().state == "finished":
+        for state, environment, result in self._planned:
+            corpus, seen = environment.get("train_tokens"), result.get("tokens")
+            if corpus and seen and state == "finished":
                 found.append((float(seen) / corpus, int(corpus)))
         return found
 
@@ -267,7 +271,8 @@ def gather(
     """
     default = SweepFolder.named(str(source)).path
     folder = folder or (default if default.is_dir() else None)
-    runs, timed = priced(load_runs(source, tracking_uri), folder)
+    everything = read_runs(source, tracking_uri)
+    runs, timed = priced(of_kind(everything, tuning=False), folder)
     none = (
         f"{source}: none of its {len(runs)} runs has finished with a loss; there is nothing to "
         "report yet: attnres sweep status says how far they are, attnres sweep run goes on"
@@ -282,7 +287,8 @@ def gather(
     runs = runs if "seed" in runs else runs.assign(seed=0)
     labels = {name: runs[name].map(str, na_action="ignore") for name in ("variant", "size")}
     runs = runs.assign(**labels)  # a width in a table of one's own is a number
-    evidence = Evidence(str(source), runs, folder, spec, tracking_uri, timed=timed)
+    tuning = of_kind(everything, tuning=True)
+    evidence = Evidence(str(source), runs, folder, spec, tracking_uri, timed=timed, tuning=tuning)
     if evidence.done.empty:
         raise ValueError(none)
     return evidence

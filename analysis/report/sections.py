@@ -266,9 +266,9 @@ def _cost(evidence: Evidence, page: Page) -> None:
 
 def _environment(evidence: Evidence, page: Page) -> None:
     """Every recorded key, with all of its values where runs differ."""
-    flat = pd.json_normalize(evidence.environments)
+    flat = pd.json_normalize([{**e, "config": None} for e in evidence.environments])
     rows = []
-    for key in (key for key in flat if key not in IDENTITY and not str(key).startswith("config.")):
+    for key in (key for key in flat if key not in (*IDENTITY, "config")):
         values = sorted({str(v) for v in flat[key].astype(object).fillna("not recorded")})
         rows.append(
             {

@@ -14,7 +14,6 @@ from analysis import plots
 from analysis.gain.gain import compute_equivalent_gain
 from analysis.report.evidence import BASELINE, LOSS, Evidence
 from analysis.report.page import Page
-from analysis.runs import load_runs
 from analysis.tables import markdown
 from analysis.tuning import Bowls, bowls, spread_of_runs
 
@@ -28,7 +27,7 @@ KINDS = {
 
 def _tuning(evidence: Evidence, page: Page) -> None:
     """Nothing where no run of the sweep chose a value."""
-    tuning = load_runs(evidence.source, evidence.tracking_uri, tuning=True)
+    tuning = evidence.tuning
     if tuning.empty or LOSS not in tuning or not (key := _key(evidence, tuning)):
         return
     of_cell = [factor for factor in evidence.factors if factor != key]

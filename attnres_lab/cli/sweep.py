@@ -266,13 +266,18 @@ def export(
 @sub.command()
 def stop(spec: Path = SPEC, scale: str | None = SCALE) -> None:
     """Ask a running sweep to write checkpoints and end."""
+    from attnres_lab.errors import UserError
+
     folder = existing(spec, scale)
     holder = folder.holder()
     if holder is None:
         print("nothing is running")
         return
-    folder.stop.touch()
-    print(
-        f"asked process {holder['pid']} on {holder['host']} to stop; running trials write a "
-        "checkpoint and end"
-    )
+    who = f"process {holder['pid']} on {holder['host']}"
+    try:
+        folder.stop.touch()
+    except PermissionError:
+        raise UserError(
+            f"{folder.path}: run by {who}; you may not write here: stop it as its owner"
+        ) from None
+    print(f"asked {who} to stop; running trials write a checkpoint and end")

@@ -21,7 +21,7 @@ from attnres_lab.pretrained import names
 from attnres_lab.pretrained.families import to_model
 from attnres_lab.pretrained.source import find
 from attnres_lab.residual import REGISTRY
-from attnres_lab.runs.folder import RunFolder, Status, write_atomic
+from attnres_lab.runs.folder import RunFolder, Status
 from attnres_lab.runs.paths import cache_folder
 from attnres_lab.training.checkpoint import AtomicCheckpoint
 from attnres_lab.yamlfile import YamlFile
@@ -61,7 +61,7 @@ def convert(
         found.keep(Path(scratch))
         model.load_state_dict(model.state_dict() | names.to_ours(model, found.weights()))
         shutil.copytree(scratch, files.path / FILES)
-    write_atomic(files.config, to_yaml(config).encode())
+    files.write_config(to_yaml(config))
     save(files, config, model)
     files.set_status("finished", message=Status.CONVERTED)
     return config

@@ -8,6 +8,7 @@ from typing import Literal
 
 from attnres_lab.errors import UserError
 from attnres_lab.runs.folder import DONE, Failure, State, Status
+from attnres_lab.runs.secrets import redact
 
 #: What makes a run fit.
 REMEDY = "set train.micro_batch_size lower, or model.activation_checkpointing: true"
@@ -49,9 +50,9 @@ def peer_gone(error: BaseException) -> bool:
 
 
 def describe(error: BaseException) -> tuple[Failure, str]:
-    """What kind of failure an exception is, and a line that says so."""
+    """What kind of failure an exception is, and a line that says so, without secrets."""
     failure = of_exception(error)
-    parts = str(error).splitlines()[:1]
+    parts = redact(str(error)).splitlines()[:1]
     message = ": ".join(parts if isinstance(error, UserError) else [type(error).__name__, *parts])
     return failure, f"{message}; {REMEDY}" if failure == "out_of_memory" else message
 

@@ -26,6 +26,7 @@ from attnres_lab.runs.files import (
     write_atomic,
     write_json,
 )
+from attnres_lab.runs.secrets import redact_settings
 
 __all__ = [
     "DONE",
@@ -107,6 +108,12 @@ class RunFolder:
         """Raises OSError where the folder that is held was moved, deleted or unmounted."""
         if self._place:
             same_folder(self.path, self._place)
+
+    def write_config(self, text: str) -> None:
+        """The resolved config as YAML; for its owner's eyes where a secret is in it, as a logger's
+        may be. Raises OSError.
+        """
+        write_atomic(self.config, text.encode(), private=redact_settings(text) != text)
 
     def status(self) -> Status:
         """The last written status; ``scheduled`` before the first, and where a damaged one was set

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Mapping
+from typing import Any
 from urllib.parse import quote
 
 from attnres_lab.errors import UserError
@@ -60,6 +62,20 @@ def redact_settings(text: str) -> str:
     """``redact_code`` of YAML or shell, where what is assigned need not be quoted."""
     assigned = rf"(?i)(\b{_SETTING}[\"']?[ \t]*[=:][ \t]*)(?![\"'])\S+"
     return re.sub(assigned, r"\1***", redact_code(text))
+
+
+def redact_value(value: Any) -> Any:
+    """``redact`` of every text in a tree of a config, and what a key that sounds secret has."""
+    if isinstance(value, Mapping):
+        return {
+            key: "***"
+            if isinstance(item, str) and re.fullmatch(f"(?i){_SETTING}", str(key))
+            else redact_value(item)
+            for key, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [redact_value(item) for item in value]
+    return redact(value) if isinstance(value, str) else value
 
 
 def _secrets() -> list[str]:

@@ -32,6 +32,7 @@ FIRST = (
     *("run_id", "name", "sweep", "status", "variant", "size", "seed"),
     *("data_fingerprint", "trial", "tuning"),
 )
+_JSON = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make one for each value
 #: What a table calls the keys of a record that have another name there.
 NAMES = {"run": "run_id", "run_name": "name", "state": "status"}
 
@@ -178,7 +179,7 @@ def planned(sweep: SweepFolder) -> list[dict[str, Any]]:
         {"sweep": sweep.path.name, "trial": entry.hash}
         | ({"tuning": entry.tuning} if tuned else {})
         | {"planned_flops": entry.flops, "planned_tokens": entry.tokens}
-        | _record(sweep.trial(entry.hash).path, root, entry)
+        | _record(sweep.trials / entry.hash, root, entry)
         for entry in entries
     ]
 
@@ -224,7 +225,7 @@ def as_text(value: Any) -> str:
     if isinstance(value, str):
         return value
     whole = isinstance(value, float) and value.is_integer() and abs(value) < 1e15
-    return json.dumps(int(value) if whole else value, ensure_ascii=False)
+    return _JSON(int(value) if whole else value)
 
 
 def _record(path: Path, root: Path, entry: Entry | None) -> dict[str, Any]:

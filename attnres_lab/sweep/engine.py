@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from attnres_lab.config import to_yaml
 from attnres_lab.runs.files import same_folder
-from attnres_lab.runs.folder import DONE, write_atomic
+from attnres_lab.runs.folder import DONE
 from attnres_lab.runs.lock import mendable
 from attnres_lab.runs.sweep import SweepFolder
 from attnres_lab.sweep import scoring
@@ -214,7 +214,7 @@ class Coordinator:
         if not run.config.exists():
             config = replace(trial.config, name=entry.run_name[:100])
             run.path.mkdir(exist_ok=True)
-            write_atomic(run.config, to_yaml(config).encode())
+            run.write_config(to_yaml(config))
         run.config.touch()  # when the trial was started last
         run.stop.unlink(missing_ok=True)
         scoring.ask(run, self.spec)

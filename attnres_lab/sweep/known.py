@@ -23,6 +23,7 @@ from attnres_lab.errors import UserError
 from attnres_lab.runs.files import checked, read_json, write_atomic, write_json
 from attnres_lab.runs.folder import DONE, RunFolder, Status
 from attnres_lab.runs.progress import Progress, progress
+from attnres_lab.runs.secrets import redact_value
 from attnres_lab.runs.sweep import Entry, SweepFolder
 from attnres_lab.runs.table import NAMES as RECORD_NAMES
 from attnres_lab.runs.table import flatten as flat
@@ -127,6 +128,7 @@ def _row(trial: Progress, run: RunFolder) -> dict[str, Any]:
     params = entry.pop("params")
     config = flatten(load(run.config)) if run.config.exists() else flat(params)
     config = {key: value for key, value in config.items() if key not in PLACES and key != "name"}
+    config |= {key: redact_value(config[key]) for key in {"loggers"} & set(config)}
     status = {key: getattr(trial.status, key) for key in STATUS}
     if trial.status.imported:  # the next one that takes it from here says so
         status["message"] = ""
@@ -225,7 +227,7 @@ def _write(
     }
     config = replace(config, name=cells.get("run_name", config.run_name)[:100])
     run.path.mkdir(parents=True, exist_ok=True)
-    write_atomic(run.config, to_yaml(config).encode())
+    run.write_config(to_yaml(config))
     if about:
         labels = {"variant": config.variant, "size": config.model.size, "seed": config.seed}
         environment: dict[str, Any] = {**labels, "run_name": config.name}

@@ -67,10 +67,8 @@ class OptunaStudy:
         """
         for trial in self.study.get_trials(deepcopy=False):
             point = trial.user_attrs.get("point")
-            if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and point:
-                self.recorded[point] = Record(
-                    trial.user_attrs.get("runs", []), trial.state, trial.values
-                )
+            if trial.state.is_finished() and point and (runs := trial.user_attrs.get("runs")):
+                self.recorded[point] = Record(runs, trial.state, trial.values)
             elif trial.state == TrialState.RUNNING and point in points:
                 self.open.setdefault(str(point), []).append(
                     optuna.Trial(self.study, trial._trial_id)
@@ -90,13 +88,14 @@ class OptunaStudy:
 
     def proposed(self, points: Iterable[str]) -> int:
         """Points proposed so far, by all who share the storage, and those of ``points`` that it
-        does not know. What was asked for and is bound to no point is no point yet: its proposer
-        may be dead.
+        does not know or that left no objective. What was asked for and is bound to no point is no
+        point yet: its proposer may be dead.
         """
         states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
         trials = self.study.get_trials(deepcopy=False, states=states)
         known = sum("point" in trial.user_attrs for trial in trials)
-        return known + len(set(points) - set(self.recorded) - set(self.open))
+        told = {point for point, r in self.recorded.items() if r.state != TrialState.FAIL}
+        return known + len(set(points) - told - set(self.open))
 
     def propose(self) -> Point:
         """A new point; ``bind`` it once the plan on disk holds it, so that no crash loses it."""
@@ -119,7 +118,7 @@ class OptunaStudy:
         self.asked = None
         trial.set_user_attr("point", point)
         self.open.setdefault(point, []).append(trial)
-        if runs and self.knows(point, list(runs)):
+        if runs and self.knows(point, list(runs), failed=True):
             self._write(point, {}, self.recorded[point])
 
     def begin(self, point: str, params: Mapping[str, Scalar]) -> None:
@@ -139,9 +138,16 @@ class OptunaStudy:
         trial.report(value, step)
         return bool(trial.should_prune())
 
-    def knows(self, point: str, runs: list[str]) -> bool:
-        """Whether the point is recorded, with these runs."""
-        return point in self.recorded and self.recorded[point].runs == runs
+    def knows(self, point: str, runs: list[str], *, failed: bool = False) -> bool:
+        """Whether the point is recorded with these runs; as failed only where that is asked for:
+        what left no objective may have one by now.
+        """
+        record = self.recorded.get(point)
+        return (
+            record is not None
+            and record.runs == runs
+            and (failed or record.state != TrialState.FAIL)
+        )
 
     def record(
         self,
@@ -155,7 +161,7 @@ class OptunaStudy:
         """Record a finished point: its objectives, or None where a run left none. A point recorded
         before with the same runs is left alone.
         """
-        if self.knows(point, runs):
+        if self.knows(point, runs, failed=values is None and not pruned):
             return
         failed = TrialState.FAIL if values is None else TrialState.COMPLETE
         state = TrialState.PRUNED if pruned else failed

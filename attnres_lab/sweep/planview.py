@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from attnres_lab.data import prepared
@@ -36,13 +36,15 @@ from attnres_lab.sweep.summary import columns, duration, show
 from attnres_lab.sweep.trials import Trial
 
 MARK = {"measured": "", "nearest": "~", "guess": "?"}
+#: Of a trial that a function of the user's runs.
+UNKNOWN = "their parameters, tokens, FLOPs, time, memory and disk"
 
 
 def print_plan(
     source: SpecFile, folder: SweepFolder, *, large: bool = False, measure: bool = False
 ) -> None:
-    """Trials new, pending and done, with parameters, tokens, FLOPs, time, disk. Raises UserError
-    for what cannot run.
+    """Trials new, pending and done, with parameters, tokens, FLOPs, time, disk, where our training
+    runs them. Raises UserError for what cannot run.
     """
     spec, plan = source.spec, make_plan(source, folder, large=large)
     if spec.function != TRAIN:
@@ -59,18 +61,14 @@ def print_plan(
     speeds.learn((t, folder.trial(t.entry.hash)) for t in trials)
     states = {t.entry.hash: _state(t, folder, spec) for t in trials}
     left = [t for t in trials if states[t.entry.hash] in ("new", "pending")]
-    if measure:
+    ours = spec.function == TRAIN  # what another function takes, nobody here knows
+    if measure and ours:
         speeds.measure(left, spec, folder)
-    prices = {t.entry.hash: speeds.price(t) for t in trials}
+    prices = {t.entry.hash: speeds.price(t) for t in trials} if ours else {}
     if spec.question:
         print(f"{spec.question}\n")
-    rows = [("trial", "run", "parameters", "tokens", "FLOPs", "time", "state", "point")]
-    for e in [t.entry for t in trials][: SHOWN if sys.stdout.isatty() else None]:
-        time = MARK[prices[e.hash].basis] + duration(prices[e.hash].seconds)
-        size = (f"{e.num_params:,}", f"{e.tokens or 0:,}", f"{e.flops:.2e}" if e.flops else "")
-        rows.append((e.hash, e.run_name, *size, time, states[e.hash], show(e.params)))
-    print(columns(rows))
-    print(_counts(trials, Counter(states.values())))
+    print(columns(_rows(trials, states, prices, priced=ours)))
+    print(_counts(trials, Counter(states.values()), priced=ours))
     if spec.adaptive:
         print(
             f"{spec.sampler.name} proposes {spec.trials} points in all, each with "
@@ -78,28 +76,50 @@ def print_plan(
         )
     if (isinstance(plan, Tuned) and left) or spec.adaptive:
         what = "with what is proposed" if spec.adaptive else "with tuning"
-        print(*_prospect(what, plan.prospect(), speeds, device), sep="\n")
-    todo = [prices[t.entry.hash] for t in left]
-    first = spec.order == "smallest"
-    print(f"to go: {_cost(todo, device, speeds.name, smallest=first)}" if left else "nothing to do")
+        print(*_prospect(what, plan.prospect(), speeds if ours else None, device), sep="\n")
+    if not left:
+        print("nothing to do")
+    elif ours:
+        todo, first = [prices[t.entry.hash] for t in left], spec.order == "smallest"
+        print(f"to go: {_cost(todo, device, speeds.name, smallest=first)}")
     if spec.eval and (left or spec.adaptive):
         print(*_scoring(spec.eval, plan.prospect(), speeds, device), sep="\n")
     print(*(f"note: {line}\n" for line in notes), sep="", end="")
-    if passes := _passes(trials):
-        print(passes)
-    print(_disk(left, folder.path if folder.path.exists() else source.file.path.parent))
+    if not ours:
+        print(f"not priced: {spec.function} runs the trials; {UNKNOWN} are not known")
+    else:
+        print(_passes(trials), end="")
+        print(_disk(left, folder.path if folder.path.exists() else source.file.path.parent))
     varied = [key for axis in source.space.axes for key in sets(axis)]
     if not spec.adaptive and any(key.startswith("model.residual") for key in varied):
         for warning in _no_gain(trials):
             print(f"warning: {warning}")
 
 
-def _counts(trials: list[Trial], counts: Counter[str]) -> str:
+def _rows(
+    trials: list[Trial], states: Mapping[str, str], prices: Mapping[str, Price], *, priced: bool
+) -> list[tuple[str, ...]]:
+    """A line for each trial, on a terminal the first ones; what it costs only where it is
+    ``priced``.
+    """
+    costs = ("parameters", "tokens", "FLOPs", "time") if priced else ()
+    rows = [("trial", "run", *costs, "state", "point")]
+    for e in [t.entry for t in trials][: SHOWN if sys.stdout.isatty() else None]:
+        if priced:
+            time = MARK[prices[e.hash].basis] + duration(prices[e.hash].seconds)
+            flops = f"{e.flops:.2e}" if e.flops else ""
+            costs = (f"{e.num_params:,}", f"{e.tokens or 0:,}", flops, time)
+        rows.append((e.hash, e.run_name, *costs, states[e.hash], show(e.params)))
+    return rows
+
+
+def _counts(trials: list[Trial], counts: Counter[str], *, priced: bool) -> str:
     total = sum(t.entry.flops or 0.0 for t in trials)
     parts = [f"{counts[state]} {state}" for state in ("new", "pending", "done")]
     if imported := counts["imported"]:
         parts[-1] = f"{counts['done'] + imported} done ({imported} imported)"
-    return ", ".join([f"{len(trials)} trials", *parts, f"{total:.3g} FLOPs in all"])
+    parts += [f"{total:.3g} FLOPs in all"] if priced else []
+    return ", ".join([f"{len(trials)} trials", *parts])
 
 
 def _disk(left: list[Trial], place: Path) -> str:
@@ -110,7 +130,7 @@ def _disk(left: list[Trial], place: Path) -> str:
 
 
 def _passes(trials: list[Trial]) -> str:
-    """How often the longest trial sees its data; empty where the data are not prepared yet."""
+    """A line: how often the longest trial sees its data; empty where that is no question."""
     longest = max(trials, key=lambda t: t.entry.tokens or 0, default=None)
     if longest is None or not longest.entry.tokens or longest.config.task.name != "language":
         return ""
@@ -119,9 +139,9 @@ def _passes(trials: list[Trial]) -> str:
     except UserError:  # the run says it, with its place
         return ""
     if corpus is None:
-        return "data: not prepared yet, so passes over them are not known"
+        return "data: not prepared yet, so passes over them are not known\n"
     passes = longest.entry.tokens / corpus.train_tokens
-    return f"data: at most {passes:.2g} passes over {corpus.train_tokens:,} training tokens"
+    return f"data: at most {passes:.2g} passes over {corpus.train_tokens:,} training tokens\n"
 
 
 def _cost(prices: list[Price], device: Device, name: str, *, smallest: bool = False) -> str:
@@ -140,17 +160,22 @@ def _cost(prices: list[Price], device: Device, name: str, *, smallest: bool = Fa
     )
 
 
-def _prospect(what: str, prospect: list[Prospect], speeds: Speeds, device: Device) -> Iterator[str]:
-    """What the whole sweep costs; the trials above are those that are known by now."""
+def _prospect(
+    what: str, prospect: list[Prospect], speeds: Speeds | None, device: Device
+) -> Iterator[str]:
+    """What the whole sweep costs; the trials above are those that are known by now. Without
+    ``speeds`` their number alone.
+    """
     for name in ("expected", "most"):
         trials = flops = hours = 0.0
         for p in prospect:
             runs = getattr(p, name)
             trials += runs
             flops += runs * (p.trial.entry.flops or 0.0)
-            hours += runs * speeds.price(p.trial).seconds * device.leased / 3600
+            hours += runs * (speeds.price(p.trial).seconds if speeds else 0) * device.leased / 3600
         at = {"most": "at most"}.get(name, name)
-        yield f"{what}, {at}: {trials:.0f} trials, {flops:.3g} FLOPs, {hours:.2g} device-hours"
+        cost = f", {flops:.3g} FLOPs, {hours:.2g} device-hours" if speeds else ""
+        yield f"{what}, {at}: {trials:.0f} trials{cost}"
 
 
 def _scoring(

@@ -19,7 +19,7 @@ from attnres_lab.evaluation import nano
 from attnres_lab.mixers.moe import MoEConfig
 from attnres_lab.model.flops import forward_flops_per_token, num_params
 from attnres_lab.runs.failures import REMEDY
-from attnres_lab.runs.folder import RunFolder, read_json, write_atomic, write_json
+from attnres_lab.runs.folder import RunFolder, read_json, write_json
 from attnres_lab.runs.paths import cache_folder
 from attnres_lab.runs.sweep import SweepFolder
 from attnres_lab.sweep.forecast import Outlook
@@ -144,7 +144,7 @@ class Speeds:
             )
             run = folder.trial(content_hash(config))
             run.path.mkdir(parents=True, exist_ok=True)
-            write_atomic(run.config, to_yaml(config).encode())
+            run.write_config(to_yaml(config))
             probes[run.path.name] = (trial, run)
         with (
             folder.coordinate(),
@@ -203,9 +203,11 @@ def memory_needed(c: RunConfig) -> float:
 
 
 def check_memory(trials: list[Trial], device: Device, spec: SweepSpec) -> None:
-    """Refuse what cannot fit into ``device`` or into ``resources.memory_gb``. Raises UserError that
-    names the trial and the remedy.
+    """Refuse what cannot fit into ``device`` or into ``resources.memory_gb``; what a function of
+    the user's needs is not known. Raises UserError that names the trial and the remedy.
     """
+    if spec.function != TRAIN:
+        return
     own = spec.resources.memory_gb
     limit, where = (own * 1e9, "resources.memory_gb") if own else (device.memory, device.name)
     together = min(device.slots, device.shared) if device.kind == "gpu" else device.slots

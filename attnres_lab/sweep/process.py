@@ -21,9 +21,9 @@ from attnres_lab.runs import failures
 from attnres_lab.runs.folder import DONE, RunFolder, write_json
 from attnres_lab.runs.lock import only_one
 from attnres_lab.sweep import scoring
+from attnres_lab.sweep.scoring import TRAIN as TRAIN
 from attnres_lab.training.ranks import start_ranks
 
-TRAIN = "attnres_lab.training.run:run"
 #: Seconds to wait for a process that is on its way out to let go of the folder.
 PATIENCE = 20.0
 
@@ -41,7 +41,8 @@ def execute(path: Path, function: str) -> int:
     try:
         with only_one(folder, PATIENCE):
             try:
-                if folder.status().state not in DONE:  # by the process that held the folder
+                # by the process that held the folder; of training a result may have been lost
+                if function == TRAIN or folder.status().state not in DONE:
                     config, run = load(folder.config), resolve(function)
                     if function != TRAIN:
                         folder.set_status("running", step=folder.status().step)

@@ -16,6 +16,7 @@ from attnres_lab.errors import UserError
 from attnres_lab.runs.folder import RunFolder, read_json
 from attnres_lab.runs.paths import runs_folder
 from attnres_lab.runs.progress import Progress, progress
+from attnres_lab.runs.secrets import redact
 from attnres_lab.runs.sweep import SweepFolder
 from attnres_lab.sweep.board import board, style_of
 from attnres_lab.sweep.summary import (
@@ -117,4 +118,4 @@ def print_log(prefix: str) -> None:
         raise UserError(f"{prefix}: {len(found)} trials begin so; see attnres sweep status")
     run = RunFolder(found[0])
     text = run.log.read_text(errors="replace") if run.log.exists() else f"{run.path}: no log yet"
-    print(text, end="")
+    print(redact(text), end="")

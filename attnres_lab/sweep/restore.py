@@ -4,8 +4,6 @@ nothing.
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +13,7 @@ from attnres_lab.sweep.optuna_study import OptunaStudy
 from attnres_lab.sweep.results import Results
 from attnres_lab.sweep.spec import load_spec
 from attnres_lab.sweep.trials import Trial
+from attnres_lab.yamlfile import YamlFile
 
 
 def restore_study(folder: SweepFolder) -> int:
@@ -23,10 +22,8 @@ def restore_study(folder: SweepFolder) -> int:
 
     Raises UserError while the sweep runs, and for a sweep file that is no longer valid.
     """
-    with tempfile.TemporaryDirectory() as place, folder.coordinate():
-        file = Path(place) / "sweep.yaml"
-        file.write_text(folder.facts()["yaml"])
-        source = load_spec(file)
+    with folder.coordinate():
+        source = load_spec(YamlFile(folder.description, str(folder.facts()["yaml"])))
         spec = source.spec
         view: Any = SimpleNamespace(say=print)
         config: Any = None  # only a trial that runs needs its own

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from attnres_lab.evaluation.run import Settings
     from attnres_lab.sweep.schema import SweepSpec
 
+TRAIN = "attnres_lab.training.run:run"  # the function of a trial where a sweep names none
+
 
 def ask(run: RunFolder, spec: SweepSpec) -> None:
     """Tell the trial's process what to evaluate."""
@@ -39,8 +41,12 @@ def make(run: RunFolder) -> None:
 
 
 def status(run: RunFolder, spec: SweepSpec) -> Status:
-    """The status of a trial: without its evaluation one that finished has not ended."""
+    """The status of a trial: without its evaluation one that finished has not ended, nor one whose
+    result was lost, which our training makes again from what is left.
+    """
     found = run.status()
+    if found.state == "finished" and spec.function == TRAIN and not read_json(run.result):
+        return replace(found, state="running", message="its result was lost")
     if not spec.eval or found.state != "finished":
         return found
     from attnres_lab.evaluation.record import missing

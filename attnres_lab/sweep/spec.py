@@ -62,12 +62,13 @@ FORM = "may hold letters, digits and . _ : , @ % + = / - only, a letter or digit
 HIDDEN = (*REGISTRY, "Objective", "list[Objective]")
 
 
-def load_spec(path: Path | str, scale: str | None = None) -> SpecFile:
+def load_spec(path: Path | str | YamlFile, scale: str | None = None) -> SpecFile:
     """The sweep that the file ``path`` describes (or the one so called: ``quickstart``, from any
     folder), a study of several scales at ``scale``. Raises UserError with file, line, key and the
     nearest valid name.
     """
-    file = at_scale(YamlFile(find(path, "sweeps")), scale)
+    file = path if isinstance(path, YamlFile) else YamlFile(find(path, "sweeps"))
+    file = at_scale(file, scale)
     data = dict(file.data)
     if "space" not in data and {"model", "budget", "train"} & set(data):
         raise UserError(f"{file.path}: this is a run file; use attnres train")

@@ -16,11 +16,12 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 from uuid import uuid4
 
+import yaml
 from filelock import FileLock
 
 from attnres_lab.runs.folder import RunFolder, read_json, write_json
 from attnres_lab.runs.lock import sweep_up
-from attnres_lab.runs.secrets import redact
+from attnres_lab.runs.secrets import redact, redact_settings, redact_value
 from attnres_lab.runs.sweep import SweepFolder
 from attnres_lab.tracking import sqlite
 from attnres_lab.tracking.figures import heat_map
@@ -149,10 +150,20 @@ def _send(target: Target, files: RunFolder, path: Path, below: str) -> None:
     client = target.store.client
     if path == files.checkpoint:
         send_model(target, files)
+    elif path == files.config and redact_settings(text := path.read_text(errors="replace")) != text:
+        client.log_text(target.run_id, _without_secrets(text), path.name)
     elif path == files.log:
         client.log_text(target.run_id, redact(path.read_text(errors="replace")), path.name)
     else:
         client.log_artifact(target.run_id, str(path), None if below == "." else below)
+
+
+def _without_secrets(text: str) -> str:
+    """A config as YAML, by its keys where it can be read."""
+    try:
+        return str(yaml.safe_dump(redact_value(yaml.safe_load(text)), sort_keys=False))
+    except yaml.YAMLError:
+        return redact_settings(text)
 
 
 def send_model(target: Target, files: RunFolder) -> None:

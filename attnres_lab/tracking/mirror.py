@@ -130,7 +130,7 @@ def rebuild(folder: Path) -> Iterator[Path]:
     found = sorted(find(folder))
     homes = dict.fromkeys(path.parents[1] for path in found)
     sweeps = [home for home in homes if SweepFolder(home).plan_file.exists()]
-    store = connect(thorough=True)
+    store = connect(thorough=True, rebuilding=True)
     if path := file_of(tracking_uri()):
         sqlite.hurry(path)
     try:

@@ -265,6 +265,8 @@ class RunSync:
             self._flush()
             shown = self.store.client.get_run(self.run_id).data.metrics
             names = {encode(key): value for key, value in result.items()}
+            if "train/final_loss" in shown:  # the result's; of the rows train/loss is another mean
+                names.pop("train/loss", None)
             changed = {
                 key: value
                 for key, value in names.items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import sys
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -77,17 +78,38 @@ def has_runs(path: Path) -> bool:
         return True
 
 
-def set_aside(path: Path, reason: str) -> None:
-    """Rename a store that is of no use, and say so in a line."""
+def holds(path: Path, experiment: str, tags: Mapping[str, str]) -> bool:
+    """Whether a run of the experiment has all these tags; not where that cannot be told. MLflow's
+    own answer takes the seconds that it is imported.
+    """
+    query = (
+        "SELECT count(*) FROM tags JOIN runs USING (run_uuid) JOIN experiments USING "
+        "(experiment_id) WHERE experiments.name = ? AND runs.lifecycle_stage = 'active' AND ("
+        + " OR ".join(["tags.key = ? AND tags.value = ?"] * len(tags))
+        + ") GROUP BY run_uuid ORDER BY count(*) DESC LIMIT 1"
+    )
+    words = [experiment, *(word for item in tags.items() for word in item)]
+    try:
+        with closing(_open(path)) as database:
+            return bool(database.execute(query, words).fetchone() == (len(tags),))
+    except sqlite3.Error:
+        return False
+
+
+def set_aside(path: Path, reason: str, *, rebuilding: bool = False) -> None:
+    """Rename a store that is of no use, and say so in a line, with the remedy but to the command
+    that is the remedy.
+    """
     n = 1
     while (aside := path.with_name(f"{path.name}.damaged-{n}")).exists():
         n += 1
     for companion in ("", *COMPANIONS):
         if (file := Path(f"{path}{companion}")).exists():
             file.rename(f"{aside}{companion}")
+    remedy = "" if rebuilding else "; write what was in it again with: attnres track rebuild"
     print(
         f"tracking: {path}: damaged ({reason}); set aside as {aside.name}, and a new store takes "
-        "its place; write what was in it again with: attnres track rebuild",
+        f"its place{remedy}",
         file=sys.stderr,
         flush=True,
     )

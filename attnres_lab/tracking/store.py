@@ -111,10 +111,11 @@ def is_server(uri: str) -> bool:
     return urlsplit(uri).scheme in ("http", "https")
 
 
-def connect(*, thorough: bool = False) -> Store:
+def connect(*, thorough: bool = False, rebuilding: bool = False) -> Store:
     """Open the store and its experiment, creating both when they are not there. A damaged store of
-    the embedded kind is set aside, ``thorough``: after every page of it was looked at. Raises
-    UserError for a store of another MLflow version.
+    the embedded kind is set aside, ``thorough``: after every page of it was looked at; the line
+    that says so names the remedy, unless the caller is ``rebuilding``. Raises UserError for a store
+    of another MLflow version.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
@@ -127,12 +128,12 @@ def connect(*, thorough: bool = False) -> Store:
     uri = tracking_uri()
     with lock(uri):
         if path := file_of(uri):
-            provide(path, thorough=thorough)
+            provide(path, thorough=thorough, rebuilding=rebuilding)
         try:
             client, found = _open(uri)
         except Exception as error:
             if path and not sqlite.has_runs(path) and not _away(error):
-                sqlite.set_aside(path, "its schema is incomplete")
+                sqlite.set_aside(path, "its schema is incomplete", rebuilding=rebuilding)
                 provide(path)
                 client, found = _open(uri)
             elif "database schema" in str(error):
@@ -150,7 +151,7 @@ def connect(*, thorough: bool = False) -> Store:
     return Store(client, found.experiment_id, redact(uri))
 
 
-def provide(path: Path, *, thorough: bool = False) -> None:
+def provide(path: Path, *, thorough: bool = False, rebuilding: bool = False) -> None:
     """Have a database that can be read at ``path``; the caller holds its lock. Raises UserError for
     one of something else that the user named.
     """
@@ -165,7 +166,7 @@ def provide(path: Path, *, thorough: bool = False) -> None:
             )
         reason = "it is a database of something else"
     if reason:
-        sqlite.set_aside(path, reason)
+        sqlite.set_aside(path, reason, rebuilding=rebuilding)
         there = False
     if not there:
         sqlite.create(path, artifacts_folder().as_uri())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
 import sys
 import tempfile
@@ -13,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from attnres_lab.runs.folder import DONE, RunFolder, read_json, write_json
+from attnres_lab.runs.folder import DONE, read_json, write_json
 from attnres_lab.runs.looks import looks
 from attnres_lab.runs.secrets import redact, redact_settings
 from attnres_lab.runs.sweep import Entry, SweepFolder
@@ -28,12 +26,11 @@ from attnres_lab.tracking.note import markdown, paragraph
 from attnres_lab.tracking.outcome import best, gains
 from attnres_lab.tracking.run import Identity, RunSync
 from attnres_lab.tracking.store import Store
+from attnres_lab.tracking.whole import WHOLE, mark_of, summary_of
 
 #: Planned trials written per turn, so that the running ones do not wait for them.
 SCHEDULED_PER_TURN = 20
 NOTE_SECONDS = 5.0
-#: Tag of a parent run: what was in the folder when the store had taken everything of it.
-WHOLE = "attnres.whole"
 
 
 class SweepSync:
@@ -42,7 +39,7 @@ class SweepSync:
     def __init__(self, store: Store, folder: Path, name: str, summary: Mapping[str, str]) -> None:
         self.store, self.folder, self.name = store, folder, name
         self.files = SweepFolder(folder)
-        self.summary = (read_json(self.files.sent) or {}).get("summary", {}) | dict(summary)
+        self.summary = summary_of(folder, summary)
         self.id = self.files.identify()
         self._parent: str | None = None
         self._trials: dict[str, RunSync] = {}
@@ -129,13 +126,7 @@ class SweepSync:
         return bool(self._whole) and self._whole == self._mark()
 
     def _mark(self) -> str:
-        """Changes with the plan and the status of any trial."""
-        files = [self.files.plan_file]
-        with contextlib.suppress(OSError):
-            runs = sorted(self.files.trials.iterdir())
-            files += [RunFolder(path).status_file for path in runs]
-        text = json.dumps([self.summary, [stamp(file) for file in files]])
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return mark_of(self.folder, self.summary)
 
     def has_report(self) -> bool:
         """Whether the store has the files of the sweep's report, or there are none."""
@@ -148,6 +139,7 @@ class SweepSync:
         """A report folder as ``report`` of the parent run; what its page opens with goes into the
         note.
         """
+        whole = self._unchanged()
         if self._parent is None:
             self._attach(children=False)
         folder = folder.resolve()
@@ -160,6 +152,8 @@ class SweepSync:
         self._send_metrics(gains(folder / self.files.gains.name))
         self._read_plan()
         self._write_note(at_once=True)
+        if whole:  # it still is, with another note
+            self.store.client.set_tag(self._parent, WHOLE, self._mark())
 
     def _take_report(self) -> None:
         """One that was written since."""

@@ -21,6 +21,7 @@ from attnres_lab.tracking.run import RunSync
 from attnres_lab.tracking.single import single
 from attnres_lab.tracking.store import connect, left_behind, reason, tracking_uri
 from attnres_lab.tracking.sweep import SweepSync
+from attnres_lab.tracking.whole import is_whole
 
 TURN = 1.0  # seconds
 LONGEST_PAUSE = 15.0  # seconds between attempts to reach a store that is away
@@ -34,6 +35,7 @@ class Worker:
     def __init__(self) -> None:
         self.task: dict[str, Any] = json.loads(sys.stdin.readline())
         self.folder = Path(self.task["folder"])
+        self._is_sweep = self.task["kind"] == "sweep"
         self.ended = threading.Event()
         self._sync: RunSync | SweepSync | None = None
         self._away = False
@@ -81,8 +83,10 @@ class Worker:
                 and not RunFolder(self.folder).begun()
             ):
                 return True  # nothing to tell yet
+            if self._is_sweep and is_whole(self.folder, self.task["summary"]):
+                return True  # nor any more
             store = connect(thorough=self._away)  # that it failed may be the file's fault
-            if self.task["kind"] == "sweep":
+            if self._is_sweep:
                 self._sync = SweepSync(store, self.folder, self.task["name"], self.task["summary"])
             else:
                 self._sync = single(store, self.folder)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import io
 import os
-import tempfile
 import zipfile
 from contextlib import suppress
 from pathlib import Path
@@ -18,9 +16,9 @@ from attnres_lab.config import RunConfig, load
 from attnres_lab.config.weights import checkpoint_in, weights_digest
 from attnres_lab.errors import UserError
 from attnres_lab.model import Network, Transformer
-from attnres_lab.runs import RunFolder
 from attnres_lab.runs.table import locate
 from attnres_lab.training import lora
+from attnres_lab.yamlfile import YamlFile
 
 
 class AtomicCheckpoint(TorchCheckpointIO):
@@ -70,10 +68,7 @@ def load_checkpoint(path: Path, config_hash: str | None = None) -> dict[str, Any
     or belongs to another config.
     """
     try:
-        with zipfile.ZipFile(path) as archive:  # torch does not compare the checksums it writes
-            if damaged := archive.testzip():
-                raise ValueError(f"checksum of {damaged}")
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = _content(path)
         found = checkpoint["config_hash"]
     except FileNotFoundError:
         raise UserError(f"{path}: there is no checkpoint here") from None
@@ -90,6 +85,19 @@ def load_checkpoint(path: Path, config_hash: str | None = None) -> dict[str, Any
     return checkpoint
 
 
+def _content(path: Path) -> dict[str, Any]:
+    """What a checkpoint holds, its checksums compared: torch writes them, and does not read them.
+    Raises OSError, and on a damaged file half a dozen types more.
+    """
+    with open(path, "rb") as file:
+        with zipfile.ZipFile(file) as archive:
+            if damaged := archive.testzip():
+                raise ValueError(f"checksum of {damaged}")
+        file.seek(0)
+        content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        return content
+
+
 def load_model(path: Path) -> tuple[Transformer, RunConfig]:
     """The model and config of a checkpoint, or of a run (its folder, hash or name), adapters
     merged: tensors and plain values only, no code is run. Raises UserError.
@@ -98,9 +106,7 @@ def load_model(path: Path) -> tuple[Transformer, RunConfig]:
         path = locate(str(path))
     path = checkpoint_in(str(path))
     try:
-        content: dict[str, Any] = torch.load(
-            io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True
-        )
+        content = _content(path)
         text, weights = content["config"], content.get("model") or content["state_dict"]
     except OSError as error:
         raise UserError(
@@ -109,15 +115,9 @@ def load_model(path: Path) -> tuple[Transformer, RunConfig]:
     # torch.load raises half a dozen types on files that are no checkpoint
     except Exception as error:
         raise UserError(
-            f"{path}: not a checkpoint of a training run ({type(error).__name__})"
+            f"{path}: not a checkpoint of a training run, or a damaged one ({type(error).__name__})"
         ) from None
-    with tempfile.TemporaryDirectory() as folder:
-        file = RunFolder(folder).config
-        file.write_text(text)
-        try:
-            config = load(file)
-        except UserError as error:  # a variant of a package that is not here, for example
-            raise UserError(str(error).replace(str(file), f"{path}: its config")) from None
+    config = load(YamlFile(f"{path}: its config", text))
     if config.task.name != "language":
         raise UserError(f"{path}: a model of task.name: {config.task.name} writes no text")
     model = Transformer(config.model)

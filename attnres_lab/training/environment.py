@@ -15,7 +15,7 @@ import torch
 
 from attnres_lab.config import RunConfig, content_hash, flatten
 from attnres_lab.runs.folder import RunFolder, read_json, write_atomic, write_json
-from attnres_lab.runs.secrets import redact_code
+from attnres_lab.runs.secrets import redact_code, redact_value
 
 DIFF_BYTES = 1_000_000  # a longer diff is cut
 
@@ -47,7 +47,7 @@ def environment(config: RunConfig, dataset: Any, device: torch.device) -> dict[s
         "seed": config.seed,
         "run_name": config.run_name,
         "config_hash": content_hash(config),
-        "config": flatten(config),
+        "config": redact_value(flatten(config)),
         "params": params.non_embedding,
         "params_total": params.total,
         "params_active": params.active,

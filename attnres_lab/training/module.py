@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytorch_lightning as pl
@@ -224,7 +225,8 @@ class LitTransformer(pl.LightningModule):
         self.log_dict(self.validation, prog_bar=True, sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["config"] = to_yaml(self.config)
+        # a logger is no part of the weights, and may hold a service's key
+        checkpoint["config"] = to_yaml(replace(self.config, loggers=()))
         checkpoint["config_hash"] = content_hash(self.config)
         sums = torch.as_tensor(self.all_gather(self.loss_sum.to(self.device)))
         recent = torch.as_tensor(self.all_gather(self.recent.to(self.device)))

@@ -26,7 +26,6 @@ from attnres_lab.runs.folder import (
     RunFolder,
     Status,
     read_json,
-    write_atomic,
     write_json,
 )
 from attnres_lab.runs.lock import mendable, only_one
@@ -197,7 +196,7 @@ def _claim(config: RunConfig, files: RunFolder) -> None:
                 f"{content_hash(config)}); choose another name or delete it"
             )
     else:
-        write_atomic(files.config, to_yaml(config).encode())
+        files.write_config(to_yaml(config))
 
 
 def _run_ranks(config: RunConfig, files: RunFolder) -> RunResult:

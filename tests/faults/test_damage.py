@@ -87,6 +87,8 @@ def test_a_damaged_file_of_a_run_is_mended_or_named(
     monkeypatch.setenv("ATTNRES_RUNS", str(tmp_path))
     folder = tmp_path / "train" / "run"
     shutil.copytree(whole[1], folder)
+    if name.endswith(".ckpt"):  # which a run that is done does not read
+        RunFolder(folder).set_status("running")
     damage(folder / name, way)
     found = outcome(whole, folder)
     if isinstance(found, str):
@@ -94,6 +96,28 @@ def test_a_damaged_file_of_a_run_is_mended_or_named(
         assert Path(name).name in found or folder.name in found
     else:
         assert found == whole[2]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", ["*.train.bin", "*.val.bin", "manifest.json"])
+def test_a_damaged_file_of_a_corpus_is_named_and_never_read(
+    name: str, way: str, whole: tuple[Path, Path, float], tmp_path: Path
+) -> None:
+    """Without its manifest it is prepared again, to the same loss."""
+    shutil.copytree(whole[0].parent / "cache", tmp_path / "cache")
+    config = load(whole[0], {"data.cache_dir": str(tmp_path / "cache")})
+    (file,) = (tmp_path / "cache").rglob(name)
+    damage(file, way)
+    if (name, way) == ("manifest.json", "gone"):
+        assert run(config, tmp_path / "run").metrics["val/loss"] == whole[2]
+        return
+    with pytest.raises(UserError) as caught:
+        run(config, tmp_path / "run")
+    said = str(caught.value)
+    assert "\n" not in said
+    assert "corpus is corrupt" in said
+    assert file.name in said
+    assert "attnres data prepare CONFIG --force" in said
 
 
 @pytest.mark.parametrize("way", WAYS)

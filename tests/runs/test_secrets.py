@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from attnres_lab.errors import UserError
-from attnres_lab.runs.secrets import check_address, redact, redact_code, redact_settings
+from attnres_lab.runs.failures import describe
+from attnres_lab.runs.secrets import (
+    check_address,
+    redact,
+    redact_code,
+    redact_settings,
+    redact_value,
+)
 from attnres_lab.runs.sweep import SweepFolder
 
 PASSWORDS = (
@@ -59,6 +66,32 @@ def test_settings_lose_what_sounds_secret_and_nothing_else() -> None:
     plain = "data: {val_tokens: 512, tokenizer: bytes}\nurl = 'http://host:80/x'; mail = 'a@b'\n"
     assert "canary" not in redact_settings(text)
     assert redact_settings(plain) == plain == redact(plain) == redact_code(plain)
+
+
+@pytest.mark.parametrize("password", PASSWORDS)
+def test_a_tree_of_settings_loses_what_sounds_secret_and_nothing_else(password: str) -> None:
+    tree = {
+        "loggers": [{"name": "a.B", "api_key": password, "uri": f"https://me:{password}@host"}],
+        "data.tokenizer": "bytes",
+        "optim.betas": (0.9, 0.95),
+        "token": 3,
+    }
+    kept = redact_value(tree)
+    assert password not in str(kept)
+    assert kept["loggers"] == [{"name": "a.B", "api_key": "***", "uri": "https://***@host"}]
+    assert {key: kept[key] for key in tree if key != "loggers"} == {
+        "data.tokenizer": "bytes",
+        "optim.betas": [0.9, 0.95],
+        "token": 3,
+    }
+
+
+def test_the_reason_of_a_failure_has_no_password_in_it() -> None:
+    error = ConnectionError("no answer from postgresql://lab:can/ary@host/db")
+    assert describe(error) == (
+        "infrastructure",
+        "ConnectionError: no answer from postgresql://***@host/db",
+    )
 
 
 @pytest.mark.parametrize(

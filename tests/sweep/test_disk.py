@@ -115,6 +115,29 @@ def test_a_folder_that_becomes_read_only_in_the_middle(
     check_exact(lab)
 
 
+def test_a_disk_that_is_unmounted_in_the_middle_ends_the_sweep_with_a_line(
+    lab: Lab, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its trials end with it, and nothing is started in the empty folder that is left."""
+    monkeypatch.setenv("SYNTHETIC_SECONDS", "0.2")
+    pids: list[int] = []
+
+    def unmount(self: object) -> None:
+        if not pids and (found := trial_pids(lab)):
+            pids.extend(found)
+            subprocess.run(["umount", "-l", str(small)], check=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("attnres_lab.sweep.view.Screen.tick", unmount)
+        with pytest.raises(UserError, match=r"runs/sweeps/s: .* mend this, then run the sweep aga"):
+            lab.run(lab.sweep(space={"seed": [0, 1, 2]}, **CHAIN))
+    assert pids
+    wait_for(lambda: not [pid for pid in pids if Path(f"/proc/{pid}").exists()], 5)
+    left = [path for path in small.rglob("*") if path.is_file()]
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(small)], check=True)  # as it was
+    assert left == []
+
+
 def test_training_does_not_need_shared_memory(lab: Lab) -> None:
     """The real command on real trials, where /dev/shm has no byte left (in a mount namespace of its
     own).

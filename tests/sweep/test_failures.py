@@ -9,6 +9,7 @@ import time
 from itertools import count
 from multiprocessing import forkserver
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -21,7 +22,7 @@ from attnres_lab.runs.failures import (
     of_exception,
     of_exit,
 )
-from attnres_lab.runs.folder import DONE, Status
+from attnres_lab.runs.folder import DONE, Status, write_json
 from attnres_lab.sweep.launchers.local import LocalLauncher
 from attnres_lab.sweep.optuna_study import OptunaStudy
 from tests.sweep.conftest import Lab, in_process, study_states
@@ -94,6 +95,24 @@ def test_a_text_for_an_objective_is_a_failed_trial(lab: Lab) -> None:
     assert failed.message == "objective.metric: 'val/loss' is 'low', not a number"
 
 
+@pytest.mark.parametrize("search", [False, True])
+def test_a_point_without_its_objective_is_recorded_once_however_often_the_sweep_is_run(
+    lab: Lab, search: bool
+) -> None:
+    """And counts as proposed: no search goes on for ever in want of it."""
+    space = {"optim.lr": {"log": [1e-4, 1e-1]}} if search else {"optim.lr": [1e-3, 3e-3, 5e-3]}
+    asked = {"sampler": {"name": "random"}, "trials": 3, "stop": {"trials": 9}} if search else {}
+    path = lab.sweep(space=space, function=f"{HERE}:says_nothing", **asked)
+    for _ in range(2):
+        assert lab.run(path).done == 3
+        assert study_states(lab) == ["FAIL"] * 3
+    for hash in lab.states():
+        write_json(lab.folder.trial(hash).result, {"val/loss": 1.0})
+    for _ in range(2):
+        assert lab.run(path).done == 3
+        assert study_states(lab) == ["FAIL"] * 3 + ["COMPLETE"] * 3
+
+
 def test_a_clock_that_is_set_back_delays_nothing(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """An hour at every look: retries are due by the clock that only goes forward."""
     path = lab.sweep(space={"seed": [0, 3, 4]}, function="tests.sweep.synthetic:fails")
@@ -104,24 +123,33 @@ def test_a_clock_that_is_set_back_delays_nothing(lab: Lab, monkeypatch: pytest.M
     assert set(lab.states().values()) == {"finished"}
 
 
+@pytest.mark.parametrize("moment", ["while it imports", "while it serves"])
 def test_the_kill_of_the_fork_server_costs_an_attempt(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    """The real one, once while it serves: its trials count as killed, and tried again."""
+    """The real one, once: its trials count as killed, and are tried again."""
     monkeypatch.setattr("attnres_lab.sweep.launchers.local.START_METHOD", "forkserver")
     monkeypatch.setenv("SYNTHETIC_SECONDS", "0.1")
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]  # that of another test
     killed: list[int] = []
-    original = LocalLauncher.wait
+    method = "wait" if moment == "while it serves" else "start"
+    original = getattr(LocalLauncher, method)
 
-    def wait(self: LocalLauncher, seconds: float):
-        if not killed and trial_pids(lab):
-            killed.append(forkserver._forkserver._forkserver_pid)  # type: ignore[attr-defined]
-            os.kill(killed[0], signal.SIGKILL)
-        return original(self, seconds)
+    def kill() -> None:
+        wait_for(lambda: forkserver._forkserver._forkserver_pid)  # type: ignore[attr-defined]
+        killed.append(forkserver._forkserver._forkserver_pid)  # type: ignore[attr-defined]
+        os.kill(killed[0], signal.SIGKILL)
 
-    monkeypatch.setattr(LocalLauncher, "wait", wait)
+    def then_killed(self: LocalLauncher, *args):
+        if not killed and method == "start":
+            Thread(target=kill).start()
+        elif not killed and trial_pids(lab):
+            kill()
+        return original(self, *args)
+
+    monkeypatch.setattr(LocalLauncher, method, then_killed)
     assert lab.run(lab.sweep(**CHAIN)).exit_code == 0
-    assert killed
+    assert len(killed) == 1
     check_exact(lab)
 
 
@@ -294,6 +322,10 @@ CRASHES = {
 def sleeps(config, folder: Path) -> dict[str, float]:
     time.sleep(2.5)
     return {"val/loss": 1.0}
+
+
+def says_nothing(config, folder: Path) -> dict[str, float]:
+    return {"other": 1.0}
 
 
 def says_text(config, folder: Path) -> dict[str, object]:

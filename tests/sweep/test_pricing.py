@@ -18,12 +18,18 @@ from attnres_lab.runs.folder import read_json, write_json
 from attnres_lab.sweep.plan import Plan
 from attnres_lab.sweep.planview import print_plan
 from attnres_lab.sweep.pricing import Speeds, check_memory, device_of, memory_needed
+from attnres_lab.sweep.process import TRAIN
 from attnres_lab.sweep.spec import load_spec
 from tests.sweep.conftest import Lab
 
 #: Name and memory in MiB.
 GPU = ["NVIDIA H100", "0"]
 HUGE = {"space": {"model.dim": [65536]}, "overrides": {"model.num_layers": 400}}
+SEARCH = {
+    "space": {"optim.lr": {"log": [1e-4, 1e-1]}, "seed": [0, 1]},
+    "sampler": {"name": "random"},
+    "trials": 3,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -31,20 +37,25 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATTNRES_CACHE", str(tmp_path / "cache"))
 
 
+def sweep(lab: Lab, **changes: Any) -> Path:
+    """One of training, which alone is priced."""
+    return lab.sweep(**{"function": TRAIN} | changes)
+
+
 def plan(lab: Lab, capsys: pytest.CaptureFixture[str], **changes: Any) -> str:
-    print_plan(load_spec(lab.sweep(**changes)), lab.folder)
+    print_plan(load_spec(sweep(lab, **changes)), lab.folder)
     return capsys.readouterr().out
 
 
 def measured(lab: Lab, device: str, speed: float) -> None:
     """The trials of the plain sweep as if they had run at ``speed`` FLOP/s on ``device``."""
-    trials = Plan(load_spec(lab.sweep())).known()
+    trials = Plan(load_spec(sweep(lab))).known()
     for trial in trials:
         run = lab.folder.trial(trial.entry.hash)
         run.path.mkdir(parents=True, exist_ok=True)
         write_json(run.result, {"perf/flops_per_second": speed})
         write_json(run.environment, {"device": device})
-    Speeds(device_of(load_spec(lab.sweep()).spec, trials, 1)).learn(
+    Speeds(device_of(load_spec(sweep(lab)).spec, trials, 1)).learn(
         (t, lab.folder.trial(t.entry.hash)) for t in trials
     )
 
@@ -55,11 +66,30 @@ def test_a_guess_is_called_a_guess(lab: Lab, capsys: pytest.CaptureFixture[str])
     assert "4 trials, 4 new, 0 pending, 0 done" in out
 
 
+@pytest.mark.parametrize("changes", [{}, HUGE, SEARCH], ids=["grid", "huge", "search"])
+def test_what_a_users_function_takes_is_not_known_and_not_priced(
+    lab: Lab, capsys: pytest.CaptureFixture[str], changes: dict[str, Any]
+) -> None:
+    """Nothing of our training is taken for it: no number, no refusal for want of memory."""
+    function = "tests.sweep.synthetic:quick"
+    out = plan(lab, capsys, function=function, **changes)
+    said = f"not priced: {function} runs the trials; their parameters, tokens, FLOPs, time, memory"
+    assert said in out
+    ours = ("FLOP/s", "device-hours", "GB", "training tokens", " FLOPs in all")
+    assert [word for word in ours if word in out] == []
+    heads, *_ = out.splitlines()
+    assert heads.split() == ["trial", "run", "state", "point"]
+    if changes is SEARCH:
+        assert "with what is proposed, expected: 6 trials\n" in out
+    else:
+        assert re.search(r"^\d trials, \d new, 0 pending, 0 done$", out, re.M)
+
+
 @pytest.mark.parametrize("launcher", [{"name": "slurm"}, {"name": "ray"}])
 def test_the_speed_of_this_machine_is_not_taken_for_that_of_a_cluster(
     lab: Lab, capsys: pytest.CaptureFixture[str], launcher: dict[str, str]
 ) -> None:
-    here = device_of(load_spec(lab.sweep()).spec, [], 1).name
+    here = device_of(load_spec(sweep(lab)).spec, [], 1).name
     measured(lab, here, 1e7)
     lab.folder.path.rename(lab.path / "elsewhere")  # a new sweep, the cache stays
     assert f"speed measured on {here}" in plan(lab, capsys)
@@ -72,7 +102,7 @@ def test_a_cluster_is_priced_by_the_device_that_the_file_names_or_its_runs_name(
     lab: Lab, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Ten steps of the plain model at a speed at which each of the four trials takes an hour."""
-    flops = Plan(load_spec(lab.sweep())).known()[0].entry.flops or 0
+    flops = Plan(load_spec(sweep(lab))).known()[0].entry.flops or 0
     measured(lab, "NVIDIA H100", flops / 3600)
     on = {"launcher": {"name": "slurm"}, "space": {"optim.lr": [5e-3, 6e-3], "seed": [0, 1]}}
     out = plan(lab, capsys, resources={"device": "NVIDIA H100"}, **on)
@@ -92,7 +122,7 @@ def test_a_cluster_is_priced_by_the_device_that_the_file_names_or_its_runs_name(
 
 
 def test_what_cannot_fit_into_this_machine_is_refused_before_anything_starts(lab: Lab) -> None:
-    path = lab.sweep(**HUGE)
+    path = sweep(lab, **HUGE)
     for what in (lambda: print_plan(load_spec(path), lab.folder), lambda: lab.run(path)):
         with pytest.raises(
             UserError,
@@ -106,7 +136,7 @@ def test_what_cannot_fit_into_this_machine_is_refused_before_anything_starts(lab
 
 
 def test_what_fits_once_but_not_once_per_worker_is_refused(lab: Lab) -> None:
-    source = load_spec(lab.sweep())
+    source = load_spec(sweep(lab))
     trials = Plan(source).known()
     device = device_of(source.spec, trials, 64)
     check_memory(trials, device, source.spec)
@@ -120,7 +150,7 @@ def test_what_fits_a_device_once_but_not_as_often_as_it_is_shared_is_refused(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A device with room for three and a half trials: three may share it, four may not."""
-    trials = Plan(load_spec(lab.sweep())).known()
+    trials = Plan(load_spec(sweep(lab))).known()
     room = 3.5 * max(memory_needed(t.config) for t in trials) / 2**20
     for module in ("pricing", "launchers.local"):
         monkeypatch.setattr(
@@ -145,15 +175,10 @@ def test_a_trial_over_nodes_costs_all_their_devices(
     """An hour each on two nodes of four: four trials, 32 device-hours; the speed of one device is
     not that of eight.
     """
-    flops = Plan(load_spec(lab.sweep())).known()[0].entry.flops or 0
+    flops = Plan(load_spec(sweep(lab))).known()[0].entry.flops or 0
     resources = {"nodes": 2, "devices": 4, "device": "NVIDIA H100"}
     wide = {"train.nodes": 2, "train.devices": 4, "train.batch_size": 8}
-    on = {
-        "launcher": {"name": "slurm"},
-        "resources": resources,
-        "overrides": wide,
-        "function": "attnres_lab.training.run:run",
-    }
+    on = {"launcher": {"name": "slurm"}, "resources": resources, "overrides": wide}
     measured(lab, "NVIDIA H100", 2 * flops / 3600)
     out = plan(lab, capsys, **on)
     assert "32 device-hours of 8 devices a trial" in out
@@ -217,7 +242,7 @@ def test_the_memory_of_this_machine_says_nothing_of_a_cluster(
 def test_a_probe_measures_where_trials_would_run_and_leaves_no_trial(
     lab: Lab, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = lab.sweep(function="attnres_lab.training.run:run", space={"optim.lr": [1e-3, 3e-3]})
+    path = sweep(lab, space={"optim.lr": [1e-3, 3e-3]})
     print_plan(load_spec(path), lab.folder, measure=True)
     out = capsys.readouterr().out
     assert "speed measured on " in out
@@ -244,7 +269,7 @@ def test_a_search_is_priced_by_what_its_space_holds(
     out = plan(lab, capsys, space=space, **search)
     flops = {}
     for dim in (16, 64):
-        source = load_spec(lab.sweep(space={"model.dim": [dim]}))
+        source = load_spec(sweep(lab, space={"model.dim": [dim]}))
         flops[dim] = Plan(source).known()[0].entry.flops or 0.0
     trials, most = said(out, "at most")
     assert (trials, most) == (20, pytest.approx(20 * flops[64], rel=0.01))
@@ -258,9 +283,9 @@ def test_evaluations_are_priced_where_their_questions_are_known(
     lab: Lab, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """At most 3 tasks x 10 questions x 4 choices x 64 tokens of a forward pass a trial."""
-    trained = {"function": "attnres_lab.training.run:run", "space": {"seed": [0, 1]}}
+    trained = {"space": {"seed": [0, 1]}}
     out = plan(lab, capsys, eval={"tasks": ["nano", "arc_easy"], "limit": 10}, **trained)
-    config = Plan(load_spec(lab.sweep())).known()[0].config
+    config = Plan(load_spec(sweep(lab))).known()[0].config
     flops = 2 * 3 * 10 * 4 * 64 * config.flops_per_token / 3
     assert f"and evaluations (nano): at most {flops:.3g} FLOPs, about" in out
     assert "and evaluations (arc_easy): not priced" in out

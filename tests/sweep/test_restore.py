@@ -68,7 +68,10 @@ def record(lab: Lab) -> dict[str, Any]:
 def test_a_lost_study_is_restored_point_for_point(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
-    """States, parameters, values, intermediate values; what is there is not recorded again."""
+    """States, parameters, values, intermediate values; what is there is not recorded again. No
+    temporary file, which a kill would leave with the password that may be in the sweep's YAML.
+    """
+    monkeypatch.setattr("tempfile.mkdtemp", None)
     monkeypatch.setenv("SYNTHETIC_SECONDS", "0.1")
     path = lab.sweep(**changes)
     lab.run(path)

@@ -25,6 +25,7 @@ from attnres_lab.runs.tuning import MOST
 from attnres_lab.sweep.known import export
 from attnres_lab.sweep.plan import Plan
 from attnres_lab.sweep.planview import print_plan
+from attnres_lab.sweep.process import TRAIN
 from attnres_lab.sweep.spec import load_spec
 from attnres_lab.sweep.tuning import Tuning
 from tests.sweep.conftest import Lab, in_process, study_states
@@ -244,15 +245,14 @@ def test_whatever_ends_first_the_same_trials_are_run(order: Random, lab: Lab) ->
 def test_the_plan_prices_the_trials_that_are_not_known_yet(
     lab: Lab, capsys: pytest.CaptureFixture[str], tune: dict[str, Any], expected: int, most: int
 ) -> None:
-    path = tuned(lab, tune=tune)
-    print_plan(load_spec(path), lab.folder)
+    print_plan(load_spec(tuned(lab, tune=tune, function=TRAIN)), lab.folder)
     before = capsys.readouterr().out
     assert f"with tuning, expected: {expected} trials, " in before
     assert f"with tuning, at most: {most} trials, " in before
     flops = [float(found) for found in re.findall(r"with tuning.* trials, (\S+) FLOPs", before)]
     alike = not tune  # else the larger sizes are measured only
     assert (flops[1] / flops[0] == pytest.approx(most / expected, rel=0.02)) == alike
-    lab.run(path)
+    lab.run(path := tuned(lab, tune=tune))
     capsys.readouterr()
     print_plan(load_spec(path), lab.folder)
     after = capsys.readouterr().out

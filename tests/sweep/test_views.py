@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import subprocess
+import sys
 import time
 
 import pandas as pd
@@ -160,8 +163,12 @@ def test_a_log_is_found_by_the_beginning_of_a_hash(
 ) -> None:
     lab.run(lab.sweep(space={"seed": [1]}, function="tests.sweep.synthetic:fails"))
     capsys.readouterr()
-    print_log(lab.folder.plan()[0].hash[:5])
-    assert "ValueError: a bug" in capsys.readouterr().out
+    with open(lab.folder.trial(hash := lab.folder.plan()[0].hash).log, "a") as log:
+        log.write("no answer from postgresql://lab:canary@host/db\n")
+    print_log(hash[:5])
+    out = capsys.readouterr().out
+    assert "ValueError: a bug" in out
+    assert "no answer from postgresql://***@host/db" in out
     for prefix in ("zzz", "../x"):
         with pytest.raises(UserError, match="0 trials begin so"):
             print_log(prefix)
@@ -183,3 +190,53 @@ def test_an_export_holds_every_trial_with_its_parameters_and_numbers(lab: Lab) -
         best = table[table["optim.lr"] == 3e-3]["val/loss"].max()
         assert best == pytest.approx(1.0 + 1 / 32)
         assert table["model.residual.num_blocks"].notna().sum() == 4
+
+
+OTHER = """
+import os, sys
+from attnres_lab.cli import main
+
+def command(*words):
+    sys.argv = ["attnres", "sweep", words[0], "s", *words[1:]]
+    try:
+        main()
+    except SystemExit as end:
+        print(f"exit code {end.code or 0}", flush=True)
+
+out = sys.argv[1]
+for words in (["status"], ["export", "--to", out]):  # imports, which may be root's alone to read
+    command(*words)
+os.getuid() or os.setuid(65534)  # root may write anywhere
+print("as another", flush=True)
+for words in (["status"], ["stop"], ["export"], ["export", "--to", out + "/own"]):
+    command(*words)
+"""
+
+
+def test_a_user_who_may_only_look_sees_the_truth_of_every_command(lab: Lab) -> None:
+    """While a coordinator of somebody else's holds the sweep."""
+    lab.run(lab.sweep())
+    (out := lab.path / "out").mkdir()
+    for parent in (lab.path, *lab.path.parents):
+        if parent.name.startswith(("pytest", "popen", "test_")):
+            parent.chmod(0o755)
+    out.chmod(0o777)
+    with lab.folder.coordinate():
+        folders = [path for path in lab.folder.path.rglob("*") if path.is_dir()]
+        for path in (lab.folder.path, *folders):
+            path.chmod(0o555)
+        done = subprocess.run(
+            [sys.executable, "-c", OTHER, str(out)], env=os.environ, capture_output=True, text=True
+        )
+        for path in (lab.folder.path, *folders):
+            path.chmod(0o755)
+    said = done.stdout.partition("as another\n")[2]
+    assert f"run by process {os.getpid()} on " in said, done
+    assert "4/4 done" in said
+    assert re.findall(r"exit code (\d)", said) == ["0", "2", "2", "0"], done
+    stopped, exported = done.stderr.splitlines()
+    assert stopped.startswith(f"error: {lab.folder.path}: run by process {os.getpid()} on ")
+    assert stopped.endswith("; you may not write here: stop it as its owner")
+    assert exported == f"error: {lab.folder.path / 'export'}: Permission denied"
+    assert not lab.folder.stop.exists()
+    assert len(list((out / "own").iterdir())) == 3

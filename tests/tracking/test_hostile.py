@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+import stat
 from pathlib import Path
 
 import pytest
+from helpers import tiny
 from tracking_helpers import OLD_LOADER, dump, write_run, write_sweep
 
 from analysis.report.page import Page
-from attnres_lab.runs.folder import write_json
+from attnres_lab.config import load
+from attnres_lab.runs.folder import RunFolder, write_json
 from attnres_lab.runs.sweep import SweepFolder
+from attnres_lab.runs.table import table
 from attnres_lab.tracking import log_report, rebuild, tracking_uri
 from attnres_lab.tracking.note import markdown
+from attnres_lab.training.run import run as train
 
 pytestmark = pytest.mark.filterwarnings(OLD_LOADER)
 
@@ -51,6 +56,29 @@ def test_a_link_out_of_the_folder_is_not_uploaded(runs, tmp_path) -> None:
     assert [path.name for path in (runs / "artifacts").rglob("report.md")] == ["report.md"]
 
 
+def test_secrets_of_a_run_stay_in_the_file_that_training_reads(runs, tmp_path, monkeypatch) -> None:
+    """A logger's key and address, with odd characters, and a variable's value in the log: not in
+    the store, its artifacts, or a table. The file that has them is for its owner's eyes.
+    """
+    secrets = {"api_key": "can'qzx7", "uri": "https://me:can/qzx7@host"}
+    config = tiny(tmp_path, loggers=[{"name": "tracking_helpers.Quiet", **secrets}])
+    files = RunFolder(runs / "train" / "one")
+    train(config, files.path)
+    monkeypatch.setenv("HF_TOKEN", 'can"ary qzx7')
+    files.log.write_text('it said: can"ary qzx7\n')
+    list(rebuild(runs))
+    assert load(files.config) == config
+    assert stat.S_IMODE(files.config.stat().st_mode) == 0o600
+    # a diff of these very lines apart
+    held = {p.relative_to(files.path).as_posix() for p in holding(files.path, b"qzx7")}
+    assert held - {"artifacts/code.diff"} == {"config.yaml", "log.txt"}
+    assert {p.name for p in holding(runs / "artifacts", b"qzx7")} <= {"code.diff"}
+    assert b"qzx7" not in (runs / "mlflow.db").read_bytes()
+    names = {path.name for path in (runs / "artifacts").rglob("*")}
+    assert {"config.yaml", "log.txt", "environment.json"} <= names
+    assert "qzx7" not in str(table([files.path]))
+
+
 @pytest.mark.parametrize("hash", ["/abs/olute", "../../out", "..", "a/../../b", ""])
 def test_a_hash_that_leads_out_of_the_trials_is_refused(tmp_path, hash, capsys) -> None:
     """The others of the plan are kept."""
@@ -84,7 +112,6 @@ def test_names_are_shown_as_they_are(tmp_path, name) -> None:
 
 def test_figures_show_names_as_they_are(runs) -> None:
     """Plotly takes a part of HTML in its texts."""
-    from attnres_lab.runs.table import table
     from attnres_lab.tracking.figures import page
 
     name = "</script><script>canary()</script><b>x"

@@ -127,6 +127,7 @@ def test_a_damaged_store_is_set_aside_and_written_again(runs, capsys, how) -> No
     lost = how in ("empty", "gone")  # nothing to set aside
     assert len(list(runs.glob("mlflow.db.damaged-1"))) == (not lost)
     assert said.count("set aside as mlflow.db.damaged-1") == said.count("\n") == (not lost)
+    assert "attnres track rebuild" not in said  # which this is
 
 
 def test_a_store_that_is_locked_is_no_damaged_one(runs, capsys) -> None:
@@ -173,5 +174,7 @@ def test_the_pages_open_on_a_damaged_store(runs, capsys, monkeypatch) -> None:
     monkeypatch.setattr("attnres_lab.tracking.server.signal.signal", lambda *_: None)
     with pytest.raises(UserError, match="is in use"):
         serve(5000)
-    assert "set aside as mlflow.db.damaged-1" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "set aside as mlflow.db.damaged-1" in said
+    assert "write what was in it again with: attnres track rebuild" in said
     assert connect().client.search_runs([connect().experiment_id]) == []

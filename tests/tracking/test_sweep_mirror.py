@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 from tracking_helpers import OLD_LOADER, dump, wait_for, write_run, write_sweep
 
 from attnres_lab.analysis import load_runs
-from attnres_lab.runs.folder import read_json, write_json
+from attnres_lab.runs.folder import RunFolder, read_json, write_json
 from attnres_lab.runs.sweep import SweepFolder
-from attnres_lab.tracking import SweepMirror, connect, rebuild, tracking_uri
+from attnres_lab.tracking import SweepMirror, connect, log_report, rebuild, tracking_uri
 from attnres_lab.tracking.sweep import SweepSync
 
 pytestmark = pytest.mark.filterwarnings(OLD_LOADER)
@@ -209,6 +211,43 @@ def test_a_finished_sweep_that_is_mirrored_again_costs_two_calls(runs, monkeypat
     assert again() > 2
     assert again() <= 2
     assert {run["status"] for run in dump(tracking_uri()).values()} == {"FINISHED"}
+
+
+MIRROR = """
+import sys
+from attnres_lab.tracking.worker import main
+main()
+print("mlflow" in sys.modules)
+"""
+
+
+def test_the_mirror_of_a_finished_sweep_does_not_even_import_mlflow(runs, monkeypatch) -> None:
+    """Which takes seconds: it reads a tag from the embedded store, after a report too. Where a run
+    is missing there, or the experiment is another one, everything is sent.
+    """
+    home = runs / "sweeps" / "quick"
+    plan = write_sweep(home)
+    mirror_sweep(home, {"Plan": "four trials"})
+    (home / "report").mkdir()
+    (home / "report" / "report.md").write_text("# It\n\nA verdict.\n")
+    log_report("quick", home / "report")
+    task = {"kind": "sweep", "folder": str(home), "name": "quick", "grace": 30.0}
+    task["summary"] = {"Plan": "four trials"}
+
+    def imports_mlflow() -> bool:
+        words = [sys.executable, "-c", MIRROR]
+        text = json.dumps(task) + "\n"
+        done = subprocess.run(words, input=text, capture_output=True, text=True, check=True)
+        return done.stdout == "True\n"
+
+    before = dump(tracking_uri())
+    assert not imports_mlflow()
+    RunFolder(home / "trials" / plan[3]["hash"]).set_status("finished", step=50)
+    assert imports_mlflow()
+    assert not imports_mlflow()
+    assert dump(tracking_uri()) == before
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")
+    assert imports_mlflow()
 
 
 def test_a_broken_folder_does_not_hold_up_the_others(runs, capsys) -> None:

@@ -7,7 +7,17 @@ import re
 import time
 from pathlib import Path
 
+from pytorch_lightning.loggers.logger import DummyLogger
+
 from attnres_lab.runs.folder import RunFolder, write_json
+
+
+class Quiet(DummyLogger):
+    """A logger with a secret, as those of services have."""
+
+    def __init__(self, api_key: str, uri: str) -> None:
+        super().__init__()
+
 
 #: MLflow 3.17 uses a loader that SQLAlchemy 2.1 deprecates.
 OLD_LOADER = "ignore:The ``noload`` loader strategy is deprecated"
