@@ -123,10 +123,9 @@ class Rows(StepCallback):
             self._logging = time.perf_counter() - module.watch.last
 
     def _row(self, trainer: pl.Trainer, module: LitTransformer) -> None:
-        step, seconds = module.row_start
-        count, config = module.step - step, self.run.config
-        loss = trainer.strategy.reduce(module.loss_sum / max(count, 1), reduce_op="mean")
-        per_step = (module.seconds - seconds) / max(count, 1)
+        config = self.run.config
+        mean, per_step = module.since_row()
+        loss = trainer.strategy.reduce(mean, reduce_op="mean")
         flops_per_second = config.tokens_per_step * config.flops_per_token / per_step
         row = {
             "train/loss": float(loss),
@@ -146,8 +145,6 @@ class Rows(StepCallback):
             row[FINAL_LOSS] = float(trainer.strategy.reduce(mean, reduce_op="mean"))
         if self._peak:
             row["perf/utilization"] = flops_per_second / self._peak / self.train.world
-        module.loss_sum.zero_()
-        module.row_start = (module.step, module.seconds)
         self.run.write(trainer, module, row)
         if not math.isfinite(row["train/loss"]):
             self.run.state = "diverged"

@@ -134,6 +134,15 @@ class LitTransformer(pl.LightningModule):
         """Mean cross-entropy of a ``batch`` in nats per token or image, in fp32."""
         return self.task.loss(self.model, batch)
 
+    def since_row(self) -> tuple[Tensor, float]:
+        """Mean loss and seconds of a step since the last call, which a logged row is of."""
+        step, seconds = self.row_start
+        count = max(self.step - step, 1)
+        found = self.loss_sum / count, (self.seconds - seconds) / count
+        self.loss_sum.zero_()
+        self.row_start = (self.step, self.seconds)
+        return found
+
     def on_fit_start(self) -> None:
         self.watch.device = self.device
         self.watch.last = time.perf_counter()
