@@ -22,8 +22,13 @@ def test_it_covers_where_each_cell_has_its_own_vertex(script, name):
     assert 3 <= runs <= 5
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["P", "P2", "N", "N0"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name == "P" else pytest.mark.exhaustive)
+        for name in ("P", "P2", "N", "N0")
+    ],
+)
 def test_it_covers_through_the_planner_and_the_table(script, name):
     """From a sweep file to the gain: only training itself is simulated. Within three Monte Carlo
     errors of .95, and hardly wider than with the best rates known; measured at the lowest value
