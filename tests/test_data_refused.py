@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tokenizers
 from text_files import config, write
 
 from attnres_lab.data import prepare
@@ -85,6 +86,16 @@ def test_a_bad_tokenizer_is_named(tmp_path: Path, content: str | None) -> None:
     with pytest.raises(
         UserError,
         match=r"data.tokenizer: .*tokenizer.json: (No such file|not a tokenizers JSON file)",
+    ):
+        prepare(config(tmp_path, write(tmp_path, "jsonl"), tokenizer=str(path)))
+
+
+def test_a_tokenizer_without_a_vocabulary_is_named(tmp_path: Path) -> None:
+    """As the library makes one before it is trained."""
+    path = tmp_path / "tokenizer.json"
+    tokenizers.Tokenizer(tokenizers.models.BPE()).save(str(path))
+    with pytest.raises(
+        UserError, match=r"tokenizer\.json: its vocabulary is empty; train it first"
     ):
         prepare(config(tmp_path, write(tmp_path, "jsonl"), tokenizer=str(path)))
 

@@ -59,7 +59,8 @@ def load_tokenizer(name: str) -> Tokenizer:
         raise UserError(f"data.tokenizer: {name}: not a tokenizers JSON file ({error})") from None
     model.no_truncation()
     model.no_padding()
-    vocabulary = model.get_vocab()
+    if not (vocabulary := model.get_vocab()):
+        raise UserError(f"data.tokenizer: {name}: its vocabulary is empty; train it first")
     vocab_size = max(vocabulary.values()) + 1
     dtype = "<u2" if vocab_size <= 1 << 16 else "<u4"
     known = [vocabulary[token] for token in END_TOKENS if token in vocabulary]
