@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import typer
 
@@ -66,21 +66,15 @@ def residual(  # noqa: PLR0913
         f"{case.label}, {threads} threads; copy bandwidth "
         f"{rows[0]['copy_bytes_per_second'] / 1e9:.1f} GB/s"
     )
-    heads = {
-        "arm": -20,
-        "median": 9,
-        "quartiles": 17,
-        "min": 9,
-        "ratio": 6,
-        "of min": 6,
-        "memory": 7,
-        "tokens/s": 9,
-        "read GB/s (back)": 17,
-        "error": 8,
-    }
-    print(
-        " ".join(f"{name:{'>' if width > 0 else '<'}{abs(width)}}" for name, width in heads.items())
-    )
+    print("\n".join(_residual_table(rows)))
+    print(f"wrote {saving.save(case, rows, out)} and its plot")
+
+
+def _residual_table(rows: list[dict[str, Any]]) -> list[str]:
+    lines = [
+        f"{'arm':20} {'median':>9} {'quartiles':>17} {'min':>9} {'ratio':>6} {'of min':>6} "
+        f"{'memory':>7} {'tokens/s':>9} {'read GB/s (back)':>17} {'error':>8}"
+    ]
     for r in rows:
         rate = (
             f"{r['read_bytes_per_second'] / 1e9:.1f} "
@@ -88,15 +82,13 @@ def residual(  # noqa: PLR0913
             if "read_bytes_per_second" in r
             else "-"
         )
-        times = (
-            f"{r['median_ms']:7.1f}ms {r['quartile1_ms']:8.1f}-{r['quartile3_ms']:8.1f} "
-            f"{r['min_ms']:7.1f}ms {r['ratio']:6.3f} {r['ratio_min']:6.3f}"
-        )
-        print(
-            f"{r['arm']:20} {times} {r['memory_ratio']:7.3f} {r['tokens_per_second']:9.0f} "
+        lines.append(
+            f"{r['arm']:20} {r['median_ms']:7.1f}ms {r['quartile1_ms']:8.1f}-"
+            f"{r['quartile3_ms']:8.1f} {r['min_ms']:7.1f}ms {r['ratio']:6.3f} "
+            f"{r['ratio_min']:6.3f} {r['memory_ratio']:7.3f} {r['tokens_per_second']:9.0f} "
             f"{rate:>17} {r['error']:8.1e}"
         )
-    print(f"wrote {saving.save(case, rows, out)} and its plot")
+    return lines
 
 
 def mixers(
