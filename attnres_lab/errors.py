@@ -16,4 +16,4 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     if close:
         return f", did you mean '{close[0]}'?"
-    return f"; valid: {', '.join(names)}" if len(names) <= 20 else ""
+    return f"; valid: {', '.join(names)}" if 0 < len(names) <= 20 else ""

@@ -61,7 +61,6 @@ CASES = [
     ("sweep status nothing", "", "no sweep is called so"),
     ("sweep status {file}", SWEEP, "nothing has run yet; start it with: attnres sweep run"),
     ("sweep export {file}", SWEEP, "nothing has run yet; start it with: attnres sweep run"),
-    ("sweep rm nothing --yes", "", "nothing: no such sweep in"),
     ("sweep logs abc", "", "0 trials begin so; see attnres sweep status"),
     ("report {file}", SWEEP, "nothing has run yet; start it with: attnres sweep run"),
     ("runs list", "", "no runs here; train or sweep first"),
@@ -92,6 +91,22 @@ CASES = [
         SWEEP.replace("seed: [0]", "model.residual: [block, full]"),
         "space.model.residual, trial by trial; change it there",
     ),
+    ("train {tiny} seed=1 seed=2", "", "seed: given twice; leave one out"),
+    ("train {tiny} data.source.name=files", "", "data.source.paths: missing; data.source.name: f"),
+    ("train {tiny} data.source.paths=[a]", "", "paths: is read by data.source.name: files only; "),
+    ("train {tiny} data.source.dataset=a", "", "is read by data.source.name: huggingface only; "),
+    ("report {folder}", "", "a folder, not a file, and no sweep is called so"),
+    ("sweep rm nothing --yes", "", "nothing: no such sweep in {folder}/runs\n"),
+    (
+        "sweep plan {file}",
+        SWEEP + "eval: {tasks: [nano, gsm8m]}\n",
+        "{file}:4: eval.tasks: lm_eval has no task 'gsm8m', did you mean 'gsm8k'?",
+    ),
+    (
+        "sweep plan {file}",
+        SWEEP + "eval: {tasks: [paper]}\n",
+        "{file}:4: eval.tasks: paper has programs run that the model wrote, which a sweep does not",
+    ),
     ("sweep status {file}", SWEEP, "look from the project where it ran (or set ATTNRES_RUNS)"),
 ]
 
@@ -114,7 +129,7 @@ def test_a_mistake_is_one_line_with_its_remedy(
     given = words.format(tiny=TINY, file=path, folder=tmp_path).split()
     assert attnres(monkeypatch, *given) == 2
     error = capsys.readouterr().err
-    assert message.replace("{file}", str(path)) in error
+    assert message.replace("{file}", str(path)).replace("{folder}", str(tmp_path)) in error
     assert error.startswith("error: ")
     assert error.count("\n") == 1
 

@@ -27,16 +27,17 @@ class SourceConfig:
 
     def __post_init__(self) -> None:
         """Raises ValueError with the key and the remedy."""
-        if (self.name == "files") != bool(self.paths):
-            raise ValueError(
-                "data.source.paths: globs go with data.source.name: files, and it needs at least "
-                f"one; the name is '{self.name}'"
-            )
-        if (self.name == "huggingface") != bool(self.dataset):
-            raise ValueError(
-                "data.source.dataset: a dataset goes with data.source.name: huggingface, and it "
-                f"needs one; the name is '{self.name}'"
-            )
+        for name, key, given in (
+            ("files", "paths", self.paths),
+            ("huggingface", "dataset", self.dataset),
+        ):
+            if self.name == name and not given:
+                raise ValueError(f"data.source.{key}: missing; data.source.name: {name} needs it")
+            if self.name != name and given:
+                raise ValueError(
+                    f"data.source.{key}: is read by data.source.name: {name} only; it is "
+                    f"'{self.name}'"
+                )
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,11 @@ def check(names: Iterable[str]) -> None:
             raise _unknown(name, NAMED.findall(text))
 
 
+def runs_code(names: Iterable[str]) -> str:
+    """The first of ``names`` that has programs run which the model wrote; empty where none has."""
+    return next((name for name in names if re.match("paper$|humaneval|mbpp", name)), "")
+
+
 def _unknown(name: str, known: Iterable[str]) -> UserError:
     found = nearest(name, [*known, "nano", "paper"])
     return UserError(f"--tasks: lm_eval has no task '{name}'{found}")

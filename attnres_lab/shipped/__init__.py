@@ -26,4 +26,5 @@ def find(path: Path | str, kind: Kind) -> Path:
             return file
     names = {file.stem for home in (Path(kind), HERE / kind) for file in home.glob("*.yaml")}
     what = kind.removesuffix("s")
-    raise UserError(f"{path}: no such file, and no {what} is called so{nearest(name, names)}")
+    there = "a folder, not a file" if path.is_dir() else "no such file"
+    raise UserError(f"{path}: {there}, and no {what} is called so{nearest(name, names)}")

@@ -265,8 +265,21 @@ def _corner(draw: random.Random, axis: Axis) -> Scalar:
 
 def make_plan(source: SpecFile, folder: SweepFolder, *, large: bool = False) -> Plan:
     """The plan that the sweep file asks for. Raises UserError for a sampler or pruner that is
-    none.
+    none, and for an evaluation that no trial could make.
     """
+    if source.spec.eval:
+        from attnres_lab.evaluation.harness import check, runs_code
+
+        try:
+            if code := runs_code(source.spec.eval.tasks):
+                raise UserError(
+                    f"{code} has programs run that the model wrote, which a sweep does not do; "
+                    f"once it is done: attnres eval {source.spec.name} --tasks {code} --allow-code"
+                )
+            check({*source.spec.eval.tasks} - {"nano"})
+        except UserError as error:
+            place = f"{source.file.where('eval.tasks')}: eval.tasks"
+            raise UserError(f"{place}: {str(error).removeprefix('--tasks: ')}") from None
     if source.spec.adaptive or source.spec.pruner:
         from attnres_lab.sweep.optuna_study import make_pruner, make_sampler
 

@@ -88,7 +88,7 @@ class Evaluation(Strict):
     """Benchmarks of each finished trial, as a part of it; their scores may be objectives."""
 
     tasks: Annotated[list[str], Field(min_length=1)]
-    """nano, paper, or names of lm_eval's tasks."""
+    """nano, or names of lm_eval's tasks that run no programs."""
     limit: Count | None = None
     """The first so many questions of each task."""
     shots: Annotated[int, Field(ge=0)] | None = None

@@ -241,7 +241,7 @@ def _check(plan: Plan, tune: Tune) -> None:
         if name not in known:
             raise UserError(
                 f"{file.where('tune.per')}: tune.per: no label or axis is called "
-                f"'{name}'{nearest(name, known)}; there are {', '.join(dict.fromkeys(known))}"
+                f"'{name}'{nearest(name, set(known))}"
             )
     for axis in axes:
         for key in (key for choice in axis.choices for key in _keys(choice.overrides)):
