@@ -91,7 +91,6 @@ CASES = [
         SWEEP.replace("seed: [0]", "model.residual: [block, full]"),
         "space.model.residual, trial by trial; change it there",
     ),
-    ("train {tiny} seed=1 seed=2", "", "seed: given twice; leave one out"),
     ("train {tiny} data.source.name=files", "", "data.source.paths: missing; data.source.name: f"),
     ("train {tiny} data.source.paths=[a]", "", "paths: is read by data.source.name: files only; "),
     ("train {tiny} data.source.dataset=a", "", "is read by data.source.name: huggingface only; "),

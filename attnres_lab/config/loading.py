@@ -61,13 +61,11 @@ def load(base: Path | str | YamlFile, overrides: Mapping[str, Any] | None = None
 
 def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
     """``["optim.lr=3e-3"]`` to ``{"optim.lr": 0.003}``. Raises UserError."""
-    result: dict[str, Any] = {}
+    result = {}
     for word in words:
         key, equals, text = word.partition("=")
         if not equals or not key:
             raise UserError(f"{word}: overrides are written key=value, for example optim.lr=3e-3")
-        if key in result:
-            raise UserError(f"{key}: given twice; leave one out")
         result[key] = parse_value(text)
     return result
 
