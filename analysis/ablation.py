@@ -12,10 +12,11 @@ from scipy.special import stdtr, stdtrit
 from analysis.cells import Columns, finished_runs, missing_pairs
 from analysis.fits.laws import Array
 from analysis.gain.paired import ROUNDING
-from analysis.noise import Noise, shared_noise
+from analysis.noise import Noise, scatter, share_seeds, shared_noise
 from analysis.tables import markdown, tex
 
 ALPHA = 0.05
+COLUMNS = ["variant", "pairs", "loss", "difference", "df", "low", "high", "p", "p_equivalent"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +130,9 @@ def ablation_table(  # noqa: PLR0913
     sizes, so it speaks of these sizes: from the losses of all variants together, less the effects
     of variant and seed at each size (a two-way layout), unless a test finds that they scatter
     unequally (p < .05); then, with a warning, from each variant's own differences, which at 3 seeds
-    finds little. With one seed per size it comes from the sizes; one pair gives none.
+    finds little. Where sizes share seeds, a seed may favour a variant at all sizes alike: the cases
+    are the seeds, over all sizes; seeds of its own at each size give more. With one seed per size
+    it comes from the sizes; one pair gives none.
 
     p is two-sided, adjusted over the variants by Holm's method; "equivalent" is the two one-sided t
     tests (TOST) against ± `margin`, in units of y, adjusted likewise. The default, 0.005 nats, is
@@ -157,13 +160,20 @@ def ablation_table(  # noqa: PLR0913
             f"the variants scatter unequally (p = {noise.p:.2g}): each has its own "
             "variance, with few degrees of freedom"
         )
+    if share_seeds(finished) and finished.groupby(["arm", "size"], observed=True).size().max() > 1:
+        warnings.append(
+            "sizes share seeds, and a seed may move a variant at all of them alike: each seed is "
+            "one case; seeds of its own at each size give a narrower interval"
+        )
     rows = []
     for variant in (v for v in variants if v in losses):
         rows.append(_row(variant, losses[variant], own, margin, noise if pooled else None))
         warnings += missing_pairs({baseline: own.index, variant: losses[variant].index})
     warnings += [f"{v} has no finished run: left out" for v in variants if v not in losses]
     zero = {"pairs": len(own), "loss": _mean(own)[0], "difference": 0.0, "df": 0}
-    table = _judged(pd.DataFrame([*rows, {"variant": baseline, **zero}]), baseline)
+    table = pd.DataFrame([*rows, {"variant": baseline, **zero}])
+    # where no variant has a pair, nothing has made the columns
+    table = _judged(table.reindex(columns=COLUMNS).astype({"pairs": int, "df": int}), baseline)
     return AblationTable(table, baseline, y, margin, pooled, tuple(warnings))
 
 
@@ -190,7 +200,7 @@ def _row(
     if both.empty:
         return {"variant": variant, "pairs": 0, "df": 0}
     mean, se, df = _mean(losses[both] - baseline[both])
-    repeats = losses[both].groupby(level="size").size()
+    repeats = losses[both].groupby(level="size", observed=True).size()
     if noise and (repeats > 1).any():
         se = float(np.sqrt(2 * noise.variance * np.sum(1 / repeats))) / len(repeats)
         df = noise.df
@@ -218,16 +228,14 @@ def _mean(values: pd.Series[float]) -> tuple[float, float, int]:
     """Mean over sizes of values by size and seed, its standard error and degrees of freedom (0: no
     error can be had).
     """
-    table: Array = values.unstack().to_numpy()
-    runs, by_size = np.sum(~np.isnan(table), axis=1), np.nanmean(table, axis=1)
-    df = int(np.sum(runs - 1))
+    by_size = values.groupby(level="size", observed=True).mean()
+    variance, df = scatter(values.rename("y").reset_index().assign(arm=0))
     if df:
-        variance = float(
-            np.nansum((table - by_size[:, None]) ** 2) / df * np.sum(1 / runs) / len(runs) ** 2
-        )
+        runs = values.groupby(level="size", observed=True).size()
+        variance *= float(np.sum(1 / runs)) / len(runs) ** 2
     else:
-        df = len(runs) - 1
-        variance = float(by_size.var(ddof=1) / len(runs)) if df else float("nan")
+        df = len(by_size) - 1
+        variance = float(by_size.var(ddof=1) / len(by_size)) if df else float("nan")
     return float(by_size.mean()), float(np.sqrt(max(variance, ROUNDING))), df
 
 

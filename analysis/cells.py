@@ -30,7 +30,9 @@ UNFINISHED = (
     "preempted",
     "pending",
 )
-FINISHED = ("", "finished", "diverged")
+DONE = ("", "finished")
+FINISHED = (*DONE, "diverged")
+NUMBERS = ("integer", "floating", "mixed-integer-float")  # of objects, as pandas calls them
 ONE_VALUE = {  # columns that may hold only one value among runs that are compared
     "data_fingerprint": "runs of different data or evaluation sets cannot be compared",
     "loss_unit": "losses in different units cannot be compared; convert them to one",
@@ -76,7 +78,8 @@ class Cells:
 
     def first(self, count: int) -> Cells:
         """The `count` smallest sizes; `runs_x` and `runs_y` stay whole."""
-        cut = [(a[:count], b[:count]) for a, b in (self.x, self.y)]
+        there = ~np.isnan(self.y[0][:count]).all(axis=0)  # not the seeds of larger sizes alone
+        cut = [(a[:count, there], b[:count, there]) for a, b in (self.x, self.y)]
         return replace(self, sizes=self.sizes[:count], x=cut[0], y=cut[1])
 
     @cached_property
@@ -101,10 +104,11 @@ def finished_runs(
     frame = runs if columns.seed != "seed" or "seed" in runs else runs.assign(seed=0)
     _check_names(frame, columns, arms)
     frame = frame[frame[columns.by].isin(list(arms))]
-    _check_values(frame, columns)
+    _check_labels(frame, columns)
+    frame = numeric(frame, columns.axes)
     finished, warnings = _without_a_loss(frame, columns)
     for column in columns.axes:
-        bad = finished[~(np.isfinite(finished[column].astype(float)) & (finished[column] > 0))]
+        bad = finished[~(np.isfinite(finished[column]) & (finished[column] > 0))]
         if len(bad):
             raise ValueError(
                 f"{_rows(bad)}: {column} must be finite and above 0, found {_some(bad[column])}"
@@ -124,9 +128,8 @@ def finished_runs(
         "x": columns.x,
         "y": columns.y,
     }
-    return pd.DataFrame(
-        {name: finished[column] for name, column in given.items() if column is not None}
-    ), warnings
+    table = {name: finished[column] for name, column in given.items() if column is not None}
+    return pd.DataFrame(table).reset_index(drop=True), warnings
 
 
 def _check_names(frame: pd.DataFrame, columns: Columns, arms: Iterable[object]) -> None:
@@ -149,11 +152,46 @@ def _check_names(frame: pd.DataFrame, columns: Columns, arms: Iterable[object]) 
             )
 
 
-def _check_values(frame: pd.DataFrame, columns: Columns) -> None:
-    """Whether labels are filled in, one experiment's, and numbers numbers."""
-    for column in (columns.size, columns.seed):
+def filled(frame: pd.DataFrame, columns: Iterable[str]) -> None:
+    """Raise ValueError, naming the rows, where one of ``columns`` is empty."""
+    for column in columns:
         if frame[column].isna().any():
             raise ValueError(f"{_rows(frame[frame[column].isna()])}: {column} is empty")
+
+
+def numeric(frame: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
+    """With ``columns`` as floats: whole numbers that are too long for 64 bits, such as FLOP, come
+    as objects. Raises ValueError for what is no number.
+    """
+    for column in columns:
+        kind = pd.api.types.infer_dtype(frame[column], skipna=True)
+        if not pd.api.types.is_numeric_dtype(frame[column]) and kind not in NUMBERS:
+            raise ValueError(
+                f"column {column!r} is not numeric ({frame[column].iloc[0]!r} ...): convert it to "
+                "numbers"
+            )
+    return frame.assign(**{column: frame[column].astype(float) for column in columns})
+
+
+def states(frame: pd.DataFrame) -> pd.Series[str]:
+    """``status`` in small letters, empty where it is or the column is missing. Raises ValueError
+    for a word that is not known.
+    """
+    if "status" not in frame:
+        return pd.Series("", frame.index)
+    status = frame["status"].fillna("").astype(str).str.lower()
+    unknown = frame[~status.isin((*UNFINISHED, *FINISHED))]
+    if len(unknown):
+        raise ValueError(
+            f"{_rows(unknown)}: unknown status {_some(unknown['status'].unique())}; valid: "
+            f"{', '.join(FINISHED[1:] + UNFINISHED)}"
+        )
+    return status
+
+
+def _check_labels(frame: pd.DataFrame, columns: Columns) -> None:
+    """Whether labels are filled in and one experiment's."""
+    filled(frame, (columns.size, columns.seed))
     for column, why in ONE_VALUE.items():
         if column in frame and frame[column].nunique() > 1:
             examples = "; ".join(
@@ -162,12 +200,6 @@ def _check_values(frame: pd.DataFrame, columns: Columns) -> None:
             )
             raise ValueError(
                 f"column {column!r} holds {frame[column].nunique()} values, {examples}: {why}"
-            )
-    for column in columns.axes:
-        if not pd.api.types.is_numeric_dtype(frame[column]):
-            raise ValueError(
-                f"column {column!r} is not numeric ({frame[column].iloc[0]!r} ...): convert it to "
-                "numbers"
             )
 
 
@@ -191,9 +223,10 @@ def paired_cells(
     if len(order) < fewest:
         plural = "" if len(order) == 1 else "s"
         named = f" ({_some(order)})" if len(order) else ""
+        needed = "a power law and its error need at least 3" if fewest > 1 else "there is none"
         raise ValueError(
-            f"{len(order)} paired {columns.size}{plural}{named}: a power law and its error need at "
-            f"least 3 at which {baseline!r} and the variant have finished with the same seed"
+            f"{len(order)} paired {columns.size}{plural}{named}: {needed} at which {baseline!r} "
+            "and the variant have finished with the same seed"
         )
     x_b, y_b, x_v, y_v = (
         both[name].unstack("seed").loc[order].to_numpy(float)
@@ -227,19 +260,9 @@ def missing_pairs(cells: dict[Any, pd.Index[Any]]) -> list[str]:
 
 
 def _without_a_loss(frame: pd.DataFrame, columns: Columns) -> tuple[pd.DataFrame, list[str]]:
-    status = (
-        frame["status"].fillna("").astype(str).str.lower()
-        if "status" in frame
-        else pd.Series("", frame.index)
-    )
+    status = states(frame)
     unfinished = status.isin(UNFINISHED)
-    unknown = frame[~unfinished & ~status.isin(FINISHED)]
-    if len(unknown):
-        raise ValueError(
-            f"{_rows(unknown)}: unknown status {_some(unknown['status'].unique())}; valid: "
-            f"{', '.join(FINISHED[1:] + UNFINISHED)}"
-        )
-    diverged = ~unfinished & ((status == "diverged") | ~np.isfinite(frame[columns.y].astype(float)))
+    diverged = ~unfinished & ((status == "diverged") | ~np.isfinite(frame[columns.y]))
     warnings = []
     for mask, what in (
         (diverged, "diverged, and leaving them out flatters the variant that diverges"),
@@ -261,7 +284,7 @@ def _one_unit(frame: pd.DataFrame, columns: Columns) -> None:
     stand at either 1 or 1.44 (nats and bits) times the lowest of their size and nowhere between:
     single ratios of 1.44 come up by chance in assays and in reducible losses.
     """
-    loss = frame[columns.y].astype(float)
+    loss = frame[columns.y]
     if columns.y == "val/loss" and "val/bpb" in frame and frame["val/bpb"].notna().all():
         bytes_per_token = loss / frame["val/bpb"].astype(float)
         odd = frame[np.abs(bytes_per_token / bytes_per_token.median() - 1) > 0.01]

@@ -68,7 +68,12 @@ def evidence_table(path: str | Path) -> pd.DataFrame:
         priced = losses[losses[["params", "tokens"]].notna().all(axis=1)]
         fitted = priced["size"].nunique() >= FEWEST_SIZES
         if fitted:
-            parts += _fitted(priced)
+            try:
+                parts += _fitted(priced)
+            except ValueError as error:
+                first = priced.iloc[0]
+                name = f"{path}, {first['source']}, {first['variant']}"
+                raise ValueError(f"{name}: {error}") from None
         left = group.drop(priced.index) if fitted else group
         for row in left.to_dict("records"):
             parts += _single({str(name): value for name, value in row.items()})
@@ -123,7 +128,8 @@ def _fitted(group: pd.DataFrame) -> list[dict[str, Any]]:
             {"variant": "it", "C": flops, "T": flops / group["throughput"], "y": group["loss"]}
         ),
     ]
-    runs = pd.concat([arm.assign(size=group["size"], seed=0) for arm in arms], ignore_index=True)
+    labels: dict[str, Any] = {"size": group["size"], "seed": 0, "loss_unit": group["unit"]}
+    runs = pd.concat([arm.assign(**labels) for arm in arms], ignore_index=True)
     axes = {"FLOP": "C"} | ({"second": "T"} if group["throughput"].notna().all() else {})
     first, last = group.iloc[0], group.iloc[-1]
     about = {name: first[name] for name in TEXT} | {"size": f"{first['size']} to {last['size']}"}

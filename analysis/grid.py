@@ -46,7 +46,8 @@ def grid_optimum(grid: pd.DataFrame) -> GridOptimum:
     (positive), missing cells are NaN.
 
     For Fig. 7 of Attention Residuals (2603.15031) the columns are d / num_layers and the rows heads
-    / num_layers. Raises ValueError: fewer than seven losses, three columns or two rows.
+    / num_layers. Raises ValueError: fewer than seven losses, three columns or two rows, ratios that
+    are not above 0, or losses that lie where no surface can be told.
     """
     table = grid.to_numpy(dtype=np.float64)
     i, j = np.nonzero(np.isfinite(table))
@@ -60,10 +61,14 @@ def grid_optimum(grid: pd.DataFrame) -> GridOptimum:
         np.asarray(grid.columns, dtype=np.float64),
         table[i, j],
     )
+    if not (column > 0).all():
+        raise ValueError("the columns of the grid must be ratios above 0")
     best = int(np.argmin(loss))
     middle = float(np.log(column).mean())
     parabola = np.vander(np.log(column[j]) - middle, 3, increasing=True)
     design = np.c_[parabola, (row - row[best])[:, None] * parabola]
+    if np.linalg.matrix_rank(design) < design.shape[1]:
+        raise ValueError("a surface needs two rows of the grid with three losses in each")
     terms, covariance, freedom = regress(design, loss)
     noise = float(np.sqrt(np.sum((loss - design @ terms) ** 2) / freedom))
     smooth = lowest_point(

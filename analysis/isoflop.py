@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.special import fdtrc
 
+from analysis.cells import DONE, numeric, states
 from analysis.fits.fit import Fit, fit
 from analysis.fits.intervals import quantile
 from analysis.fits.laws import POWER_LAW, Array, Law, check_positive
@@ -70,8 +71,9 @@ def isoflop(  # noqa: PLR0913
     the one with the lowest loss, at least the three nearest: a loss is no parabola over decades,
     and far arms pull the vertex. Where a cubic term fits better over all budgets (F test), a
     warning says by how much it moves the best sizes; another names the budgets with fewer than
-    three sizes, which have no valley. Raises ValueError: a column is missing, a value is not
-    positive and finite, or ``window`` is not above 1.
+    three sizes, which have no valley. A ``status`` column, if there, tells which runs diverged or
+    did not finish: they are left out, and counted in the warnings. Raises ValueError: a column is
+    missing, a value is not positive and finite, a status is unknown, or ``window`` is not above 1.
     """
     if not window > 1:
         raise ValueError(f"window is {window!r}: give the factor about the best size, above 1")
@@ -81,13 +83,20 @@ def isoflop(  # noqa: PLR0913
             f"the table has no column {', '.join(missing)}; it has "
             f"{', '.join(map(str, runs.columns))}"
         )
+    runs = runs.reset_index(drop=True)
+    done = states(runs).isin(DONE)
     for name in columns:
-        check_positive(name, runs[name])
+        check_positive(name, runs[name].where(done, 1.0))
     groups: list[Any] = list(runs.groupby("variant")) if "variant" in runs else [("runs", runs)]
-    return {
-        str(name): _study(str(name), rows[columns].to_numpy(dtype=np.float64), law, window)
-        for name, rows in groups
-    }
+    found = {}
+    for name, every in groups:
+        rows = numeric(every[done.loc[every.index]], columns)
+        study = _study(str(name), rows[columns].to_numpy(), law, window)
+        if left := len(every) - len(rows):
+            text = f"{name}: {left} of {len(every)} runs diverged or did not finish; left out"
+            study = replace(study, warnings=(text, *study.warnings))
+        found[str(name)] = study
+    return found
 
 
 def _study(name: str, rows: Array, law: Law, window: float) -> IsoFlop:

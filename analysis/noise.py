@@ -33,22 +33,59 @@ def shared_noise(runs: pd.DataFrame) -> Noise | None:
     one is in the residuals of all. The mean of their logs under the log of their mean is set
     against its distribution for equal normal noise in the same cells, by simulation (fixed seed).
     """
-    squares, df = 0.0, 0
-    for _, rows in runs.groupby("size", observed=True):
-        design = pd.get_dummies(rows[["arm", "seed"]].astype(str), dtype=float).to_numpy()
-        loss = rows["y"].to_numpy(float)
-        terms, _, rank, _ = np.linalg.lstsq(design, loss)
-        squares += float(np.sum((loss - design @ terms) ** 2))
-        df += len(loss) - int(rank)
-    cells = runs.pivot(index=["size", "seed"], columns="arm", values="y")
-    if df < 1 or cells.shape[1] < 3:
+    variance, df = scatter(runs)
+    if df < 1 or runs["arm"].nunique() < 3:
         return None
+    if share_seeds(runs):  # what a seed does at one size it may do at all: it is one case
+        means = runs.groupby(["arm", "size"], observed=True)["y"].transform("mean")
+        by_seed = runs.assign(y=runs["y"] - means).groupby(["seed", "arm"], observed=True)["y"]
+        cells = by_seed.mean().unstack("arm")
+        sizes = np.zeros(len(cells), dtype=np.intp)
+    else:
+        cells = runs.pivot(index=["size", "seed"], columns="arm", values="y")
+        sizes = pd.factorize(cells.index.get_level_values("size"))[0]
     drawn = np.random.default_rng(0).normal(size=(SIMULATED, *cells.shape))
     drawn[:, cells.isna().to_numpy()] = np.nan
-    sizes = pd.factorize(cells.index.get_level_values("size"))[0].astype(float)
     found, *null = _inequality(np.concatenate([cells.to_numpy()[None], drawn]), sizes)
     p = (1 + np.sum(np.array(null) >= found)) / (1 + SIMULATED)
-    return Noise(max(squares / df, ROUNDING), df, float(p))
+    return Noise(variance, df, float(p))
+
+
+def share_seeds(runs: pd.DataFrame) -> bool:
+    """Whether a label of two or more in the column seed stands at two or more sizes."""
+    at = runs.groupby("seed", observed=True)["size"].nunique()
+    return len(at) > 1 and bool((at > 1).any())
+
+
+def scatter(runs: pd.DataFrame) -> tuple[float, int]:
+    """Variance over seeds of a value y less the effects of arm and, with several arms, of seed at
+    each size (columns arm, size, seed, y), and its degrees of freedom, 0 without a repetition.
+
+    Where sizes share seeds it is what their mean shows: a seed may move an arm at all sizes alike,
+    so the residuals are added up over the sizes, each scaled for what its own means have taken out,
+    and seeds are the cases. It is the variance of a run that would give the mean over sizes that
+    error if its runs were independent.
+    """
+    arms, seeds = runs["arm"].nunique(), runs["seed"].nunique()
+    squares, df, inverse, parts = 0.0, 0, 0.0, []
+    for _, cell in runs.groupby("size", observed=True):
+        design = pd.get_dummies(cell[["arm", "seed"][: min(arms, 2)]].astype(str), dtype=float)
+        loss = cell["y"].to_numpy(float)
+        terms, _, rank, _ = np.linalg.lstsq(design.to_numpy(), loss)
+        rest, spare = loss - design.to_numpy() @ terms, len(loss) - int(rank)
+        squares, df, inverse = squares + float(rest @ rest), df + spare, inverse + arms / len(loss)
+        parts.append(cell.assign(rest=rest / np.sqrt(len(loss) * max(spare, 1)), spare=spare))
+    if df < 1:
+        return float("nan"), 0
+    alone = max(squares / df, ROUNDING)
+    if not share_seeds(runs):
+        return alone, df
+    every = pd.concat(parts)
+    sums = every.groupby(["arm", "seed"], observed=True)["rest"].sum()
+    common = max(float(arms * np.sum(sums**2) / inverse), ROUNDING)
+    if (every["spare"] < 1).any():  # of a size without a repetition nothing is seen
+        common = max(common, alone)
+    return common, max(arms - 1, 1) * (seeds - 1)
 
 
 def _inequality(losses: Array, sizes: NDArray[np.intp]) -> Array:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from analysis.cells import DONE, filled, states
 from analysis.fits.fit import fit
 from analysis.fits.intervals import quantile
 from analysis.fits.laws import POWER_LAW, check_positive
@@ -150,16 +151,24 @@ def pilot(
     The noise is the scatter, over seeds of a size, of the differences of log loss to the baseline
     of the same size and seed; with one seed per size, over sizes; with the baseline alone, of its
     own log loss over seeds (nothing cancels, so it is an upper guess). With one size, alpha is the
-    default. Raises ValueError: no rows of the baseline, losses or x that are not positive and
-    finite, or nothing is repeated.
+    default. A `status` column, if there, tells which runs did not finish: they are left out. Raises
+    ValueError: no rows of the baseline, losses or x that are not positive and finite, several runs
+    of one cell, an unknown status, or nothing is repeated.
     """
     if missing := {"variant", "size", "seed", x, y} - set(runs):
         raise ValueError(
             f"no column {', '.join(map(repr, sorted(missing)))} in the pilot's runs; x and y name "
             "those of compute and loss"
         )
+    done = states(runs).isin(DONE)
     for name in (x, y):
-        check_positive(name, runs[name])
+        check_positive(name, runs[name].where(done, 1.0))
+    cell = ["variant", "size", "seed"]
+    runs = runs[done].astype({x: float, y: float})
+    filled(runs, cell)
+    if (again := runs.duplicated(cell)).any():
+        first = ", ".join(f"{name} {runs.loc[again, name].iloc[0]}" for name in cell)
+        raise ValueError(f"several runs of {first}: keep one of each cell, or average them first")
     logs = runs.assign(log_loss=np.log(runs[y])).pivot(
         index=["size", "seed"], columns="variant", values="log_loss"
     )

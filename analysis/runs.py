@@ -50,13 +50,15 @@ def read_runs(name_or_folder: str | Path, tracking_uri: str | None = None) -> pd
     as ``load_runs``.
     """
     if (read := _read_table(name_or_folder)) is not None:
-        return read
+        return _floats(read)
     if tracking_uri:
         found = store.search(tracking_uri, str(name_or_folder))
         rows, params = zip(*map(store.tracked, found), strict=True)
     else:
         rows, params = zip(*_folders(name_or_folder), strict=True)
-    runs = pd.DataFrame([{**param, **row} for row, param in zip(rows, params, strict=True)])
+    runs = _floats(
+        pd.DataFrame([{**param, **row} for row, param in zip(rows, params, strict=True)])
+    )
     configured = {key for param in params for key in param} - {"name", "run_id", *LABELS}
     for column in (configured | {"seed"}) & set(runs):
         runs[column] = _numbers(runs[column])
@@ -191,6 +193,15 @@ def _read_table(path: str | Path) -> pd.DataFrame | None:
         rows = json.loads(Path(path).read_text())
         return pd.DataFrame(rows).replace({"nan": math.nan, "inf": math.inf, "-inf": -math.inf})
     return pd.read_parquet(path) if Path(path).suffix == ".parquet" else None
+
+
+def _floats(table: pd.DataFrame) -> pd.DataFrame:
+    """With whole numbers that are too long for 64 bits, such as FLOP of larger runs, as floats and
+    not as objects.
+    """
+    objects = [key for key in table if table[key].dtype == object]
+    whole = [key for key in objects if pd.api.types.infer_dtype(table[key]) == "integer"]
+    return table.astype(dict.fromkeys(whole, float))
 
 
 def _numbers(column: pd.Series[Any]) -> pd.Series[Any]:

@@ -4,6 +4,14 @@ from __future__ import annotations
 
 import pandas as pd
 
+_TEX = {
+    "–": "--",
+    "±": r"$\pm$",
+    "\\": r"\textbackslash{}",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+}
+
 
 def markdown(frame: pd.DataFrame) -> str:
     """A pipe table of text and numbers, without the index."""
@@ -22,9 +30,4 @@ def markdown(frame: pd.DataFrame) -> str:
 
 def tex(text: str) -> str:
     """Text with LaTeX's special characters escaped."""
-    return "".join(
-        {"–": "--", "±": r"$\pm$", "\\": r"\textbackslash{}"}.get(
-            c, "\\" + c if c in "&%$#_{}" else c
-        )
-        for c in text
-    )
+    return "".join(_TEX.get(c, "\\" + c if c in "&%$#_{}" else c) for c in text)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.cells import FINISHED, filled, numeric, states
 from analysis.fits.laws import Array
 from attnres_lab.runs.tuning import vertex
 
@@ -48,10 +49,13 @@ class Bowls:
         if size not in self.minima or not pd.api.types.is_numeric_dtype(self.minima[size]):
             raise ValueError(f"no column {size!r} of numbers: name the sizes' own, law('flops')")
         own = self.minima[list(dict.fromkeys([*self.labels, size]))]
+        heads = list(self.labels[:-1])
         places = self.rows.merge(own, on=list(self.labels))
         found = []
-        for label, part in places[places["kind"] != "none"].groupby(self.labels[0], sort=False):
-            row: dict[str, Any] = {self.labels[0]: label, "sizes": len(part)}
+        places = places[places["kind"] != "none"]
+        parts: Any = places.groupby(heads, sort=False, observed=True) if heads else [((), places)]
+        for names, part in parts:
+            row: dict[str, Any] = dict(zip(heads, names, strict=True)) | {"sizes": len(part)}
             x, y = np.log(part[size].to_numpy(float)), np.log(part["best"].to_numpy(float))
             if len(part) > 2 and np.ptp(x) > 0:
                 dx = x - x.mean()
@@ -76,20 +80,22 @@ def bowls(
 
     ``sigma``: sd of a run, for errors; by default that of repeated runs of one cell and value, over
     all of them. Runs that diverged or were pruned count as worse than any, unfinished ones not.
-    Raises ValueError for a missing column, and for values that are not positive.
+    Raises ValueError for a missing column, an empty label, an unknown status, and for values that
+    are not positive numbers.
     """
     if missing := {key, y, *labels} - set(runs):
         raise ValueError(f"no column {', '.join(map(repr, sorted(missing)))} in these runs")
     runs = runs.reset_index(drop=True)  # of tables laid one under the other the index repeats
-    status = runs["status"].str.lower() if "status" in runs else pd.Series("finished", runs.index)
-    runs = runs[status.isin(["finished", *LOST])]
-    lost = status.loc[runs.index].isin(LOST) | ~np.isfinite(runs[y].astype(float))
-    runs = runs.assign(**{y: runs[y].astype(float).mask(lost, np.inf)})
+    status = states(runs)
+    runs = numeric(runs[status.isin([*FINISHED, *LOST])], [key, y])
+    filled(runs, labels)
+    lost = status.loc[runs.index].isin(LOST) | ~np.isfinite(runs[y])
+    runs = runs.assign(**{y: runs[y].mask(lost, np.inf)})
     if bad := sorted(set(runs.loc[~(runs[key] > 0), key].astype(str))):
         raise ValueError(f"column {key!r}: {', '.join(bad[:5])}: only positive values have a bowl")
     sigma = spread_of_runs(runs[~lost], [*labels, key], y) if sigma is None else sigma
     rows, minima = [], []
-    for names, cell in runs.groupby(list(labels), sort=False):
+    for names, cell in runs.groupby(list(labels), sort=False, observed=True):
         head = dict(zip(labels, names, strict=True))
         found, lowest = _bowl(cell, key, y, sigma)
         rows.append(head | found)

@@ -67,7 +67,7 @@ class Fit(Fitted):
         delta method does not. ``bootstrap``: percentiles of 4000 case resamples; too narrow with
         few rows. Raises ValueError: an unknown method, or a level outside (0, 1).
         """
-        _check_level(level)
+        intervals.check_level(level)
         method = method or self.method
         if method == "bootstrap":
             return self.resamples.interval(level)
@@ -108,7 +108,7 @@ class Fit(Fitted):
         that are positive and span decades, ``bootstrap`` takes percentiles. Raises ValueError: a
         level outside (0, 1), or another method.
         """
-        _check_level(level)
+        intervals.check_level(level)
         method = method or self.method
         if method == "delta-t":
             return intervals.derived(self, function, level, log)
@@ -236,11 +236,6 @@ def fit(  # noqa: PLR0913
     value = float(objective.reported(np.array(least), float(rows.weights.sum())))
     draft = Fit(law, estimates, value, rows, kind, tuple(given), certificate)
     return _judged(draft)
-
-
-def _check_level(level: float) -> None:
-    if not 0 < level < 1:
-        raise ValueError(f"level is {level}: give a number between 0 and 1, such as 0.95")
 
 
 def _check_fixed(law: Law, fixed: Mapping[str, float]) -> None:

@@ -22,6 +22,12 @@ def quantile(freedom: float, level: float = 0.95) -> float:
     return float(stdtrit(freedom, (1 + level) / 2)) if freedom > 0 else np.inf
 
 
+def check_level(level: float) -> None:
+    """Raise ValueError for a level of an interval that is not between 0 and 1."""
+    if not 0 < level < 1:
+        raise ValueError(f"level is {level}: give a number between 0 and 1, such as 0.95")
+
+
 class Derived(NamedTuple):
     """A function of a fit's parameters, its standard error (of its logarithm where ``log`` was
     asked for) and its interval.

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
@@ -167,6 +168,10 @@ class Law:
 
 def unmasked(name: str, values: Any) -> Array:
     """A new array of floats. Raises ValueError, naming the rows, for values that are masked."""
+    if isinstance(
+        values, pd.DataFrame | pd.Series | pd.Index
+    ):  # a missing value of any of its types
+        values = values.to_numpy(dtype=np.float64, na_value=np.nan)
     if (mask := np.ma.getmaskarray(values)).any():
         bad = np.flatnonzero(mask.reshape(len(mask), -1).any(1))
         raise ValueError(f"{name} is masked at {_listed(bad)}: leave these rows out first")
@@ -175,7 +180,7 @@ def unmasked(name: str, values: Any) -> Array:
 
 def check_positive(name: str, values: ArrayLike) -> None:
     """Raise a ValueError that names the rows where ``values`` is not a positive finite number."""
-    values = np.asarray(values, dtype=np.float64)
+    values = unmasked(name, values)
     bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
     if len(bad):
         raise ValueError(

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.cells import Columns, paired_cells
+from analysis.fits.intervals import check_level
 from analysis.gain import words
 from analysis.gain.estimate import Estimate, GainAtSize, at_size
 
@@ -97,8 +98,7 @@ def compute_equivalent_gain(  # noqa: PLR0913
     than 3 paired sizes, equal x, a loss that does not fall. Source: parallel-line assay (relative
     potency) on log loss; limits by the delta method with t and by Fieller (1954).
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level is {level}: give a number between 0 and 1, such as 0.95")
+    check_level(level)
     cells = paired_cells(runs, variant, baseline, Columns(x, y, by, size, seed))
     gain = Gain(variant, baseline, x, y, level, cells)
     if gain.alpha <= 0:
@@ -128,5 +128,6 @@ def gain_at_size(  # noqa: PLR0913
     """
     if not alpha > 0:
         raise ValueError(f"alpha is {alpha}: give the exponent of L = A x^-alpha, above 0")
+    check_level(level)
     columns = Columns(x, y, "variant", "size", "seed")
     return at_size(paired_cells(runs, variant, baseline, columns, fewest=1), alpha, level)

@@ -13,6 +13,7 @@ import pandas as pd
 import yaml
 
 from analysis.ablation import AblationTable, ablation_table
+from analysis.cells import filled, numeric, states
 from analysis.depth import DepthRecord, load_depth
 from analysis.gain.gain import Gain, compute_equivalent_gain
 from analysis.isoflop import IsoFlop, isoflop
@@ -53,13 +54,16 @@ class Evidence:
     @cached_property
     def done(self) -> pd.DataFrame:
         """Finished runs with a finite loss; sizes in the order of their compute, or of their
-        parameters where all have about the same.
+        parameters where all have about the same; of falling loss where neither is known.
         """
         runs = self.runs[self.runs["status"] == "finished"] if "status" in self.runs else self.runs
         runs = runs[np.isfinite(runs["val/loss"])]
-        by, sizes = "flops" if "flops" in runs else "val/loss", runs.groupby("size")
-        mean = sizes[by].transform("mean")
-        if by == "flops" and mean.max() < 1.1 * mean.min() and "params" in runs:
+        sizes = runs.groupby("size")
+        mean = (
+            sizes["flops"].transform("mean") if "flops" in runs else -sizes[LOSS].transform("mean")
+        )
+        same = "flops" not in runs or mean.max() < 1.1 * mean.min()
+        if same and "params" in runs:
             mean = sizes["params"].transform("mean")
         ordered: pd.DataFrame = runs.iloc[np.argsort(mean.to_numpy(), kind="stable")]
         return ordered
@@ -277,20 +281,23 @@ def gather(
         f"{source}: none of its {len(runs)} runs has finished with a loss; there is nothing to "
         "report yet: attnres sweep status says how far they are, attnres sweep run goes on"
     )
-    if "status" in runs and not (runs["status"] == "finished").any():
-        raise ValueError(none)
+    if "status" in runs:
+        runs = runs.assign(status=states(runs).replace("", "finished"))
+        if not (runs["status"] == "finished").any():
+            raise ValueError(none)
     if missing := {"variant", "size", "val/loss"} - set(runs):
         raise ValueError(
             f"{source}: no column {', '.join(sorted(missing))}; a report needs variant, size and "
             "val/loss: rename the columns that are called otherwise"
         )
-    runs = runs if "seed" in runs else runs.assign(seed=0)
+    runs = numeric(runs if "seed" in runs else runs.assign(seed=0), [LOSS])
     labels = {name: runs[name].map(str, na_action="ignore") for name in ("variant", "size")}
     runs = runs.assign(**labels)  # a width in a table of one's own is a number
     tuning = of_kind(everything, tuning=True)
     evidence = Evidence(str(source), runs, folder, spec, tracking_uri, timed=timed, tuning=tuning)
     if evidence.done.empty:
         raise ValueError(none)
+    filled(evidence.done, ("variant", "size", "seed"))
     return evidence
 
 

@@ -123,6 +123,8 @@ def _two_questions(evidence: Evidence) -> list[str]:
 
 def _difference(row: dict[Any, Any]) -> str:
     """One variant of the ablation table in words."""
+    if not row["pairs"]:
+        return f"{row['variant']}: no run has the size and seed of one of the {BASELINE}."
     if pd.isna(row["p_holm"]):
         return (
             f"{row['variant']}: {row['difference']:+.4f} nats in {row['pairs']} pair; nothing can "

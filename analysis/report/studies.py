@@ -178,6 +178,9 @@ def _architecture(evidence: Evidence, page: Page) -> None:
         lines.append(
             f"{variant}: the smooth optimum of d / num_layers is {ratio:.2f} times the baseline's "
             f"(95 % interval {interval_text(limits)})"
+            if np.isfinite(ratio)
+            else f"{variant}: the smooth optimum of d / num_layers cannot be compared, for a "
+            "surface has none"
         )
     page.add("## Depth against width")
     page.bullets(lines)

@@ -20,7 +20,9 @@ def interval_text(limits: tuple[float, float]) -> str:
 
 
 def signed(row: Any) -> str:
-    """A difference with its interval, where it has one."""
+    """A difference with its interval, where it has one; ``no pair`` without a difference."""
+    if np.isnan(row["difference"]):
+        return "no pair"
     return f"{row['difference']:+.4f}" + (
         "" if np.isnan(row["low"]) else f" ({row['low']:+.4f} to {row['high']:+.4f})"
     )

@@ -117,3 +117,31 @@ def test_what_cannot_be_a_bowl_is_refused() -> None:
         bowls(world(), "optim.rl")
     with pytest.raises(ValueError, match=r"column 'optim.lr': 0.0: only positive values"):
         bowls(world().replace({"optim.lr": {3e-3: 0.0}}), "optim.lr")
+
+
+def test_no_run_is_dropped_in_silence() -> None:
+    runs = world()
+    once = bowls(runs, "optim.lr").rows
+    shown = bowls(runs.assign(status=[None, *["FINISHED"] * (len(runs) - 1)]), "optim.lr").rows
+    pd.testing.assert_frame_equal(once, shown)
+    for change, message in (
+        ({"status": "done"}, "unknown status done"),
+        ({"size": [None, *runs["size"][1:]]}, "row 0: size is empty"),
+        ({"optim.lr": runs["optim.lr"].astype(str)}, "'optim.lr' is not numeric"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            bowls(runs.assign(**change), "optim.lr")
+
+
+def test_every_label_but_the_size_has_a_law_of_its_own() -> None:
+    """Of two numbers of heads, the second with twice the rates; and of one variant alone."""
+    runs = world()
+    twice = runs.assign(heads=2, **{"optim.lr": 2 * runs["optim.lr"]})
+    both = pd.concat([runs.assign(heads=1), twice])
+    found = bowls(both, "optim.lr", labels=("variant", "heads", "size")).law("flops")
+    own = bowls(runs, "optim.lr").law("flops")
+    for _, part in found.groupby("heads"):
+        assert part["exponent"].to_numpy() == pytest.approx(own["exponent"].to_numpy())
+    one = runs[runs["variant"] == "full"]
+    alone = bowls(one, "optim.lr", labels=("size",)).law("flops")
+    assert alone["exponent"].tolist() == pytest.approx(own.query("variant == 'full'")["exponent"])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from analysis_helpers import record
 
+from analysis import compute_equivalent_gain
 from analysis.gain.paired import crossed_seeds
 
 
@@ -73,3 +75,23 @@ def test_a_table_says_by_its_labels_which_it_is(script):
     assert one.interval != other.interval
     two = compute_equivalent_gain(crossed[crossed["seed"] < 2], "full")
     assert any("share two seeds" in warning for warning in two.warnings)
+
+
+def test_seeds_of_the_largest_size_alone_are_no_cases_without_it():
+    """The gain of the smaller sizes is that of a table which never had the largest."""
+    rng = np.random.default_rng(0)
+    sizes = [(s, k) for s in range(4) for k in range(3)] + [(4, k) for k in range(3, 9)]
+    table = pd.DataFrame(
+        {
+            "variant": variant,
+            "size": s,
+            "seed": k,
+            "flops": 1e18 * 4**s,
+            "val/loss": 2 * 4 ** (-0.06 * s) * np.exp(rng.normal(0, 0.01)),
+        }
+        for variant in ("baseline", "full")
+        for s, k in sizes
+    )
+    rest = compute_equivalent_gain(table, "full").without_largest()
+    alone = compute_equivalent_gain(table[table["size"] < 4], "full")
+    assert (rest.gain, *rest.interval) == pytest.approx((alone.gain, *alone.interval))

@@ -4,6 +4,7 @@ import json
 import pickle
 
 import numpy as np
+import pandas as pd
 import pytest
 from analysis_helpers import noisy
 
@@ -129,3 +130,11 @@ def test_a_fit_draws_itself(law) -> None:
     ax = fit(law, x[:, : len(law.variables)], y).plot()
     assert ax.get_xscale() == ax.get_yscale() == "log"
     plt.close(ax.figure)
+
+
+def test_columns_that_know_missing_values_are_numbers() -> None:
+    x, y = pd.Series([1.0, 2.0, 4.0, 8.0]), pd.Series([2.0, 1.9, 1.8, 1.7])
+    plain = fit(POWER_LAW, x, y).params
+    assert fit(POWER_LAW, x.convert_dtypes(), y.astype("Float64")).params == plain
+    with pytest.raises(ValueError, match="y must be positive and finite, but is nan at row 2"):
+        fit(POWER_LAW, x, y.astype("Float64").where(y.index != 2))

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from analysis_helpers import arms
 
-from analysis import compute_equivalent_gain
+from analysis import ablation_table, compute_equivalent_gain, gain_at_size, paper
 
 
 def changed(row: int, column: str, value: object) -> pd.DataFrame:
@@ -187,3 +187,24 @@ def test_unknown_names_come_with_the_nearest():
         compute_equivalent_gain(arms(), "full").at(1e18, "both")
     with pytest.raises(ValueError, match="C must be finite and above 0, found 0"):
         compute_equivalent_gain(arms(), "full").at(0)
+
+
+TABLE_2 = paper.table_2()
+
+
+def test_whole_flop_beyond_64_bits_and_nullable_columns_are_numbers():
+    """Python counts FLOP exactly; past 1.8e19 pandas keeps such a column as objects."""
+    expected = compute_equivalent_gain(TABLE_2, "block").interval
+    exact = TABLE_2.assign(flops=[int(c) for c in TABLE_2["flops"]])
+    assert exact["flops"].dtype == object
+    for table in (exact, TABLE_2.convert_dtypes(), TABLE_2.set_index("size", drop=False)):
+        assert compute_equivalent_gain(table, "block").interval == pytest.approx(expected)
+        assert ablation_table(table).rows["pairs"].tolist() == [5, 5, 5, 5]
+
+
+def test_a_gain_at_one_size_names_what_it_lacks():
+    with pytest.raises(ValueError, match="level is 95"):
+        gain_at_size(TABLE_2, "block", 0.055, level=95)
+    unpaired = TABLE_2.assign(seed=(TABLE_2["variant"] == "block").astype(int))
+    with pytest.raises(ValueError, match="0 paired sizes: there is none at which"):
+        gain_at_size(unpaired, "block", 0.055)

@@ -286,3 +286,26 @@ def test_a_grid_may_miss_cells_but_not_too_many() -> None:
     assert grid_optimum(table).column == 60
     with pytest.raises(ValueError, match="6 losses in 2 rows and 3 columns"):
         grid_optimum(grid(BASELINE).iloc[:2, :3])
+
+
+def test_runs_that_did_not_finish_are_left_out_and_said() -> None:
+    table = runs(sigma=0.001)
+    expected = isoflop(table)["baseline"]
+    killed = table.iloc[[0, 1]].assign(status=["killed", "diverged"])
+    killed["val/loss"] = [9.0, np.nan]
+    study = isoflop(pd.concat([table.assign(status="finished"), killed]))["baseline"]
+    assert study.size_law.params == expected.size_law.params
+    assert study.warnings[0].startswith(f"baseline: 2 of {len(table) + 2} runs diverged or did")
+
+
+@pytest.mark.parametrize(
+    ("cells", "columns", "message"),
+    [
+        ([[3, 2, 1, 2, 3, 4], [np.nan, np.nan, 1.2, np.nan, np.nan, np.nan]], 1, "two rows of"),
+        ([[3, 2, 1, 2, 3, 4], [3, 2, 1, 2, 3, 4]], 0, "ratios above 0"),
+    ],
+)
+def test_a_grid_without_a_surface_is_refused(cells, columns, message) -> None:
+    table = pd.DataFrame(cells, index=[1, 2], columns=[columns, 2, 4, 8, 16, 32], dtype=float)
+    with pytest.raises(ValueError, match=message):
+        grid_optimum(table)

@@ -13,7 +13,7 @@ import pytest
 from analysis_helpers import record
 from scipy import stats
 
-from analysis import compute_equivalent_gain
+from analysis import compute_equivalent_gain, isoflop
 from analysis.gain.paired import crossed_seeds, paired_shift
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
@@ -79,6 +79,34 @@ def test_the_runs_of_the_quickstart_give_the_gains_that_its_record_prints():
             found[variant, x] = gain.parallelism.p
     block, full = (f"{found[v, 'flops']:.3f}".lstrip("0") for v in ("block8", "full"))
     assert f"equal exponents are rejected (p = {block}; Full {full})" in text
+
+
+def test_the_runs_of_the_isoflop_study_give_what_its_record_prints():
+    runs, text = kept("009-isoflop-nano")
+    runs = runs[~runs["tuning"]]
+    means = runs.groupby(["budget", "variant", "size"])["val/loss"].mean().unstack()
+    for row in means.to_numpy():
+        cells = [f"**{x:.3f}**" if x == row.min() else f"{x:.3f}" for x in row]
+        assert " | ".join(cells) in text
+    studies = isoflop(runs)
+    for name, label in (("baseline", "baseline"), ("full", "Full"), ("block8", "Block")):
+        law = studies[name].size_law
+        low, high = law.interval()["b"]
+        assert f"C^{law.params['b']:.2f} ({label}, {low:.2f} to {high:.2f})" in text
+        for valley in studies[name].valleys:
+            best, low, high = (
+                f"{n:,.0f}" for n in np.round([valley.best.at, *valley.best.interval], -3)
+            )
+            assert f"{best} ({low} to {high})" in text
+    bottoms = pd.DataFrame(
+        {"variant": name, "size": f"{v.budget:.1g}", "flops": v.budget, "val/loss": v.loss}
+        for name, study in studies.items()
+        for v in study.valleys
+    )
+    for variant in ("full", "block8"):
+        gain = compute_equivalent_gain(bottoms, variant)
+        low, high = gain.interval
+        assert f"{gain.gain:.2f} ({low:.2f} to {high:.2f})" in text
 
 
 @pytest.mark.parametrize(("variant", "words"), [("block4", "falls by"), ("full", "a slope of")])

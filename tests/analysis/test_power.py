@@ -179,3 +179,12 @@ def test_an_interaction_is_an_error_that_seeds_do_not_average_out() -> None:
     gains = (noise + own).mean((1, 2)) / (study.loss * study.alpha)
     assert study.log_error == pytest.approx(gains.std(), rel=0.02)
     assert replace(study, seeds=1000).log_error > 0.65 * study.log_error
+
+
+def test_runs_that_did_not_finish_are_no_noise_of_a_pilot() -> None:
+    runs = pilot_runs(0.004, 2)
+    killed = runs.iloc[[0]].assign(seed=9, status="KILLED", **{"val/loss": 9.0})
+    every = pd.concat([runs.assign(status="finished"), killed])
+    assert pilot(every) == pilot(runs) == pilot(runs.convert_dtypes())
+    with pytest.raises(ValueError, match="several runs of variant baseline, size"):
+        pilot(pd.concat([runs, runs.iloc[[0]]]))

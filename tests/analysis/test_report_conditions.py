@@ -5,7 +5,10 @@ import pandas as pd
 import pytest
 from analysis_helpers import published, section
 
+from analysis import paper
 from analysis.report import write_report
+from analysis.report.evidence import gather
+from analysis.report.sections import verdict
 
 
 def test_each_cell_of_a_tuned_study_with_another_factor_has_a_value_of_its_own(
@@ -110,3 +113,36 @@ def test_a_report_on_a_table_of_ones_own_claims_no_settings_and_no_sweep(tmp_pat
     assert "by the seconds of the table" in head
     assert "attnres sweep" not in text
     assert "How the runs of this table were made is not known here." in text
+
+
+def test_a_table_in_the_words_of_another_program_is_read_as_the_gain_reads_it(
+    tmp_path, quick
+) -> None:
+    """Status in capitals or empty, FLOP as long whole numbers, and an arm without a pair."""
+    table = paper.table_2()
+    table["flops"] = [int(c) for c in table["flops"]]
+    table["status"] = [None, *["FINISHED"] * 19]
+    table.loc[table["variant"] == "block", "seed"] = 5
+    table.to_csv(tmp_path / "runs.csv", index=False)
+    report = write_report(tmp_path / "runs.csv", tmp_path / "out")
+    assert "full is better: it behaves like baseline given 1.31 times" in report.verdict
+    assert "20 runs, 5 sizes" in report.verdict
+    assert "nan" not in report.markdown.read_text()
+    one = table[table["size"] == "194M"].drop(columns="flops")
+    one.to_csv(tmp_path / "one.csv", index=False)
+    words = verdict(gather(tmp_path / "one.csv", None, None, None))
+    assert "block: no run has the size and seed of one of the baseline." in words
+
+
+def test_a_run_without_a_variant_is_named(tmp_path) -> None:
+    table = paper.table_2()
+    table.loc[1, "variant"] = None
+    table.to_csv(tmp_path / "runs.csv", index=False)
+    with pytest.raises(ValueError, match="row 1: variant is empty"):
+        write_report(tmp_path / "runs.csv", tmp_path / "out")
+
+
+def test_without_flop_the_size_of_the_lowest_loss_is_the_largest(tmp_path) -> None:
+    paper.table_2().drop(columns=["flops", "params"]).to_csv(tmp_path / "runs.csv", index=False)
+    evidence = gather(tmp_path / "runs.csv", None, None, None)
+    assert evidence.sizes == ["194M", "241M", "296M", "436M", "528M"]

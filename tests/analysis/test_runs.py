@@ -1,5 +1,6 @@
 """Runs come out as tidy tables, from their folders and from a store."""
 
+import json
 import subprocess
 import sys
 import time
@@ -218,3 +219,13 @@ def test_the_package_is_imported_within_its_budget() -> None:
     ).stdout.split()
     assert float(output[0]) < 1.5
     assert output[1] == "False"
+
+
+def test_whole_flop_beyond_64_bits_are_numbers(tmp_path) -> None:
+    rows = [{"variant": "baseline", "seed": k, "flops": 10**k} for k in (1, 20)]
+    pd.DataFrame(rows).to_csv(tmp_path / "runs.csv")
+    (tmp_path / "runs.json").write_text(json.dumps(rows))
+    for name in ("runs.csv", "runs.json"):
+        table = load_runs(tmp_path / name)
+        assert table["flops"].tolist() == [10.0, 1e20]
+        assert table["flops"].dtype == float
