@@ -16,6 +16,10 @@ from analysis.noise import Noise, scatter, share_seeds, shared_noise
 from analysis.tables import markdown, tex
 
 ALPHA = 0.05
+SHARED = (
+    "sizes share seeds, and a seed may move a variant at all of them alike: each seed is one case; "
+    "seeds of its own at each size give a narrower interval"
+)
 COLUMNS = ["variant", "pairs", "loss", "difference", "df", "low", "high", "p", "p_equivalent"]
 
 
@@ -161,10 +165,7 @@ def ablation_table(  # noqa: PLR0913
             "variance, with few degrees of freedom"
         )
     if share_seeds(finished) and finished.groupby(["arm", "size"], observed=True).size().max() > 1:
-        warnings.append(
-            "sizes share seeds, and a seed may move a variant at all of them alike: each seed is "
-            "one case; seeds of its own at each size give a narrower interval"
-        )
+        warnings.append(SHARED)
     rows = []
     for variant in (v for v in variants if v in losses):
         rows.append(_row(variant, losses[variant], own, margin, noise if pooled else None))

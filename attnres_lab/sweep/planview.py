@@ -44,7 +44,7 @@ def print_plan(
     source: SpecFile, folder: SweepFolder, *, large: bool = False, measure: bool = False
 ) -> None:
     """Trials new, pending and done, with parameters, tokens, FLOPs, time, disk, where our training
-    runs them. Raises UserError for what cannot run.
+    runs them. Raises UserError for what cannot run; for want of memory after all is printed.
     """
     spec, plan = source.spec, make_plan(source, folder, large=large)
     if spec.function != TRAIN:
@@ -56,13 +56,13 @@ def print_plan(
     if brought and folder.holder() is None:  # then status and report have something to say
         plan.write(folder, trials)
     device = device_of(spec, trials, expected_slots(spec))
-    check_memory(trials, device, spec)
     speeds = Speeds(device)
     speeds.learn((t, folder.trial(t.entry.hash)) for t in trials)
     states = {t.entry.hash: _state(t, folder, spec) for t in trials}
     left = [t for t in trials if states[t.entry.hash] in ("new", "pending")]
     ours = spec.function == TRAIN  # what another function takes, nobody here knows
     if measure and ours:
+        check_memory(trials, device, spec)
         speeds.measure(left, spec, folder)
     prices = {t.entry.hash: speeds.price(t) for t in trials} if ours else {}
     if spec.question:
@@ -94,6 +94,7 @@ def print_plan(
     if not spec.adaptive and any(key.startswith("model.residual") for key in varied):
         for warning in _no_gain(trials):
             print(f"warning: {warning}")
+    check_memory(trials, device, spec)  # last: a plan for a larger machine is read on this one
 
 
 def _rows(

@@ -121,7 +121,9 @@ def test_a_cluster_is_priced_by_the_device_that_the_file_names_or_its_runs_name(
     )
 
 
-def test_what_cannot_fit_into_this_machine_is_refused_before_anything_starts(lab: Lab) -> None:
+def test_what_cannot_fit_into_this_machine_is_refused_before_anything_starts(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = sweep(lab, **HUGE)
     for what in (lambda: print_plan(load_spec(path), lab.folder), lambda: lab.run(path)):
         with pytest.raises(
@@ -133,6 +135,7 @@ def test_what_cannot_fit_into_this_machine_is_refused_before_anything_starts(lab
         ):
             what()
     assert not lab.folder.trials.exists()
+    assert "to go: " in capsys.readouterr().out  # its price is known all the same
 
 
 def test_what_fits_once_but_not_once_per_worker_is_refused(lab: Lab) -> None:
