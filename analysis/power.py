@@ -62,7 +62,9 @@ class Design:
         return self.sizes * (self.seeds if self.pool_seeds else 1) - 1
 
     def half_width(self, level: float = 0.95) -> float:
-        """How far the upper limit of the gain at ``level`` lies above it: 0.05 is 5 % of it."""
+        """How far the upper limit of the gain at ``level`` lies above it: 0.05 is 5 % of it. Raises
+        ValueError for a level outside (0, 1).
+        """
         return float(np.expm1(quantile(self._freedom, level) * self.log_error))
 
     def power(self, gain: float, against: float = 1.0, level: float = 0.95) -> float:

@@ -17,15 +17,18 @@ from analysis.fits.laws import Array
 Limits = dict[str, tuple[float, float]]
 
 
-def quantile(freedom: float, level: float = 0.95) -> float:
-    """Student's two-sided quantile; infinite without degrees of freedom."""
-    return float(stdtrit(freedom, (1 + level) / 2)) if freedom > 0 else np.inf
-
-
 def check_level(level: float) -> None:
     """Raise ValueError for a level of an interval that is not between 0 and 1."""
     if not 0 < level < 1:
         raise ValueError(f"level is {level}: give a number between 0 and 1, such as 0.95")
+
+
+def quantile(freedom: float, level: float = 0.95) -> float:
+    """Student's two-sided quantile; infinite without degrees of freedom. Raises ValueError for a
+    level outside (0, 1).
+    """
+    check_level(level)
+    return float(stdtrit(freedom, (1 + level) / 2)) if freedom > 0 else np.inf
 
 
 class Derived(NamedTuple):

@@ -36,6 +36,11 @@ def gain_from_published(
         raise ValueError(f"definition must be 'extra' or 'saving', not {definition!r}")
     if not (isfinite(C) and C > 0):
         raise ValueError(f"C must be finite and above 0, found {C!r}")
+    for arm, law in (("baseline", baseline), ("variant", variant)):
+        if isinstance(law, str) or len(law) != 2:
+            raise ValueError(
+                f"{arm} is {law!r}: give the two strings A and alpha of L = A C^-alpha"
+            )
     printed = [
         _printed(text, f"{arm} {name}")
         for arm, law in (("baseline", baseline), ("variant", variant))

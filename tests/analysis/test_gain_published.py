@@ -49,6 +49,7 @@ def test_no_law_that_prints_alike_leaves_the_interval(shift, C):
         (("1.891", "x"), 1, "baseline alpha is 'x', which is no printed number"),
         (("1.891", "nan"), 1, "baseline alpha is 'nan', which is no printed number"),
         (("1.891", "0.0"), 1, "baseline alpha is '0.0': it must be above 0"),
+        (("1.6", "1.891", "0.057"), 1, r"baseline is \('1.6', '1.891', '0.057'\): give the two"),
         (BASELINE, 0, "C must be finite and above 0, found 0"),
     ],
 )

@@ -146,6 +146,11 @@ def test_impossible_studies_are_refused(numbers) -> None:
         Design(**numbers)
 
 
+def test_a_level_in_per_cent_is_refused() -> None:
+    with pytest.raises(ValueError, match="level is 95: give a number between 0 and 1"):
+        Design(sigma=0.01, sizes=5).half_width(95)
+
+
 @pytest.mark.parametrize("interaction", [0.0, 0.005])
 def test_many_sizes_with_a_seed_each_are_the_cheapest_design(interaction: float) -> None:
     """STATISTICS: at equal compute 16 x 1 beats 8 x 2, 5 x 3 and 3 x 5, the more so where a variant
