@@ -59,8 +59,8 @@ def run_sweep(
             "Space": ", ".join(spec.space),
             "Base": spec.base,
         }
-        stack.enter_context(SweepMirror(spec.name, folder.path, about))
         study = OptunaStudy(spec, source.space, folder.journal, screen.say)
+        stack.enter_context(SweepMirror(spec.name, folder.path, about))
         results = Results(spec, folder, study, screen)
         chosen = None if again is None else folder.choose([t.entry.hash for t in trials], again)
         coordinator = Coordinator(plan, trials, results, launcher, chosen)
