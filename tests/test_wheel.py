@@ -13,6 +13,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.slow
+HIDDEN = ("PYTHONPATH", "ATTNRES_RUNS", "MLFLOW_TRACKING_URI")
+BARE = {key: value for key, value in os.environ.items() if key not in HIDDEN}
 
 
 @pytest.fixture(scope="module")
@@ -26,14 +28,15 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     offline = ["--no-index", "--no-deps", "--quiet"]
     build = [*pip, "wheel", *offline, "--no-build-isolation", "-w", str(place), "."]
-    subprocess.run(build, cwd=place / "source", check=True)
+    subprocess.run(build, cwd=place / "source", env=BARE, check=True)
     shutil.rmtree(place / "source")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(place / "venv")], check=True)
     python = place / "venv" / "bin" / "python"
     (site,) = place.glob("venv/lib/python*/site-packages")
     (site / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
     (wheel,) = place.glob("*.whl")
-    subprocess.run([*pip, "--python", str(python), "install", *offline, str(wheel)], check=True)
+    install = [*pip, "--python", str(python), "install", *offline, str(wheel)]
+    subprocess.run(install, env=BARE, check=True)
     return python
 
 
@@ -44,11 +47,10 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def attnres(python: Path, folder: Path, *words: str) -> str:
     """What a command prints that ends well, with no path but the environment's own."""
-    hidden = ("PYTHONPATH", "ATTNRES_RUNS", "MLFLOW_TRACKING_URI")
     result = subprocess.run(
         [str(python.parent / "attnres"), *words],
         cwd=folder,
-        env={key: value for key, value in os.environ.items() if key not in hidden},
+        env=BARE,
         capture_output=True,
         text=True,
     )
