@@ -100,7 +100,9 @@ def bowls(
         found, lowest = _bowl(cell, key, y, sigma)
         rows.append(head | found)
         if len(lowest):
-            numbers = lowest.select_dtypes("number").mean().to_dict()
+            # other losses are those of runs, not of the parabola's minimum
+            others = [c for c in lowest if str(c).startswith(("val/", "train/"))]
+            numbers = lowest.drop(columns=others).select_dtypes("number").mean().to_dict()
             numbers |= {"seed": 0, key: found["best"], y: found["loss"]}
             minima.append(head | numbers | head)  # a label may be a number
     return Bowls(key, tuple(labels), sigma, pd.DataFrame(rows), pd.DataFrame(minima))

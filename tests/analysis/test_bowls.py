@@ -133,6 +133,14 @@ def test_no_run_is_dropped_in_silence() -> None:
             bowls(runs.assign(**change), "optim.lr")
 
 
+def test_minima_hold_no_loss_but_their_own() -> None:
+    """Another unit of the runs' loss contradicts the parabola's lowest, and the gain refuses it."""
+    runs = world(rates=(2e-3, 1.6e-2, 0.128))
+    runs["val/bpb"] = runs["val/loss"] / np.log(2)
+    gain = compute_equivalent_gain(bowls(runs, "optim.lr").minima, "full")
+    assert gain.gain == pytest.approx(GAIN)
+
+
 def test_every_label_but_the_size_has_a_law_of_its_own() -> None:
     """Of two numbers of heads, the second with twice the rates; and of one variant alone."""
     runs = world()
