@@ -109,6 +109,25 @@ def test_the_runs_of_the_isoflop_study_give_what_its_record_prints():
         assert f"{gain.gain:.2f} ({low:.2f} to {high:.2f})" in text
 
 
+def test_the_runs_of_mini_give_what_its_record_prints():
+    """Of the widths that are whole: every arm on three seeds."""
+    runs, text = kept("029-mini")
+    runs = runs[(runs["status"] == "finished") & ~runs["tuning"].astype(bool)]
+    runs = runs[runs.groupby("size")["seed"].transform("size") == 12]
+    means = runs.groupby(["model.dim", "variant"])["val/loss"].mean().unstack()
+    for width, row in means.iterrows():
+        worth = " | ".join(
+            f"{row[v] - row['baseline']:+.4f}" for v in ("full", "block8", "full-h4")
+        )
+        assert f"| {width:.0f} | " in text
+        assert worth in text
+    for variant in ("full", "block8", "full-h4"):
+        gain = compute_equivalent_gain(runs, variant)
+        low, high = gain.interval
+        p = f"{gain.parallelism.p:.3f}".lstrip("0")
+        assert f"{gain.gain:.3f} ({low:.3f} to {high:.3f}) | {p} |" in text
+
+
 @pytest.mark.parametrize(("variant", "words"), [("block4", "falls by"), ("full", "a slope of")])
 def test_the_line_over_depths_has_the_shape_as_its_unit(variant, words):
     runs, text = kept("007-depth-nano")
