@@ -69,7 +69,7 @@ class Design:
 
     def power(self, gain: float, against: float = 1.0, level: float = 0.95) -> float:
         """Probability that the interval at ``level`` excludes ``against`` when the truth is
-        ``gain`` (non-central t, two-sided).
+        ``gain`` (non-central t, two-sided). Raises ValueError for a level outside (0, 1).
         """
         from scipy.special import gammaincinv, ndtr
 
