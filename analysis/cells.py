@@ -14,25 +14,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.checks import UNFINISHED, filled, numeric, rows_of, some, states
 from analysis.fits.laws import Array
 
-# the words of run folders and of MLflow, in any case
-UNFINISHED = (
-    "scheduled",
-    "running",
-    "failed",
-    "stopped",
-    "pruned",
-    "damaged",  # its status could not be read
-    "killed",  # from here on also Weights & Biases' words
-    "crashed",
-    "preempting",
-    "preempted",
-    "pending",
-)
-DONE = ("", "finished")
-FINISHED = (*DONE, "diverged")
-NUMBERS = ("integer", "floating", "mixed-integer-float")  # of objects, as pandas calls them
 ONE_VALUE = {  # columns that may hold only one value among runs that are compared
     "data_fingerprint": "runs of different data or evaluation sets cannot be compared",
     "loss_unit": "losses in different units cannot be compared; convert them to one",
@@ -111,14 +95,14 @@ def finished_runs(
         bad = finished[~(np.isfinite(finished[column]) & (finished[column] > 0))]
         if len(bad):
             raise ValueError(
-                f"{_rows(bad)}: {column} must be finite and above 0, found {_some(bad[column])}"
+                f"{rows_of(bad)}: {column} must be finite and above 0, found {some(bad[column])}"
             )
     repeated = finished[finished.duplicated([columns.by, columns.size, columns.seed], keep=False)]
     if len(repeated):
         what = f"several runs of one {columns.by}, {columns.size} and {columns.seed}"
         raise ValueError(
-            f"{_rows(repeated)}: {what}; keep one of each or average them first (of values tried, "
-            "such as learning rates, bowls() takes each cell's best)"
+            f"{rows_of(repeated)}: {what}; keep one of each or average them first (of values "
+            "tried, such as learning rates, bowls() takes each cell's best)"
         )
     _one_unit(finished, columns)
     given = {
@@ -150,43 +134,6 @@ def _check_names(frame: pd.DataFrame, columns: Columns, arms: Iterable[object]) 
                 f"no run has {columns.by} = "
                 f"{arm!r}{_nearest(arm, frame[columns.by].dropna().unique())}"
             )
-
-
-def filled(frame: pd.DataFrame, columns: Iterable[str]) -> None:
-    """Raise ValueError, naming the rows, where one of ``columns`` is empty."""
-    for column in columns:
-        if frame[column].isna().any():
-            raise ValueError(f"{_rows(frame[frame[column].isna()])}: {column} is empty")
-
-
-def numeric(frame: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
-    """With ``columns`` as floats: whole numbers that are too long for 64 bits, such as FLOP, come
-    as objects. Raises ValueError for what is no number.
-    """
-    for column in columns:
-        kind = pd.api.types.infer_dtype(frame[column], skipna=True)
-        if not pd.api.types.is_numeric_dtype(frame[column]) and kind not in NUMBERS:
-            raise ValueError(
-                f"column {column!r} is not numeric ({frame[column].iloc[0]!r} ...): convert it to "
-                "numbers"
-            )
-    return frame.assign(**{column: frame[column].astype(float) for column in columns})
-
-
-def states(frame: pd.DataFrame) -> pd.Series[str]:
-    """``status`` in small letters, empty where it is or the column is missing. Raises ValueError
-    for a word that is not known.
-    """
-    if "status" not in frame:
-        return pd.Series("", frame.index)
-    status = frame["status"].fillna("").astype(str).str.lower()
-    unknown = frame[~status.isin((*UNFINISHED, *FINISHED))]
-    if len(unknown):
-        raise ValueError(
-            f"{_rows(unknown)}: unknown status {_some(unknown['status'].unique())}; valid: "
-            f"{', '.join(FINISHED[1:] + UNFINISHED)}"
-        )
-    return status
 
 
 def _check_labels(frame: pd.DataFrame, columns: Columns) -> None:
@@ -222,7 +169,7 @@ def paired_cells(
     order = both["x_b"].groupby(level="size").mean().sort_values().index
     if len(order) < fewest:
         plural = "" if len(order) == 1 else "s"
-        named = f" ({_some(order)})" if len(order) else ""
+        named = f" ({some(order)})" if len(order) else ""
         needed = "a power law and its error need at least 3" if fewest > 1 else "there is none"
         raise ValueError(
             f"{len(order)} paired {columns.size}{plural}{named}: {needed} at which {baseline!r} "
@@ -253,7 +200,7 @@ def missing_pairs(cells: dict[Any, pd.Index[Any]]) -> list[str]:
         for other, own, theirs in ((a, of_b, of_a), (b, of_a, of_b))
     }
     return [
-        f"{arm} has no run to pair at {_some(names)}: left out of the comparison"
+        f"{arm} has no run to pair at {some(names)}: left out of the comparison"
         for arm, names in missing.items()
         if names
     ]
@@ -275,7 +222,7 @@ def _without_a_loss(frame: pd.DataFrame, columns: Columns) -> tuple[pd.DataFrame
                     mask, [columns.by, columns.size, columns.seed]
                 ].to_numpy()
             ]
-            warnings.append(f"{mask.sum()} of {len(frame)} runs {what}: {_some(cells)}")
+            warnings.append(f"{mask.sum()} of {len(frame)} runs {what}: {some(cells)}")
     return frame[~diverged & ~unfinished], warnings
 
 
@@ -290,7 +237,7 @@ def _one_unit(frame: pd.DataFrame, columns: Columns) -> None:
         odd = frame[np.abs(bytes_per_token / bytes_per_token.median() - 1) > 0.01]
         if len(odd):
             what = "the ratio of val/loss to val/bpb differs from that of the other runs"
-            raise ValueError(f"{_rows(odd)}: {what}: another unit, tokenizer or evaluation set")
+            raise ValueError(f"{rows_of(odd)}: {what}: another unit, tokenizer or evaluation set")
         return
     # among many variants at one size a bad one may well lie there
     if columns.x is None or ("loss_unit" in frame and frame["loss_unit"].notna().all()):
@@ -301,7 +248,7 @@ def _one_unit(frame: pd.DataFrame, columns: Columns) -> None:
     if (mixed := bits & either).any():
         what = f"{columns.y} is 1.44 times that of other runs of the same {columns.size}"
         raise ValueError(
-            f"{_rows(frame[mixed])}: {what}: bits and nats mixed? Convert to one unit, or give "
+            f"{rows_of(frame[mixed])}: {what}: bits and nats mixed? Convert to one unit, or give "
             "val/bpb, or one loss_unit, beside it to show that they are not"
         )
 
@@ -309,13 +256,4 @@ def _one_unit(frame: pd.DataFrame, columns: Columns) -> None:
 def _nearest(name: object, known: Iterable[object]) -> str:
     names = [str(k) for k in known]
     close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; there are {_some(names)}"
-
-
-def _rows(frame: pd.DataFrame) -> str:
-    return f"row{'s' if len(frame) > 1 else ''} {_some(frame.index)}"
-
-
-def _some(items: Iterable[object], most: int = 8) -> str:
-    names = [str(item) for item in items]
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return f"; did you mean {close[0]!r}?" if close else f"; there are {some(names)}"

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import fdtrc
 
-from analysis.cells import DONE, numeric, states
+from analysis.checks import DONE, numeric, states
 from analysis.fits.fit import Fit, fit
 from analysis.fits.intervals import quantile
 from analysis.fits.laws import POWER_LAW, Array, Law, check_positive

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from analysis.cells import DONE, filled, states
+from analysis.checks import DONE, filled, states
 from analysis.fits.fit import fit
 from analysis.fits.intervals import quantile
 from analysis.fits.laws import POWER_LAW, check_positive

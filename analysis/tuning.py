@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.cells import FINISHED, filled, numeric, states
+from analysis.checks import FINISHED, filled, numeric, states
 from analysis.fits.laws import Array
 from attnres_lab.runs.tuning import vertex
 

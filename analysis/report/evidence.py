@@ -13,7 +13,7 @@ import pandas as pd
 import yaml
 
 from analysis.ablation import AblationTable, ablation_table
-from analysis.cells import filled, numeric, states
+from analysis.checks import filled, numeric, states
 from analysis.depth import DepthRecord, load_depth
 from analysis.gain.gain import Gain, compute_equivalent_gain
 from analysis.isoflop import IsoFlop, isoflop
