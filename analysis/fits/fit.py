@@ -106,9 +106,11 @@ class Fit(Fitted):
 
         By default by ``method``; ``delta-t`` works on the log scale with ``log``, for quantities
         that are positive and span decades, ``bootstrap`` takes percentiles. Raises ValueError: a
-        level outside (0, 1), or another method.
+        level outside (0, 1), another method, or ``log`` of a quantity that is not positive.
         """
         intervals.check_level(level)
+        if log and not (value := float(function(self.params))) > 0:
+            raise ValueError(f"log needs a quantity above 0, which is {value:.6g} here")
         method = method or self.method
         if method == "delta-t":
             return intervals.derived(self, function, level, log)

@@ -29,12 +29,6 @@ SEED = 1234  # of the choice of examples; lm_eval's own
 
 def answers(scorer: Scorer, name: str, settings: Settings) -> list[Answers]:
     """The scores of a task or group of lm_eval, by task and metric. Raises UserError."""
-    try:
-        import lm_eval  # noqa: F401
-    except ImportError:
-        raise UserError(
-            f"{name}: lm_eval is not installed; pip install 'attnres-lab[eval]', or use nano"
-        ) from None
     from lm_eval.evaluator import evaluate
 
     from attnres_lab.evaluation.hub import local
@@ -67,18 +61,23 @@ def answers(scorer: Scorer, name: str, settings: Settings) -> list[Answers]:
 
 
 def check(names: Iterable[str]) -> None:
-    """Raises UserError for a name that stands in none of lm_eval's files: before a model is loaded,
-    and without parsing them, which takes twenty times as long.
+    """Raises UserError where lm_eval is not installed, and for a name that stands in none of its
+    files: before a model is loaded, and without parsing them, which takes twenty times as long.
     """
-    unsure = set(names) - {suite.task for suite in PAPER}
-    if not unsure or (spec := find_spec("lm_eval")) is None:
+    if not (wanted := sorted(names)):
+        return
+    if (spec := find_spec("lm_eval")) is None:
+        raise UserError(
+            f"{wanted[0]}: lm_eval is not installed; pip install 'attnres-lab[eval]', or use nano"
+        )
+    if not (unsure := [n for n in wanted if n not in {suite.task for suite in PAPER}]):
         return
     home = Path(str(spec.origin)).parent / "tasks"
     # what a YAML includes may have any ending, or none
     skipped = (".py", ".pyc", ".md", ".sh", ".json")
     files = (p for p in home.rglob("*") if p.suffix not in skipped and p.is_file())
     text = "\n".join(path.read_text(errors="replace") for path in files)
-    for name in sorted(unsure):
+    for name in unsure:
         if not re.search(rf"\b{re.escape(name)}\b", text):
             raise _unknown(name, NAMED.findall(text))
 

@@ -17,6 +17,7 @@ from attnres_lab.model.flops import num_params
 from attnres_lab.runs.sweep import Entry, SweepFolder
 from attnres_lab.runs.tuning import MOST
 from attnres_lab.shipped import find
+from attnres_lab.sweep import scoring
 from attnres_lab.sweep.space import Axis, Interval, Point, Scalar, sets
 from attnres_lab.sweep.spec import SpecFile
 from attnres_lab.sweep.trials import Trial, misspent, trial_hash
@@ -267,19 +268,7 @@ def make_plan(source: SpecFile, folder: SweepFolder, *, large: bool = False) -> 
     """The plan that the sweep file asks for. Raises UserError for a sampler or pruner that is
     none, and for an evaluation that no trial could make.
     """
-    if source.spec.eval:
-        from attnres_lab.evaluation.harness import check, runs_code
-
-        try:
-            if code := runs_code(source.spec.eval.tasks):
-                raise UserError(
-                    f"{code} has programs run that the model wrote, which a sweep does not do; "
-                    f"once it is done: attnres eval {source.spec.name} --tasks {code} --allow-code"
-                )
-            check({*source.spec.eval.tasks} - {"nano"})
-        except UserError as error:
-            place = f"{source.file.where('eval.tasks')}: eval.tasks"
-            raise UserError(f"{place}: {str(error).removeprefix('--tasks: ')}") from None
+    scoring.check(source)
     if source.spec.adaptive or source.spec.pruner:
         from attnres_lab.sweep.optuna_study import make_pruner, make_sampler
 

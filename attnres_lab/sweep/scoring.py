@@ -7,13 +7,34 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+from attnres_lab.errors import UserError
 from attnres_lab.runs.folder import RunFolder, Status, read_json, write_json
 
 if TYPE_CHECKING:
     from attnres_lab.evaluation.run import Settings
     from attnres_lab.sweep.schema import SweepSpec
+    from attnres_lab.sweep.spec import SpecFile
 
 TRAIN = "attnres_lab.training.run:run"  # the function of a trial where a sweep names none
+
+
+def check(source: SpecFile) -> None:
+    """Raises UserError, with its line of the file, for an evaluation that no trial could make."""
+    if not source.spec.eval:
+        return
+    from attnres_lab.evaluation import harness
+
+    tasks = source.spec.eval.tasks
+    try:
+        if code := harness.runs_code(tasks):
+            raise UserError(
+                f"{code} has programs run that the model wrote, which a sweep does not do; "
+                f"once it is done: attnres eval {source.spec.name} --tasks {code} --allow-code"
+            )
+        harness.check({*tasks} - {"nano"})
+    except UserError as error:
+        place = f"{source.file.where('eval.tasks')}: eval.tasks"
+        raise UserError(f"{place}: {str(error).removeprefix('--tasks: ')}") from None
 
 
 def ask(run: RunFolder, spec: SweepSpec) -> None:

@@ -216,6 +216,8 @@ def test_a_function_of_parameters_has_the_delta_methods_interval() -> None:
     assert drawn.interval == pytest.approx(got.interval(method="bootstrap")["alpha"])
     with pytest.raises(ValueError, match="valid here: 'delta-t', 'bootstrap'"):
         got.derived(lambda p: p["A"], method="profile")
+    with pytest.raises(ValueError, match="log needs a quantity above 0, which is -"):
+        got.derived(lambda p: -p["A"], log=True)
 
 
 def test_the_best_size_for_a_budget_has_an_interval() -> None:

@@ -11,6 +11,7 @@ import pytest
 from attnres_lab.errors import UserError
 from attnres_lab.runs.folder import RunFolder, read_json
 from attnres_lab.sweep import scoring
+from attnres_lab.sweep.plan import make_plan
 from attnres_lab.sweep.process import TRAIN
 from attnres_lab.sweep.spec import load_spec
 from tests.sweep.conftest import Lab, study_states
@@ -111,3 +112,14 @@ def test_bad_input_gets_one_line(lab: Lab) -> None:
         with pytest.raises(UserError, match=message) as error:
             load_spec(sweep(lab, **changes))
         assert "\n" not in str(error.value)
+
+
+def test_a_harness_that_is_not_installed_is_said_before_anything_trains(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("attnres_lab.evaluation.harness.find_spec", lambda name: None)
+    known = load_spec(sweep(lab, eval={"tasks": ["nano"]}))
+    assert make_plan(known, lab.folder).known()
+    asked = load_spec(sweep(lab, eval={"tasks": ["nano", "arc_easy"]}))
+    with pytest.raises(UserError, match=r"eval\.tasks: arc_easy: lm_eval is not installed; "):
+        make_plan(asked, lab.folder)

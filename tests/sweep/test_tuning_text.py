@@ -1,0 +1,83 @@
+"""Sweeps under ``tune``: what their report says, and which sections are refused."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from analysis import load_runs
+from attnres_lab.errors import UserError
+from attnres_lab.sweep.known import export
+from attnres_lab.sweep.plan import Plan
+from attnres_lab.sweep.spec import load_spec
+from attnres_lab.sweep.tuning import Tuning
+from tests.sweep.conftest import Lab
+from tests.sweep.test_tuning import FUNCTION, SPACE, report_of, tuned
+
+
+def test_the_report_shows_bowls_values_cost_and_what_a_shared_value_would_have_said(
+    lab: Lab,
+) -> None:
+    lab.run(tuned(lab))
+    text = report_of(lab)
+    assert "full is better" in text
+    section = text.partition("## Tuned optim.lr")[2].partition("\n## ")[0]
+    assert "*Loss of the tuning runs by optim.lr" in section
+    assert "| d16-L4 | 0.04 ± 0 % | 0.02 ± 0 % |" in section
+    assert "For comparison only: what the same sweep would have said at one value" in section
+    assert re.search(r"\| 0\.01, shared \| \d\.\d\d \(\d\.\d\d to \d\.\d\d\) \|", section)
+    assert "What the error of a value costs a cell: " in section
+    assert "| 0.04, shared |" not in section, "not every cell has tried it"
+    assert "| full | flops | 1.25" in text.partition("## Compute-equivalent gain")[2]
+    tuning = load_runs("s", tuning=True)
+    assert f"| tuning | {len(tuning)} |" in section
+    assert "| measuring | 12 |" in section
+    assert len(load_runs("s")) == 12, "tuning runs are no replicates"
+    assert load_runs("s")["optim.lr"].nunique() == 6
+    export(lab.folder, lab.path)
+    assert len(load_runs(lab.path / "trials.csv")) == 12
+    assert len(load_runs(lab.path / "trials.csv", tuning=True)) == len(tuning)
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"tune": {"start": -1}}, "tune.start: should be greater than 0, got -1"),
+        ({"tune": {"factor": 1}}, "tune.factor: should be greater than 1, got 1"),
+        ({"tune": {"from": "three"}}, "tune.from: 'three' is not written as: 3 smallest sizes"),
+        ({"tune": {"starts": 1}}, "tune.starts: unknown key, did you mean 'start'"),
+        ({"tune": {"key": "optim.rl"}}, "tune.key: optim.rl: unknown key"),
+        ({"tune": {"key": ["optim.lr", "optim.weight_decay"]}}, "tune.key: "),
+        ({"tune": {"per": ["sise"]}}, "no label or axis is called 'sise', did you mean 'size'"),
+        ({"tune": {"values": {}}}, "tune: give start, the value to begin with, or values"),
+        ({"tune": {"from": "2 smallest sizes", "per": ["variant"]}}, "with from, size must be"),
+        ({"space": {**SPACE, "optim.lr": [1e-3]}}, "tune.key: optim.lr is set by space.optim.lr"),
+        ({"overrides": {"optim.lr": 1e-3}}, "tune.key: optim.lr is set by overrides too"),
+        ({"space": {"size": {"a": {"optim.lr": 1.0}}}}, "tune.key: optim.lr is set by space.size"),
+        ({"sampler": {"name": "tpe"}, "trials": 3}, "the sampler must be grid"),
+    ],
+)
+def test_a_wrong_section_is_refused_in_one_line(
+    lab: Lab, changes: dict[str, Any], line: str
+) -> None:
+    with pytest.raises(UserError) as refused:
+        Tuning(Plan(load_spec(tuned(lab, **changes)))).trials(lambda _: None)
+    assert line in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert str(refused.value).startswith(f"{lab.path}/sweep.yaml:")
+
+
+def test_values_for_no_cell_or_none_for_a_cell_are_refused(lab: Lab) -> None:
+    values = {size: {"baseline": 0.02, "full": 0.01} for size in ("d16-L4", "d24-L4", "d32-L4")}
+    wrong = [
+        ({**values, "d64-L4": {"full": 1.0}}, "tune.values.d64-L4.full: no such cell"),
+        ({**values, "d16-L4": {"full": 1.0}}, "tune.values: no value for d16-L4.baseline"),
+        ({**values, "d16-L4": 1.0}, "no value for d16-L4.baseline"),
+        ({**values, "d16-L4": {"full": 0, "baseline": 1}}, "should be a positive number, got 0"),
+    ]
+    for some, line in wrong:
+        tune = {"key": "optim.lr", "values": some}
+        with pytest.raises(UserError, match=line):
+            Tuning(Plan(load_spec(lab.sweep(space=SPACE, function=FUNCTION, tune=tune))))
