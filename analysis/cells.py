@@ -179,6 +179,11 @@ def paired_cells(
         both[name].unstack("seed").loc[order].to_numpy(float)
         for name in ("x_b", "y_b", "x_v", "y_v")
     )
+    if columns.seed in runs and len(order) > 1 and y_b.shape[1] == 1:
+        warnings.append(
+            f"all {columns.size}s have one and the same {columns.seed}: what it does to all of "
+            "them alike is in no interval; give each its own"
+        )
     runs_x, runs_y = (
         (left[name].to_numpy(float), right[name].to_numpy(float)) for name in ("x", "y")
     )

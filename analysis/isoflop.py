@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import fdtrc
 
-from analysis.checks import DONE, numeric, states
+from analysis.checks import DONE, filled, numeric, states
 from analysis.fits.fit import Fit, fit
 from analysis.fits.intervals import quantile
 from analysis.fits.laws import POWER_LAW, Array, Law, check_positive
@@ -85,6 +85,8 @@ def isoflop(  # noqa: PLR0913
         )
     runs = runs.reset_index(drop=True)
     done = states(runs).isin(DONE)
+    if "variant" in runs:
+        filled(runs, ["variant"])
     for name in columns:
         check_positive(name, runs[name].where(done, 1.0))
     groups: list[Any] = list(runs.groupby("variant")) if "variant" in runs else [("runs", runs)]

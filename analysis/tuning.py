@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.cells import ONE_VALUE
 from analysis.checks import FINISHED, filled, numeric, states
 from analysis.fits.laws import Array
 from attnres_lab.runs.tuning import vertex
@@ -42,7 +43,8 @@ class Bowls:
 
     def law(self, size: str = "params") -> pd.DataFrame:
         """By each label but the last: ``exponent`` and its ``stderr`` of best value against
-        ``size`` (a column of the runs), by least squares of the logs; ``sizes`` used.
+        ``size`` (a column of the runs), by least squares of the logs; ``sizes`` used: those whose
+        best value lies inside what was tried.
 
         Raises ValueError where the runs have no such column of numbers.
         """
@@ -52,7 +54,7 @@ class Bowls:
         heads = list(self.labels[:-1])
         places = self.rows.merge(own, on=list(self.labels))
         found = []
-        places = places[places["kind"] != "none"]
+        places = places[~places["kind"].isin(["none", "edge"])]
         parts: Any = places.groupby(heads, sort=False, observed=True) if heads else [((), places)]
         for names, part in parts:
             row: dict[str, Any] = dict(zip(heads, names, strict=True)) | {"sizes": len(part)}
@@ -80,8 +82,8 @@ def bowls(
 
     ``sigma``: sd of a run, for errors; by default that of repeated runs of one cell and value, over
     all of them. Runs that diverged or were pruned count as worse than any, unfinished ones not.
-    Raises ValueError for a missing column, an empty label, an unknown status, and for values that
-    are not positive numbers.
+    Raises ValueError for a missing column, an empty label, an unknown status, values that are not
+    positive numbers, and a cell of several data sets or units of loss.
     """
     if missing := {key, y, *labels} - set(runs):
         raise ValueError(f"no column {', '.join(map(repr, sorted(missing)))} in these runs")
@@ -103,9 +105,21 @@ def bowls(
             # other losses are those of runs, not of the parabola's minimum
             others = [c for c in lowest if str(c).startswith(("val/", "train/"))]
             numbers = lowest.drop(columns=others).select_dtypes("number").mean().to_dict()
-            numbers |= {"seed": 0, key: found["best"], y: found["loss"]}
-            minima.append(head | numbers | head)  # a label may be a number
+            numbers.pop("seed", None)
+            numbers |= {key: found["best"], y: found["loss"]}
+            minima.append(head | numbers | _of_all(cell) | head)  # a label may be a number
     return Bowls(key, tuple(labels), sigma, pd.DataFrame(rows), pd.DataFrame(minima))
+
+
+def _of_all(cell: pd.DataFrame) -> dict[str, Any]:
+    """What a gain wants to be one value over all cells."""
+    found: dict[str, Any] = {}
+    for column, why in ONE_VALUE.items():
+        if column in cell and cell[column].nunique():
+            if cell[column].nunique() > 1:
+                raise ValueError(f"column {column!r} holds several values in a cell: {why}")
+            found[column] = cell[column].dropna().iloc[0]
+    return found
 
 
 def spread_of_runs(runs: pd.DataFrame, same: Sequence[str], y: str = "val/loss") -> float:

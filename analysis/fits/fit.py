@@ -127,8 +127,13 @@ class Fit(Fitted):
         self, x: ArrayLike, level: float = 0.95, *, prediction: bool = False
     ) -> tuple[Array, Array]:
         """Pointwise limits, at ``level``, of the law itself at x, or with ``prediction`` of the y
-        of one more row there, by the delta method on the log scale with Student t; each (n,).
+        of one more row there, which scatters as the rows of the fit do on average; each (n,). By
+        the delta method on the log scale with Student t, or percentiles of the resamples where
+        ``method`` is the bootstrap.
         """
+        intervals.check_level(level)
+        if self.method == "bootstrap":
+            return intervals.drawn_band(self, self.resamples.params, x, level, prediction)
         return intervals.band(self, x, level, prediction)
 
     def summary(self, level: float = 0.95) -> str:

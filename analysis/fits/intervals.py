@@ -153,6 +153,24 @@ def band(fit: Fitted, x: ArrayLike, level: float, new_row: bool = False) -> tupl
     return predicted / factor, predicted * factor
 
 
+def drawn_band(
+    fit: Fitted, draws: Mapping[str, Array], x: ArrayLike, level: float, new_row: bool = False
+) -> tuple[Array, Array]:
+    """The same as percentiles of refits, ``draws`` of each parameter, (n,); one more row has the
+    residual of a row of the fit.
+    """
+    rows = np.stack([draws[name] for name in fit.law.params], axis=1)
+    rows = rows[np.isfinite(rows).all(axis=1)]
+    laws = np.array([fit.law(x, **dict(zip(fit.law.params, row, strict=True))) for row in rows])
+    if new_row:
+        share = fit.weights / fit.weights.sum()
+        spread = np.sqrt(fit.weights.sum() / fit.freedom)  # what the fit took from the residuals
+        some = spread * np.random.default_rng(0).choice(fit.residuals, laws.shape, p=share)
+        laws = laws * np.exp(some) if fit.loss.log else laws + some
+    low, high = np.quantile(laws, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return low, high
+
+
 def derived(
     fit: Fitted, function: Callable[[Mapping[str, float]], float], level: float, log: bool
 ) -> Derived:
@@ -170,6 +188,8 @@ def derived(
         at = fit.params[name]
         ends = (at + step, at - step) if linear[name] else (at * exp(step), at * exp(-step))
         up, down = (float(function({**fit.params, name: end})) for end in ends)
+        if log and not (up > 0 and down > 0):
+            raise ValueError("log needs a quantity that stays above 0 within a small step")
         gradient[i] = (ln(up / down) if log else up - down) / (2 * step)
     error = float(np.sqrt(np.maximum(gradient @ matrix @ gradient, 0.0)))
     half = quantile(fit.freedom, level) * error

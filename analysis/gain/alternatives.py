@@ -69,12 +69,14 @@ def factors(value: Any, low: Any, high: Any) -> tuple[float, Interval]:
 @dataclass(frozen=True)
 class SeparateLaws:
     """Least-squares laws log L = log A - alpha log x of each arm over the same sizes, (sizes,)
-    each, residuals correlated between the arms.
+    each, residuals correlated between the arms. ``shared``: log x and log L of the runs of each
+    arm, (sizes, seeds), where sizes share seeds.
     """
 
     x: tuple[Array, Array]
     y: tuple[Array, Array]
     level: float = 0.95
+    shared: tuple[tuple[Array, Array], tuple[Array, Array]] | None = None
 
     def slopes(self) -> SeparateSlopes:
         """Both laws, and the gain at the largest C."""
@@ -98,8 +100,8 @@ class SeparateLaws:
             raise ValueError(f"C must be finite and above 0, found {C!r}")
         # the arm at C, and the arm whose compute is asked for
         here, there = (1, 0) if definition == "extra" else (0, 1)
-        value, se = self.log_gain(float(np.log(C)), by_arm=there)
-        half = stdtrit(len(self.x[0]) - 2, (1 + self.level) / 2) * se
+        value, se, df = self.log_gain(float(np.log(C)), by_arm=there)
+        half = stdtrit(df, (1 + self.level) / 2) * se
         read = (
             (self.x[here], np.log(C)),
             (self.x[there], np.log(C) + (value if definition == "extra" else -value)),
@@ -107,9 +109,9 @@ class SeparateLaws:
         outside = any(not x.min() - 1e-9 <= at <= x.max() + 1e-9 for x, at in read)
         return GainAt(float(C), definition, *factors(value, value - half, value + half), outside)
 
-    def log_gain(self, at: float, by_arm: int) -> tuple[float, float]:
-        """Height between the lines at log x = `at` over the exponent of arm `by_arm`, and its
-        standard error (delta method, paired residuals).
+    def log_gain(self, at: float, by_arm: int) -> tuple[float, float, float]:
+        """Height between the lines at log x = `at` over the exponent of arm `by_arm`, its standard
+        error (delta method, paired residuals) and degrees of freedom.
 
         Arm 0, the baseline's exponent, is the extra compute the baseline needs; arm 1, the
         variant's, is what the variant saves.
@@ -126,8 +128,25 @@ class SeparateLaws:
         gradient = np.array([to_height[0], -to_height[1]]) / alpha  # by each loss of each arm
         gradient[by_arm] += value / alpha * to_slope[by_arm]
         # by the 2 x 2 covariance of paired residuals
-        variance = np.sum((gradient.T @ residuals) ** 2) / (len(self.x[0]) - 2)
-        return float(value), float(np.sqrt(variance + ROUNDING * np.sum(gradient**2)))
+        free = len(self.x[0]) - 2
+        variance = np.sum((gradient.T @ residuals) ** 2) / free + ROUNDING * np.sum(gradient**2)
+        by_seed, seeds = self._by_seed(gradient)
+        df = (variance + by_seed) ** 2 / (variance**2 / free + by_seed**2 / max(seeds - 1, 1))
+        return float(value), float(np.sqrt(variance + by_seed)), float(max(df, 1.0))
+
+    def _by_seed(self, gradient: Array) -> tuple[float, int]:
+        """The variance that seeds add which move all sizes alike, as in ``crossed_seeds``, and how
+        many they are; `gradient`: of the value by each mean loss, (arms, sizes).
+        """
+        if self.shared is None:
+            return 0.0, 1
+        moved: Any = 0.0
+        for x, y, xs, ys, by in zip(self.x, self.y, *self.shared, gradient, strict=True):
+            slope, _ = line(x, y)
+            weight = ~np.isnan(ys) * (by / np.sum(~np.isnan(ys), axis=1))[:, None]
+            moved = moved + weight * np.nan_to_num(ys - y.mean() - slope * (xs - x.mean()))
+        seeds = moved.shape[1]
+        return float(seeds / (seeds - 1) * np.sum(moved.sum(axis=0) ** 2)), seeds
 
 
 def bootstrap_gain(
@@ -177,7 +196,7 @@ def unpaired_gain(
     """Separate fits at compute `at`, with percentiles of 2000 case resamples of the runs (log x,
     log y) of each arm.
     """
-    value, _ = laws.log_gain(float(np.log(at)), by_arm=0)
+    value, _, _ = laws.log_gain(float(np.log(at)), by_arm=0)
     cuts = [(1 - laws.level) / 2, (1 + laws.level) / 2]
     low, high = np.nanquantile(unpaired_bootstrap(x, y, float(np.log(at))), cuts)
     return Comparison(*factors(value, low, high), "separate fits, case bootstrap")

@@ -218,7 +218,16 @@ class Estimate:
         """
         if len(self.per_size) < 4:
             return None
-        return alternatives.shared_offset(*self.cells.means, level=self.level)
+        found = alternatives.shared_offset(*self.cells.means, level=self.level)
+        if not self.cells.crossed:
+            return found
+        # given E it is a paired shift of log(L - E), whose seeds sizes share
+        with np.errstate(divide="ignore", invalid="ignore"):
+            above = [np.log(np.maximum(np.exp(y) - found.E, 0.0)) for y in self.cells.y]
+        known = np.isfinite(above[0]) & np.isfinite(above[1])
+        y = (np.where(known, above[0], np.nan), np.where(known, above[1], np.nan))
+        rest = replace(self, cells=replace(self.cells, y=y))
+        return found._replace(interval=rest.interval)
 
     def bootstrap(self, n: int = 10_000, seed: int = 0) -> Array:
         """Gains of n resamples of sizes drawn with `seed`, (n,), NaN where one size alone was
@@ -231,7 +240,8 @@ class Estimate:
     @cached_property
     def _laws(self) -> SeparateLaws:
         x_b, y_b, x_v, y_v = self.cells.means
-        return SeparateLaws((x_b, x_v), (y_b, y_v), self.level)
+        shared = (self.cells.x, self.cells.y) if self.cells.crossed else None
+        return SeparateLaws((x_b, x_v), (y_b, y_v), self.level, shared)
 
     def _corrected(self, shift: Shift) -> Array:
         """Log ratios of the losses of each pair at equal x, (sizes, seeds)."""

@@ -74,6 +74,13 @@ class Evidence:
         named = (self._yaml.get("tune") or {}).get("key")
         return named if isinstance(named, str) else ""
 
+    @property
+    def goal(self) -> str:
+        """The metric by which ``tune`` of the sweep's YAML chose."""
+        objective = self._yaml.get("objective") or {}
+        first = objective[0] if isinstance(objective, list) else objective
+        return str(first.get("metric", LOSS))
+
     @cached_property
     def factors(self) -> list[str]:
         """Config keys that vary beyond variant, size and seed; what is tuned follows from them."""

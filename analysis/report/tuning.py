@@ -26,12 +26,18 @@ KINDS = {
 
 
 def _tuning(evidence: Evidence, page: Page) -> None:
-    """Nothing where no run of the sweep chose a value."""
+    """Nothing where no cell has a value of its own."""
     tuning = evidence.tuning
-    if tuning.empty or LOSS not in tuning or not (key := _key(evidence, tuning)):
+    key = evidence.rate if tuning.empty else _key(evidence, tuning)
+    if not key or key not in evidence.done or not (tuning.empty or LOSS in tuning):
         return
     of_cell = [factor for factor in evidence.factors if factor != key]
-    tuning, measured = (_by_cell(runs, of_cell) for runs in (tuning, evidence.done))
+    measured = _by_cell(evidence.done, of_cell)
+    if tuning.empty or evidence.goal != LOSS:
+        how = "Given in the sweep's file." if tuning.empty else f"Chosen by {evidence.goal}."
+        page.add(f"## {key} of each cell", how, markdown(_chosen(key, measured)))
+        return
+    tuning = _by_cell(tuning, of_cell)
     sigma = spread_of_runs(measured, ["variant", "size", key], LOSS)
     found = bowls(tuning, key, sigma=sigma)
     note = (
@@ -41,7 +47,7 @@ def _tuning(evidence: Evidence, page: Page) -> None:
     )
     if law := [s for s in measured["size"].unique() if s not in set(tuning["size"])]:
         note += f" At {', '.join(law)} it lies on the line of log value by log parameters."
-    page.add(f"## Tuned {key}", note, markdown(_chosen(found, measured)))
+    page.add(f"## Tuned {key}", note, markdown(_chosen(key, measured, found)))
     odd = found.rows[found.rows["kind"].isin(list(KINDS))]
     if len(odd):
         page.bullets(
@@ -64,18 +70,18 @@ def _by_cell(runs: pd.DataFrame, factors: list[str]) -> pd.DataFrame:
 
 def _key(evidence: Evidence, tuning: pd.DataFrame) -> str:
     """What the sweep's file tunes, else the one key in which the tuning runs of a cell differ."""
-    keys = replace(evidence, runs=tuning).tuned
+    keys = [] if evidence.rate else replace(evidence, runs=tuning).tuned
     return evidence.rate or (keys[0] if len(keys) == 1 else "")
 
 
-def _chosen(found: Bowls, measured: pd.DataFrame) -> pd.DataFrame:
+def _chosen(key: str, measured: pd.DataFrame, found: Bowls | None = None) -> pd.DataFrame:
     """The value at which each cell was measured: a row per size, a column per variant; with its
     error in per cent where the noise is known.
     """
     values: dict[Any, float] = (
-        measured.groupby(["size", "variant"], sort=False)[found.key].first().to_dict()
+        measured.groupby(["size", "variant"], sort=False)[key].first().to_dict()
     )
-    errors = found.rows.set_index(["size", "variant"])["error"].to_dict()
+    errors = found.rows.set_index(["size", "variant"])["error"].to_dict() if found else {}
     rows: dict[Any, dict[str, str]] = {}
     for (size, variant), value in values.items():
         error = errors.get((size, variant), np.nan)

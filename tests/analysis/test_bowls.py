@@ -84,6 +84,7 @@ def test_noise_comes_from_repeated_runs_and_seeds_narrow_the_error() -> None:
 def test_edges_and_values_that_diverge_are_said() -> None:
     edge = bowls(world(rates=(2.4e-2, 4.8e-2, 9.6e-2)), "optim.lr")
     assert set(edge.rows["kind"]) == {"edge"}
+    assert edge.law().empty, "an edge is no best value"
     runs = world().assign(status="finished")
     high = runs["optim.lr"] > 1.2e-2
     diverged = runs.assign(status=np.where(high, "diverged", "finished"))
@@ -139,6 +140,17 @@ def test_minima_hold_no_loss_but_their_own() -> None:
     runs["val/bpb"] = runs["val/loss"] / np.log(2)
     gain = compute_equivalent_gain(bowls(runs, "optim.lr").minima, "full")
     assert gain.gain == pytest.approx(GAIN)
+
+
+def test_minima_are_refused_where_their_runs_would_be() -> None:
+    runs = world()
+    data = np.where(runs["variant"] == "full", "b", "a")
+    found = bowls(runs.assign(data_fingerprint=data), "optim.lr")
+    with pytest.raises(ValueError, match="runs of different data"):
+        compute_equivalent_gain(found.minima, "full")
+    mixed = np.where(runs["optim.lr"] == runs["optim.lr"].min(), "bits", "nats")
+    with pytest.raises(ValueError, match="'loss_unit' holds several values in a cell"):
+        bowls(runs.assign(loss_unit=mixed), "optim.lr")
 
 
 def test_every_label_but_the_size_has_a_law_of_its_own() -> None:

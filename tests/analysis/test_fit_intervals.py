@@ -9,6 +9,7 @@ from analysis_helpers import record
 from scipy import optimize, stats
 
 from analysis import CHINCHILLA, POWER_LAW, POWER_LAW_OFFSET, Law, compare, fit
+from analysis.fits import solve
 
 TRUTH = {"E": 1.82, "A": 478, "alpha": 0.347, "B": 2143, "beta": 0.367}
 
@@ -39,6 +40,8 @@ def test_under_unequal_variances_only_the_bootstrap_of_a_huber_fit_holds(script)
     assert (
         found.interval() == found.interval(method="bootstrap") != found.interval(method="delta-t")
     )
+    wide, narrow = (np.ptp(found.interval(method=m)["alpha"]) for m in ("bootstrap", "delta-t"))
+    assert 0.7 < wide / narrow < 4
     assert "percentiles of 4000 case resamples" in found.summary()
     assert fit(CHINCHILLA, x[:49], y[:49], loss="huber").method == "delta-t"
     assert fit(CHINCHILLA, x, y).method == "delta-t"
@@ -107,10 +110,23 @@ def test_a_line_by_least_absolute_deviations_is_the_linear_program() -> None:
     assert np.abs(got.residuals).sum() == pytest.approx(program.fun, rel=1e-7)
 
 
-def test_some_restarts_of_a_huber_fit_are_not_led() -> None:
+def test_some_restarts_of_a_huber_fit_are_not_led(monkeypatch) -> None:
+    """Three come to the wanted threshold as they started, the others from larger thresholds."""
     x, y = chinchilla()
     led = fit(CHINCHILLA, x, y).certificate.restarts
+    seen, minimise = [], solve.minimise
+
+    def watched(objective, point, weights):
+        seen.append((objective.loss.threshold, point.copy()))
+        return minimise(objective, point, weights)
+
+    monkeypatch.setattr(solve, "minimise", watched)
     assert fit(CHINCHILLA, x, y, loss="huber").certificate.restarts == led + 3
+    (first, begun), *_, (last, ends) = seen
+    assert (first, last) == (0.1, 1e-3)
+    assert (len(begun), len(ends)) == (led, led + 3)
+    np.testing.assert_array_equal(ends[-3:], begun[:3])
+    assert not (ends[:3] == begun[:3]).any()
 
 
 def test_huber_of_linear_residuals_is_scipys() -> None:
@@ -218,6 +234,8 @@ def test_a_function_of_parameters_has_the_delta_methods_interval() -> None:
         got.derived(lambda p: p["A"], method="profile")
     with pytest.raises(ValueError, match="log needs a quantity above 0, which is -"):
         got.derived(lambda p: -p["A"], log=True)
+    with pytest.raises(ValueError, match="stays above 0 within a small step"):
+        got.derived(lambda p: p["E"] - got.params["E"] + 1e-9, log=True)
 
 
 def test_the_best_size_for_a_budget_has_an_interval() -> None:
@@ -281,6 +299,26 @@ def test_nine_of_ten_new_rows_lie_in_the_prediction_band() -> None:
         inside.append((low < y) & (y < high))
     assert np.mean(inside) == pytest.approx(0.9, abs=0.02)
     assert (got.band(new)[1] < got.band(new, prediction=True)[1]).all()
+
+
+@pytest.mark.slow
+def test_the_band_of_a_huber_fit_holds_where_rows_differ_in_variance(script) -> None:
+    """At sizes where the rows scatter most and least, within the rows and beyond; by the delta
+    method it held the truth in .41 to .94 of 80 tables. And nine of ten new rows.
+    """
+    rng, inside, new = np.random.default_rng(0), [], []
+    at = np.array([[5e7, 1e9], [1e9, 1e10], [1e10, 3e11], [1e11, 1e13]])
+    truth = CHINCHILLA(at, **TRUTH)
+    for _ in range(60):
+        found = fit(CHINCHILLA, *script.table(rng, 60), loss="huber")
+        low, high = found.band(at)
+        inside.append((low <= truth) & (truth <= high))
+        x, y = script.table(rng, 60)
+        low, high = found.band(x, 0.9, prediction=True)
+        new.append((low <= y) & (y <= high))
+    assert np.mean(inside, axis=0).min() >= 0.85
+    assert np.mean(inside) >= 0.9
+    assert np.mean(new) == pytest.approx(0.9, abs=0.03)
 
 
 def test_masked_values_are_refused_and_named() -> None:

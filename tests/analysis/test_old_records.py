@@ -142,3 +142,30 @@ def test_the_line_over_depths_has_the_shape_as_its_unit(variant, words):
     slope, low, high = (form.format(value) for value in (sign * line.slope, *limits))
     assert re.search(rf"{words} {re.escape(slope)} [^(]*\((95 % interval )?", text)
     assert f"{low} to {high}" in text
+
+
+def test_the_runs_of_the_architecture_study_give_what_its_record_prints():
+    """Each shape's losses; the paired mean over shapes, and that of the better heads by depth."""
+    runs, text = kept("008-architecture-nano")
+    runs = runs[~runs["tuning"]]
+    table = runs.pivot_table(
+        index=["size", "model.num_heads", "seed"], columns="variant", values="val/loss"
+    )
+    assert len(table) == 16
+    for (size, heads), pair in table.groupby(level=["size", "model.num_heads"], sort=False):
+        base, full = (", ".join(f"{v:.4f}" for v in pair[arm]) for arm in ("baseline", "full"))
+        bold = r"\*{0,2}"
+        cells = " \\| ".join(f"{bold}{re.escape(losses)}{bold}" for losses in (base, full))
+        assert re.search(rf"\| {heads} \| {cells}", text), (size, heads)
+    shapes = table.groupby(level=["size", "model.num_heads"]).mean()
+    difference = shapes["full"] - shapes["baseline"]
+    reach = stats.t.ppf(0.975, 7) * difference.sem()
+    mean = difference.mean()
+    assert f"{mean:+.3f} ({mean - reach:+.3f} to {mean + reach:+.3f}" in text
+    best = shapes.groupby(level="size").min()
+    order = best.index.str.extract(r"L(\d+)")[0].astype(int).argsort()
+    rising, (*level, last) = (
+        [f"{value:.3f}" for value in best[arm].iloc[order]] for arm in ("baseline", "full")
+    )
+    assert f"({', '.join(rising)})" in text
+    assert f"({', '.join(level)}) and rises at 16 ({last})" in text

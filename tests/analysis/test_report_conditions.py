@@ -64,6 +64,35 @@ def test_rates_that_were_given_to_each_variant_are_not_called_shared(tmp_path, r
     assert (own in verdict) == (not shared)
 
 
+@pytest.mark.parametrize(
+    ("spec", "tuning", "said"),
+    [
+        ("tune: {key: optim.lr, values: {}}\n", False, "Given in the sweep's file."),
+        (
+            "tune: {key: optim.lr}\nobjective: {metric: val/accuracy, direction: maximize}\n",
+            True,
+            "Chosen by val/accuracy.",
+        ),
+    ],
+)
+def test_values_that_no_bowl_of_the_loss_gave_are_shown_without_one(
+    tmp_path, quick, spec, tuning, said
+) -> None:
+    table = published(tmp_path)
+    table = table[table["variant"].isin(["baseline", "full"])]
+    own = table["variant"].map({"baseline": 1.0, "full": 0.5})
+    runs = table.assign(**{"optim.lr": own, "tuning": False, "val/accuracy": 0.5})
+    tried = [runs.assign(**{"optim.lr": own * 2.0**k, "tuning": True}) for k in (-1, 0, 1)]
+    pd.concat([runs, *(tried if tuning else [])]).to_csv(tmp_path / "runs.csv", index=False)
+    (tmp_path / "spec.yaml").write_text(spec)
+    report = write_report(tmp_path / "runs.csv", tmp_path / "out", spec=tmp_path / "spec.yaml")
+    text = report.markdown.read_text()
+    rows = section(text, "optim.lr of each cell")
+    assert said in rows
+    assert "| 194M | 1 | 0.5 |" in rows
+    assert "Loss of the tuning runs" not in text
+
+
 def test_no_value_that_every_cell_has_tried_is_said(tmp_path, quick) -> None:
     """Full's rates lie a hundred times below the baseline's, so no shared one can be told of."""
     table = published(tmp_path)
