@@ -47,17 +47,26 @@ ALONE = {
     "scaling_linux_doc-nano": "linux_doc_nano",
     "mini": "nano",
 }
+#: The studies with each arm at its own rate.
+TUNED = [
+    *(f"{s}-{scale}" for s in ("depth", "architecture", "isoflop") for scale in SCALES[:3]),
+    *(f"{s}-{scale}" for s in ("scaling", "scaling_kimi") for scale in SCALES[1:3]),
+]
 NAMES = [*(f"{study}-{scale}" for study in STUDIES for scale in SCALES), *ALONE]
 SWEEPS = ROOT / "sweeps"
 
 
 @lru_cache
-def plan(name: str) -> list[Trial]:
+def planned(name: str) -> Plan:
     study, _, scale = name.partition("-")
     one = SWEEPS / f"{name}.yaml"
-    return Plan(
-        load_spec(one) if one.exists() else load_spec(SWEEPS / f"{study}.yaml", scale)
-    ).known()
+    return Plan(load_spec(one) if one.exists() else load_spec(SWEEPS / f"{study}.yaml", scale))
+
+
+@lru_cache
+def plan(name: str) -> list[Trial]:
+    """Every point on every seed; under ``tune`` at the base's rate."""
+    return planned(name).known()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -91,16 +100,24 @@ def test_nano_studies_have_the_seeds_and_the_depth_that_they_promise(study: str)
         )
 
 
-@pytest.mark.parametrize("study", ["depth", "architecture", "isoflop"])
-def test_studies_not_yet_run_at_nano_give_every_cell_its_own_rate_and_every_size_its_seeds(
-    study: str,
-) -> None:
-    source = load_spec(SWEEPS / f"{study}.yaml", "nano")
-    tuning, trials = Tuning(Plan(source)), plan(f"{study}-nano")
+@pytest.mark.parametrize("name", TUNED)
+def test_a_tuned_study_gives_every_cell_its_own_rate_and_every_size_its_seeds(name: str) -> None:
+    """Found there; or in ``scaling`` at the three smallest sizes, and by a law at the others."""
+    tuning, trials = Tuning(planned(name)), plan(name)
     varied = {
         str([value for key, value in t.entry.params.items() if key != "seed"]) for t in trials
     }
-    assert len(tuning.tuned) == len(tuning.cells) == len(varied)
+    assert len(tuning.cells) == len(varied)
+    if name.startswith("scaling"):
+        small = sorted({t.entry.num_params for t in trials if t.entry.variant == "baseline"})[2]
+        below = {t.entry.size for t in trials if t.entry.num_params <= small}
+        arms = {t.entry.variant for t in trials}
+        assert {cell.labels for cell in tuning.tuned} == {(s, arm) for s in below for arm in arms}
+        assert (len(below), len(arms)) == (3, 3)
+    else:
+        assert tuning.tuned == tuning.cells
+    assert tuning.tune.start
+    assert 0.5 <= tuning.tune.start / trials[0].config.optim.lr <= 2, "the scale's rate is tried"
     tried = {t.entry.seed for t in tuning.trials(lambda _: None)}
     assert not tried & {t.entry.seed for t in trials}
     sizes = {t.entry.seed: t.entry.size for t in trials}
@@ -194,16 +211,22 @@ def test_the_page_of_studies_names_every_sweep() -> None:
 
 
 def test_the_page_of_studies_counts_the_runs_of_every_study_and_scale() -> None:
-    """The first number of each cell of the table; tuning adds four runs a cell, as is expected."""
+    """And their FLOPs; tuning adds four runs at each point where it is done, as is expected."""
     page = (ROOT / "docs" / "studies.md").read_text()
     for study in STUDIES:
         (row,) = re.findall(rf"^\| `{study}` - (.*)$", page, re.M)
         cells = [cell.strip() for cell in row.split("|")][2:6]
         for scale, cell in zip(SCALES, cells, strict=True):
-            trials = plan(f"{study}-{scale}")
-            points = {str({k: v for k, v in t.entry.params.items() if k != "seed"}) for t in trials}
-            tuning = 4 * len(points) if "(tuned)" in cell else 0
-            assert int(cell.partition(",")[0]) == len(trials) + tuning, f"{study}-{scale}"
+            name = f"{study}-{scale}"
+            runs = [(t.entry.flops, 1) for t in plan(name)]
+            if planned(name).spec.tune:
+                found = Tuning(planned(name)).prospect()
+                runs = [(t.entry.flops, seeds + 4 * tuned) for t, seeds, tuned in found]
+            assert ("(tuned)" in cell) == bool(planned(name).spec.tune), name
+            assert int(cell.partition(",")[0]) == sum(count for _, count in runs), name
+            if study != "wall_clock":  # its budgets are seconds
+                flops = sum((one or 0.0) * count for one, count in runs)
+                assert cell.partition(", ")[2].split()[0] == f"{flops:.1e}", name
 
 
 @pytest.mark.parametrize(("scale", "count"), [("nano", 45), ("paper", 15)])
