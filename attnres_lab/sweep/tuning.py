@@ -82,6 +82,10 @@ class Tuning:
             for p in cell.points
         ]
 
+    def settled(self, losses: Losses) -> bool:
+        """Whether every cell that is tuned has chosen, so that no further trial can come."""
+        return all(self._try(cell, losses)[1] for cell in self.tuned)
+
     def _try(self, cell: Cell, losses: Losses) -> tuple[dict[str, Trial], Choice | None]:
         """The cell's tuning trials so far, and what they choose once they have all ended."""
         assert self.tune.start
