@@ -57,6 +57,11 @@ def test_the_report_shows_bowls_values_cost_and_what_a_shared_value_would_have_s
         ({"overrides": {"optim.lr": 1e-3}}, "tune.key: optim.lr is set by overrides too"),
         ({"space": {"size": {"a": {"optim.lr": 1.0}}}}, "tune.key: optim.lr is set by space.size"),
         ({"sampler": {"name": "tpe"}, "trials": 3}, "the sampler must be grid"),
+        (
+            {"space": {**SPACE, "seed": {"each": 98}}, "tune": {"seeds": 3}},
+            "space.seed: each is 98 and tune.seeds 3, but a size has 100 seeds in all; set each to "
+            "97 at most",
+        ),
     ],
 )
 def test_a_wrong_section_is_refused_in_one_line(
@@ -67,6 +72,25 @@ def test_a_wrong_section_is_refused_in_one_line(
     assert line in str(refused.value)
     assert "\n" not in str(refused.value)
     assert str(refused.value).startswith(f"{lab.path}/sweep.yaml:")
+
+
+def test_the_last_tuning_seeds_are_those_of_before_when_the_measuring_seeds_grow(lab: Lab) -> None:
+    """Up to the hundred of a size, of which neither kind takes one of the other's."""
+    few, most = (
+        Plan(load_spec(tuned(lab, space={**SPACE, "seed": {"each": each}}, tune={"seeds": 3})))
+        for each in (1, 97)
+    )
+    tuning = [t.entry for t in Tuning(few).trials(lambda _: None)]
+    assert tuning == [t.entry for t in Tuning(most).trials(lambda _: None)]
+    for size in {entry.size for entry in tuning}:
+        own = {entry.seed for entry in tuning if entry.size == size}
+        assert len(own) == 3
+        assert not own & set(most.space.seeds_at(size, 0))
+    given = {f"d{dim}-L4": 0.02 for dim in (16, 24, 32)}
+    every = {**SPACE, "seed": {"each": 100}}
+    tune = {"key": "optim.lr", "values": given, "per": ["size"]}
+    path = lab.sweep(space=every, function=FUNCTION, tune=tune)
+    assert len(Tuning(Plan(load_spec(path))).trials(lambda _: None)) == 600, "nothing is tuned"
 
 
 def test_values_for_no_cell_or_none_for_a_cell_are_refused(lab: Lab) -> None:
