@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -85,11 +86,11 @@ class Design:
 
 def seeds_needed(design: Design, enough: Callable[[Design], bool], most: int = 1000) -> int | None:
     """The fewest seeds per size with which ``enough(design)`` holds, such as ``lambda s:
-    s.half_width() <= 0.05``; None above ``most``.
+    s.half_width() <= 0.05``; None above ``most``. What is enough must stay so with more seeds.
     """
-    return next(
-        (seeds for seeds in range(1, most + 1) if enough(replace(design, seeds=seeds))), None
-    )
+    counts = range(1, most + 1)
+    at = bisect_left(counts, True, key=lambda seeds: enough(replace(design, seeds=seeds)))
+    return counts[at] if at < most else None
 
 
 TARGETS: dict[str, Callable[[Design], bool]] = {
@@ -150,12 +151,14 @@ def pilot(
     """A design with the noise, exponent, loss, sizes and seeds of pilot ``runs`` (columns
     ``variant``, ``size``, ``seed``, x, y).
 
-    The noise is the scatter, over seeds of a size, of the differences of log loss to the baseline
-    of the same size and seed; with one seed per size, over sizes; with the baseline alone, of its
-    own log loss over seeds (nothing cancels, so it is an upper guess). With one size, alpha is the
-    default. A `status` column, if there, tells which runs did not finish: they are left out. Raises
-    ValueError: no rows of the baseline, losses or x that are not positive and finite, several runs
-    of one cell, an unknown status, or nothing is repeated.
+    The noise is that of the differences of log loss to the baseline of the same size and seed, both
+    brought to equal x along the baseline's law. ``sigma`` is their scatter over seeds of a size;
+    ``interaction`` that of their means over sizes, less what sigma makes of it (0 where that is
+    all). With one seed per size, sigma is the whole scatter over sizes; with the baseline alone,
+    that of its own log loss over seeds (nothing cancels, so it is an upper guess). With one size,
+    alpha is the default. A `status` column, if there, tells which runs did not finish: they are
+    left out. Raises ValueError: no rows of the baseline, losses or x that are not positive and
+    finite, several runs of one cell, an unknown status, or nothing is repeated.
     """
     if missing := {"variant", "size", "seed", x, y} - set(runs):
         raise ValueError(
@@ -171,31 +174,50 @@ def pilot(
     if (again := runs.duplicated(cell)).any():
         first = ", ".join(f"{name} {runs.loc[again, name].iloc[0]}" for name in cell)
         raise ValueError(f"several runs of {first}: keep one of each cell, or average them first")
-    logs = runs.assign(log_loss=np.log(runs[y])).pivot(
-        index=["size", "seed"], columns="variant", values="log_loss"
-    )
-    if baseline not in logs:
+    arms = list(dict.fromkeys(runs["variant"]))
+    if baseline not in arms:
         raise ValueError(
-            f"the pilot has no variant {baseline!r}; it has {', '.join(map(str, logs.columns))}"
+            f"the pilot has no variant {baseline!r}; it has {', '.join(map(str, arms))}"
         )
-    alone = logs.shape[1] == 1
-    values = logs if alone else logs.drop(columns=baseline).sub(logs[baseline], axis=0)
-    by_size = values.groupby(level="size")
-    scatter, freedom = (
-        values - by_size.transform("mean"),
-        float((by_size.count() - 1).clip(lower=0).sum().sum()),
+    base = runs[runs["variant"] == baseline].groupby("size")[[x, y]].mean()
+    loss = float(np.exp(np.log(base[y]).mean()))
+    alpha = fit(POWER_LAW, base[x], base[y]).params["alpha"] if len(base) > 1 else Design.alpha
+    at_equal_x = np.log(runs[y]) + alpha * np.log(runs[x])
+    logs = (
+        runs[cell]
+        .assign(log_loss=at_equal_x)
+        .pivot(index=["size", "seed"], columns="variant", values="log_loss")
     )
-    if not freedom and not alone:
-        scatter, freedom = values - values.mean(), float((values.count() - 1).clip(lower=0).sum())
+    alone = len(arms) == 1
+    values = logs if alone else logs.drop(columns=baseline).sub(logs[baseline], axis=0)
+    noise, between = _variances(values, alone=alone)
+    return Design(
+        loss * float(np.sqrt(noise / (1 if alone else 2))),
+        max(len(base), 2),
+        int(values.groupby(level="size").size().max()),
+        alpha,
+        loss,
+        interaction=loss * float(np.sqrt(between)),
+    )
+
+
+def _variances(values: pd.DataFrame, *, alone: bool) -> tuple[float, float]:
+    """Of log losses or their differences (index size and seed, a column per variant): the variance
+    of one, and that of what a size has of its own. Raises ValueError where nothing is repeated.
+    """
+    by_size = values.groupby(level="size")
+    pairs, means = by_size.count(), by_size.mean()
+    scatter, freedom = values - by_size.transform("mean"), (pairs - 1).clip(lower=0).sum().sum()
+    repeated = freedom > 0
+    if not repeated and not alone:
+        scatter, freedom = values - values.mean(), (values.count() - 1).clip(lower=0).sum()
     if not freedom:
         raise ValueError(
             "the pilot repeats nothing: give two seeds of a size, or two sizes of the baseline "
             "and a variant"
         )
-    base = runs[runs["variant"] == baseline].groupby("size")[[x, y]].mean()
-    loss = float(np.exp(np.log(base[y]).mean()))
-    sigma = loss * float(
-        np.sqrt(np.nansum(scatter.to_numpy() ** 2) / freedom / (1 if alone else 2))
-    )
-    alpha = fit(POWER_LAW, base[x], base[y]).params["alpha"] if len(base) > 1 else Design.alpha
-    return Design(sigma, max(len(base), 2), int(by_size.size().max()), alpha, loss)
+    noise = float(np.nansum(scatter.to_numpy() ** 2)) / float(freedom)
+    if alone or not repeated:
+        return noise, 0.0
+    beyond = float((means.var() - noise * (1 / pairs[pairs > 0]).mean()).mean())
+    return noise, beyond if beyond > 0 else 0.0  # NaN of one size

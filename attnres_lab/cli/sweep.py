@@ -68,10 +68,22 @@ def plan(
     source = load_spec(spec, scale)
     print_plan(source, source.folder, large=large, measure=measure)
     if power:
-        _print_power(source.spec.name, half_width, tuned=source.spec.tune is not None)
+        _print_power(source.spec.name, half_width, _tuning_runs(source))
 
 
-def _print_power(name: str, half_width: float, *, tuned: bool) -> None:
+def _tuning_runs(source: SpecFile) -> float:
+    """That a size and variant is expected to take, on average over all of them."""
+    from statistics import fmean
+
+    from attnres_lab.sweep.plan import Plan
+    from attnres_lab.sweep.tuning import EXPECTED, Tuning
+
+    if source.spec.tune is None:
+        return 0.0
+    return EXPECTED * fmean(runs for _, _, runs in Tuning(Plan(source)).prospect())
+
+
+def _print_power(name: str, half_width: float, tuning: float) -> None:
     from attnres_lab.analysis import designs, load_runs, pilot
     from attnres_lab.analysis import plan as seeds
     from attnres_lab.errors import UserError
@@ -85,7 +97,8 @@ def _print_power(name: str, half_width: float, *, tuned: bool) -> None:
         ) from None
     print(
         "\nseeds per size for each precision, by the noise of what is done (sd of a run "
-        f"{noise.sigma:.4f} nats, alpha {noise.alpha:.3f}):"
+        f"{noise.sigma:.4f} nats, of a variant's gain from size to size {noise.interaction:.4f}, "
+        f"alpha {noise.alpha:.3f}):"
     )
     print(seeds(noise).to_string(na_rep="over 1000"))
     timed = runs["device_seconds"] if "device_seconds" in runs else runs.assign(s=0.0)["s"]
@@ -94,16 +107,17 @@ def _print_power(name: str, half_width: float, *, tuned: bool) -> None:
         half_width,
         hours=float(timed.mean()) / 3600,
         variants=runs["variant"].nunique(),
-        tuning=4.0 if tuned else 0.0,
+        tuning=tuning,
     )
     if found.empty:
         print(
             f"\nno design of up to 32 sizes and 100 seeds reaches a half-width of {half_width:.1%}"
         )
         return
+    tuned = f", {tuning:.3g} tuning runs for each size and variant on average" if tuning else ""
     print(
         f"\ndesigns with a half-width of at most {half_width:.1%}, by the mean time of what is done"
-        f"{', four tuning runs for each size and variant' if tuned else ''}; the cheapest first:"
+        f"{tuned}; the cheapest first:"
     )
     print(found.head(8).to_string(index=False, float_format=lambda value: f"{value:.3g}"))
 

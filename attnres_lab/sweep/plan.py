@@ -44,9 +44,9 @@ class Plan:
     """The trials of a sweep file: here every point of its space. Raises UserError for a base, an
     override or a point that makes no run.
 
-    Where not all are known from the start, a subclass answers ``known``, ``more`` and ``prospect``
-    otherwise, and ``make_plan`` returns it; the engine needs nothing else. The first and the last
-    answer from what is on disk alone, so that after a crash they answer the same.
+    Where not all are known from the start, a subclass answers ``known``, ``more``, ``prospect`` and
+    ``settled`` otherwise, and ``make_plan`` returns it; the engine needs nothing else. All but
+    ``more`` answer from what is on disk alone, so that after a crash they answer the same.
     """
 
     def __init__(self, source: SpecFile, *, large: bool = False) -> None:
@@ -88,6 +88,10 @@ class Plan:
     def prospect(self) -> list[Prospect]:
         """For prices: what the whole sweep runs, whatever has run so far."""
         return [Prospect(trial) for trial in self.known()]
+
+    def settled(self) -> bool:
+        """Whether ``known`` has every trial there will be; a search does not say."""
+        return not self.spec.adaptive
 
     def limit(self, runs: int) -> None:
         """Raises UserError for more than ``LIMIT`` trials, ``runs`` of each point, unless
@@ -247,6 +251,10 @@ class Tuned(Plan):
             Prospect(trial, measuring + EXPECTED * tuned, measuring + MOST * tuned)
             for trial, measuring, tuned in self.tuning.prospect()
         ]
+
+    def settled(self) -> bool:
+        """Once every cell has chosen."""
+        return self.tuning.settled(self.losses)
 
 
 def _drawn(draw: random.Random, axis: Axis) -> Scalar:

@@ -236,7 +236,7 @@ def outlook(speeds: Speeds, plan: Plan) -> Callable[[Collection[Trial]], Outlook
 
     def now(trials: Collection[Trial]) -> Outlook:
         if not made or made[-1][0] != len(trials):
-            part = max(0.0, 1 - len(trials) / total) if total else 0.0
+            part = 0.0 if plan.settled() or not total else max(0.0, 1 - len(trials) / total)
             later = [p for p in prospect if p.expected and part]
             prices = {t.entry.hash: speeds.price(t) for t in [*trials, *(p.trial for p in later)]}
             measured = all(price.basis == "measured" for price in prices.values())

@@ -82,6 +82,10 @@ class Tuning:
             for p in cell.points
         ]
 
+    def settled(self, losses: Losses) -> bool:
+        """Whether every cell that is tuned has chosen, so that no further trial can come."""
+        return all(self._try(cell, losses)[1] for cell in self.tuned)
+
     def _try(self, cell: Cell, losses: Losses) -> tuple[dict[str, Trial], Choice | None]:
         """The cell's tuning trials so far, and what they choose once they have all ended."""
         assert self.tune.start
@@ -204,7 +208,9 @@ def losses_in(folder: SweepFolder, spec: SweepSpec) -> Losses:
 
 
 def tuning_seeds(space: Space, size: str, default: int, count: int) -> tuple[int, ...]:
-    """Seeds of this model size that no point of it measures on, whatever ``each`` grows to."""
+    """Seeds of this model size that no point of it measures on, whatever ``each`` grows to as long
+    as both fit into ``MOST_SEEDS``, which a sweep under ``tune`` sees to.
+    """
     measured = set(space.seeds_at(size, default))
     last = zlib.crc32(size.encode()) % 10**6 * MOST_SEEDS + MOST_SEEDS - 1
     free = (seed for seed in range(last, -1, -1) if seed not in measured)
@@ -234,8 +240,16 @@ def _placed(point: Point, key: str, value: float) -> Point:
 
 
 def _check(plan: Plan, tune: Tune) -> None:
-    """Raises UserError for a label that is none, and for a key that something else sets."""
+    """Raises UserError for a label that is none, for a key that something else sets, and for more
+    seeds than a size has.
+    """
     file, axes = plan.source.file, list(every(plan.space.axes))
+    each, tuning = plan.space.each, 0 if tune.values is not None else tune.seeds
+    if each + tuning > MOST_SEEDS:
+        raise UserError(
+            f"{file.where('space.seed')}: space.seed: each is {each} and tune.seeds {tuning}, but "
+            f"a size has {MOST_SEEDS} seeds in all; set each to {MOST_SEEDS - tuning} at most"
+        )
     known = [SIZE, VARIANT, *(axis.key for axis in axes)]
     for name in tune.per:
         if name not in known:

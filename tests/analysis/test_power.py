@@ -1,14 +1,17 @@
 """Planning figures against published ones, simulation, and pilot runs."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis import Design, designs, pilot, plan, seeds_needed
+from analysis import Design, designs, load_runs, pilot, plan, seeds_needed
 from analysis.gain.paired import paired_shift
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -69,34 +72,61 @@ def test_no_number_of_seeds_may_be_enough() -> None:
     assert seeds_needed(Design(0.5, 5), lambda s: s.half_width() <= 0.01, most=50) is None
 
 
-def pilot_runs(sigma, seeds, variants=("baseline", "block8"), sizes=6, rng=0):
-    """A common effect of size and seed five times the noise, which pairing takes out."""
+def pilot_runs(
+    sigma, seeds, variants=("baseline", "block8"), sizes=6, rng=0, interaction=0.0, dearer=0.0
+):
+    """A common effect of size and seed five times the noise, which pairing takes out. At the
+    smallest size a variant's runs take exp(dearer) times the compute, at the largest as much as the
+    baseline's.
+    """
+    own = interaction * np.random.default_rng([rng, 1]).normal(size=(len(variants), sizes))
     rng = np.random.default_rng(rng)
     common = 5 * sigma * rng.normal(size=(sizes, seeds))
-    rows = [
-        (
-            v,
-            f"s{i}",
-            k,
-            1e18 * 4.0**i,
-            2
-            * 4.0 ** (-0.06 * i)
-            * np.exp(-0.01 * (v != "baseline") + common[i, k] + sigma * rng.normal()),
-        )
-        for v in variants
-        for i in range(sizes)
-        for k in range(seeds)
-    ]
+    rows = []
+    for j, v in enumerate(variants):
+        for i in range(sizes):
+            arm = v != "baseline"
+            times = 4.0**i * np.exp(arm * dearer * (1 - i / (sizes - 1)))
+            for k in range(seeds):
+                away = arm * (own[j, i] - 0.01) + common[i, k] + sigma * rng.normal()
+                rows.append((v, f"s{i}", k, 1e18 * times, 2 * times**-0.06 * np.exp(away)))
     return pd.DataFrame(rows, columns=["variant", "size", "seed", "flops", "val/loss"])
 
 
 @pytest.mark.parametrize("seeds", [1, 4])
 def test_the_noise_of_a_pilot_is_the_noise_after_pairing(seeds) -> None:
-    studies = [pilot(pilot_runs(0.003, seeds, rng=i)) for i in range(16)]
+    """At equal compute: what the variant's runs cost more is neither noise nor gain."""
+    studies = [pilot(pilot_runs(0.003, seeds, rng=i, dearer=0.4)) for i in range(16)]
     got = np.sqrt(np.mean([(s.sigma / s.loss) ** 2 for s in studies]))
     assert got == pytest.approx(0.003, rel=0.2)
     assert (studies[0].sizes, studies[0].seeds) == (6, seeds)
     assert np.mean([s.alpha for s in studies]) == pytest.approx(0.06, rel=0.05)
+
+
+@pytest.mark.parametrize("truth", [0.0, 0.003])
+def test_a_pilot_finds_what_a_variant_gains_at_one_size_more_than_at_another(truth) -> None:
+    """200 arms over 10 sizes with 3 seeds: the mean square beyond the noise of the seeds."""
+    arms = ("baseline", *(f"v{i}" for i in range(20)))
+    studies = [
+        pilot(pilot_runs(0.002, 3, arms, 10, rng=i, interaction=truth, dearer=0.4))
+        for i in range(10)
+    ]
+    got = np.mean([(s.interaction / s.loss) ** 2 for s in studies])
+    assert got == pytest.approx(truth**2, rel=0.15, abs=0.003**2 / 20)
+    single = pilot(pilot_runs(0.002, 1, arms, 10, interaction=truth))
+    assert single.interaction == 0, "with one seed a size it is part of sigma"
+    assert (single.sigma / single.loss) ** 2 == pytest.approx(0.002**2 + truth**2 / 2, rel=0.3)
+
+
+def test_the_precision_that_a_pilot_foretells_is_that_of_a_record() -> None:
+    """Record 029, eight widths with three seeds: gains and upper limits as they stand there."""
+    runs = load_runs(ROOT / "docs/results/029-mini/runs.csv")
+    runs = runs[runs["size"].isin([f"d{width}-L12" for width in range(12, 41, 4)])]
+    found = {"full": (1.137, 1.193), "block8": (1.105, 1.168), "full-h4": (1.125, 1.166)}
+    for variant, (gain, high) in found.items():
+        study = pilot(runs[runs["variant"].isin(["baseline", variant])])
+        assert (study.sizes, study.seeds) == (8, 3)
+        assert study.half_width() == pytest.approx(high / gain - 1, rel=0.15), variant
 
 
 def test_a_pilot_of_the_baseline_alone_gives_the_unpaired_noise() -> None:

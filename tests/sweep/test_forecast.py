@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
-from attnres_lab.runs.folder import Status
+from attnres_lab.runs.folder import Status, write_json
 from attnres_lab.runs.progress import Progress
 from attnres_lab.runs.sweep import Entry
 from attnres_lab.sweep.forecast import Outlook, forecast, schedule
+from attnres_lab.sweep.plan import make_plan
 from attnres_lab.sweep.planview import _cost
-from attnres_lab.sweep.pricing import Device, Price
+from attnres_lab.sweep.pricing import Device, Price, Speeds, outlook
+from attnres_lab.sweep.spec import load_spec
 from attnres_lab.sweep.summary import summary
+from attnres_lab.sweep.trials import Trial
 from attnres_lab.sweep.view import Screen
 from tests.sweep.conftest import Lab
+from tests.sweep.test_tuning import tuned
 
 START = 1_000_000.0
 SIZES = {"s": (1e4, 2e9), "m": (1e5, 2e10), "l": (1e6, 2e11)}  # parameters, FLOPs
@@ -187,6 +194,34 @@ def test_the_order_is_that_of_the_sweep_s_file(
         prices = [Price(seconds, "measured") for seconds in (1.0, 1.0, 9.0, 1.0)]
         cost = _cost(prices, Device("cpu", "", 1.0, 2), "", smallest=order == "smallest")
         assert f"{left} with 2 at a time" in cost
+
+
+def test_no_trial_is_coming_once_every_cell_has_chosen(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Six cells, best at the start, choose after three values each where four were expected: of the
+    36 trials of the price 6 never come.
+    """
+    monkeypatch.setenv("ATTNRES_CACHE", str(tmp_path / "cache"))
+    plan = make_plan(load_spec(tuned(lab)), lab.folder)
+    known = outlook(Speeds(Device("cpu", "", 1.0, 2)), plan)
+
+    def end(trials: Iterable[Trial]) -> None:
+        for trial in trials:
+            run = lab.folder.trial(trial.entry.hash)
+            run.path.mkdir(parents=True)
+            write_json(run.result, {"val/loss": 2 + math.log2(trial.config.optim.lr / 1e-2) ** 2})
+            run.set_status("finished")
+
+    def coming() -> tuple[int, float]:
+        return len(plan.known()), sum(count for _, count in known(plan.known()).coming)
+
+    *most, last = plan.known()
+    assert coming() == (18, pytest.approx(36 - 18))
+    end(most)
+    assert coming() == (18 + 5 * 2, pytest.approx(36 - 28))
+    end([last])
+    assert coming() == (18 + 6 * 2, 0)
 
 
 def test_a_schedule_runs_the_given_order() -> None:
