@@ -6,8 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from attnres_lab.cli import app
 from attnres_lab.errors import UserError
+from attnres_lab.evaluation import record
+from attnres_lab.evaluation.record import Answers
 from attnres_lab.evaluation.run import Settings, evaluate
 from attnres_lab.runs.folder import RunFolder, Status, write_json
 from attnres_lab.runs.sweep import Entry, SweepFolder
@@ -34,6 +38,33 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SweepFolder:
     for n in range(5):
         trained(sweep.trial(f"t{n}").path, f"{Status.IMPORTED}runs.csv" if n == 4 else "")
     return sweep
+
+
+def test_a_run_that_cannot_be_scored_holds_up_no_other_and_the_store_is_told_once(
+    home: SweepFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Path] = []
+
+    def score(folder: Path, settings: Settings, *, again: bool) -> dict[str, float]:
+        if folder.name in ("t0", "t2"):
+            raise UserError(f"{folder.name}: damaged")
+        of = settings.wanted["nano"]
+        answers = [Answers.mean("eval/nano_copy/acc", ["?"], [1.0, 0.0])]
+        values = record.write(RunFolder(folder), "nano", of, answers)
+        if folder.name == "t3":
+            raise UserError("the second task: no such data")
+        return values
+
+    monkeypatch.setattr("attnres_lab.evaluation.run.evaluate", score)
+    monkeypatch.setattr("attnres_lab.cli.eval._mirror", told.append)
+    trained(alone := home.path.parent.parent / "train" / "one")
+    result = CliRunner().invoke(app, ["eval", "s", str(alone)])
+    assert isinstance(result.exception, UserError)
+    lines = ["t0: damaged", "t2: damaged", "the second task: no such data"]
+    assert str(result.exception).splitlines() == lines
+    assert result.output.count("eval/nano_copy/acc") == 2
+    assert "s: 1 imported, so without a model: left out" in result.output
+    assert told == [home.path, alone]
 
 
 def test_an_imported_run_has_no_model_to_be_scored(home: SweepFolder) -> None:
