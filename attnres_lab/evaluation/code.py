@@ -50,33 +50,32 @@ def passes(program: str, seconds: float = SECONDS, memory: int = MEMORY) -> bool
     """Whether the program comes to its end within the limits; one that ends itself early has not.
 
     The launcher says a secret word at the end, so that nothing the program prints passes for it.
+    What it prints goes to a file, where the limit of a file's size holds it; none is read but that.
     """
-    word = secrets.token_hex(8)
-    with tempfile.TemporaryDirectory() as folder:
-        words = [sys.executable, "-I", "-c", _LAUNCHER, str(math.ceil(seconds)), str(memory), word]
+    word = secrets.token_hex(8).encode()
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as out:
+        limits = [str(math.ceil(seconds)), str(memory)]
         process = subprocess.Popen(
-            words,
+            [sys.executable, "-I", "-c", _LAUNCHER, *limits, word],
             cwd=folder,
             env={"OMP_NUM_THREADS": "1"},
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdout=out,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
-            text=True,
-            errors="replace",
         )
         try:
-            out, _ = process.communicate(program, timeout=seconds)
+            process.communicate(program.encode(errors="replace"), timeout=seconds)
         except subprocess.TimeoutExpired:
             return False
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            for pipe in (process.stdin, process.stdout):
-                with suppress(OSError):
-                    pipe.close()  # type: ignore[union-attr]
-    return process.returncode == 0 and out.endswith(word)
+            with suppress(OSError):
+                process.stdin.close()  # type: ignore[union-attr]
+        out.seek(max(0, out.seek(0, os.SEEK_END) - len(word)))
+        return process.returncode == 0 and out.read(len(word)) == word
 
 
 def pass_at_k(samples: int, right: int, k: int) -> float:

@@ -58,8 +58,9 @@ def missing(files: RunFolder, name: str, settings: Mapping[str, Any]) -> bool:
 def write(
     files: RunFolder, name: str, settings: Mapping[str, Any], answers: Sequence[Answers]
 ) -> dict[str, float]:
-    """Write the artifact, then the final numbers, which say that it is there. The caller holds the
-    folder. Returns the numbers.
+    """Write the artifact, then the final numbers, which say that it is there, and touch the status,
+    by which a mirror sees that the run has something new. The caller holds the folder. Returns the
+    numbers.
     """
     files.still_there()
     values: dict[str, float] = {}
@@ -71,4 +72,5 @@ def write(
     record["answers"] = {a.key: asdict(a) | {"scores": list(a.scores)} for a in answers}
     write_json(files.new_artifact(files.scores.name, f"{name}.json"), record)
     write_json(files.result, (read_json(files.result) or {}) | values)
+    files.status_file.touch()
     return values

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from attnres_lab.evaluation import nano, record
 from attnres_lab.evaluation.paper import PAPER
 from attnres_lab.evaluation.record import Answers
 from attnres_lab.evaluation.scorer import Scorer
-from attnres_lab.runs.folder import RunFolder
+from attnres_lab.runs.folder import RunFolder, Status, read_json
 from attnres_lab.runs.lock import only_one
 from attnres_lab.training.checkpoint import load_model
 
@@ -35,6 +37,11 @@ class Settings:
     data: str | None = None  # a folder with copies of the hub's data sets
     batch_size: int = 16
     allow_code: bool = False  # run programs that the model wrote
+
+    @classmethod
+    def asked(cls, request: Mapping[str, Any]) -> Settings:
+        """As a sweep asks for them in the folder of a trial."""
+        return cls(**{**request, "tasks": tuple(request["tasks"])})
 
     @property
     def wanted(self) -> dict[str, dict[str, Any]]:
@@ -55,13 +62,22 @@ def evaluate(folder: Path, settings: Settings, *, again: bool = False) -> dict[s
     """The scores that the run does not have yet under these settings, or, with ``again``, all, by
     the keys of ``result.json``; each task is written as soon as it is done.
 
-    Raises UserError for a run that has not finished, a model of images, tasks that are not there,
-    and data that are not.
+    Raises UserError for a run that has not finished, was imported or has lost its result, a model
+    of images, other settings than those of the run's sweep, tasks that are not there, and data that
+    are not.
     """
     files = RunFolder(folder)
-    if (state := files.status().state) != "finished":
-        raise UserError(f"{folder}: the run is {state}; only finished runs are evaluated")
+    if (status := files.status()).state != "finished":
+        raise UserError(f"{folder}: the run is {status.state}; only finished runs are evaluated")
+    if status.imported:
+        raise UserError(f"{folder}: imported from {status.imported}, and so without a model")
     with only_one(files):
+        # with scores alone in its place nobody would see that the others are gone
+        if not read_json(files.result) and status.message != Status.CONVERTED:
+            raise UserError(
+                f"{folder}: its result was lost; run it again, which makes it from its rows and "
+                "its checkpoint, then evaluate"
+            )
         wanted = {
             task: of
             for task, of in settings.wanted.items()
@@ -69,6 +85,7 @@ def evaluate(folder: Path, settings: Settings, *, again: bool = False) -> dict[s
         }
         if not wanted:
             return {}
+        _agree(files, wanted)
         if theirs := wanted.keys() - {"nano"}:
             from attnres_lab.evaluation.harness import check
 
@@ -79,6 +96,22 @@ def evaluate(folder: Path, settings: Settings, *, again: bool = False) -> dict[s
             answers = _answers(scorer, config, task, replace(settings, shots=of["shots"]))
             values |= record.write(files, task, of, answers)
         return values
+
+
+def _agree(files: RunFolder, wanted: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raises UserError where the run is a trial of which its sweep asks a task under other
+    settings: one file holds a task's scores, and the sweep would make its own again.
+    """
+    if not (request := read_json(files.wanted)):
+        return
+    for task, of in Settings.asked(request).wanted.items():
+        given = wanted.get(task, of)
+        if other := {key: value for key, value in of.items() if value != given[key]}:
+            theirs = ", ".join(f"{key}: {json.dumps(value)}" for key, value in other.items())
+            raise UserError(
+                f"{files.wanted}: the sweep scores {task} with {theirs}, and would do so again "
+                "after other settings; give the same, or delete this file where it no longer does"
+            )
 
 
 def load_scorer(folder: Path, settings: Settings) -> tuple[Scorer, RunConfig]:

@@ -5,13 +5,12 @@ without which the trial has not ended.
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from attnres_lab.errors import UserError
 from attnres_lab.runs.folder import RunFolder, Status, read_json, write_json
 
 if TYPE_CHECKING:
-    from attnres_lab.evaluation.run import Settings
     from attnres_lab.sweep.schema import SweepSpec
     from attnres_lab.sweep.spec import SpecFile
 
@@ -43,36 +42,31 @@ def ask(run: RunFolder, spec: SweepSpec) -> None:
         write_json(run.wanted, asdict(spec.eval))
 
 
-def settings(request: dict[str, Any]) -> Settings:
-    """What is asked for, as the evaluation takes it."""
-    from attnres_lab.evaluation.run import Settings
-
-    return Settings(**request | {"tasks": tuple(request["tasks"])})
-
-
 def make(run: RunFolder) -> None:
     """Evaluate a finished trial as its folder asks. Raises as ``evaluate``."""
     status = run.status()
     if status.state != "finished" or not (request := read_json(run.wanted)):
         return
-    from attnres_lab.evaluation.run import evaluate
+    from attnres_lab.evaluation.run import Settings, evaluate
 
-    evaluate(run.path, settings(request))
-    run.set_status("finished", step=status.step)  # the mirror looks again at what ends then
+    evaluate(run.path, Settings.asked(request))
+    run.set_status("finished", step=status.step)  # its time is that of the whole trial
 
 
 def status(run: RunFolder, spec: SweepSpec) -> Status:
     """The status of a trial: without its evaluation one that finished has not ended, nor one whose
-    result was lost, which our training makes again from what is left.
+    result was lost, which our training makes again from what is left. One that was imported has
+    the scores of its table, for it has no model.
     """
     found = run.status()
     if found.state == "finished" and spec.function == TRAIN and not read_json(run.result):
         return replace(found, state="running", message="its result was lost")
-    if not spec.eval or found.state != "finished":
+    if not spec.eval or found.state != "finished" or found.imported:
         return found
     from attnres_lab.evaluation.record import missing
+    from attnres_lab.evaluation.run import Settings
 
-    wanted = settings(asdict(spec.eval)).wanted
+    wanted = Settings.asked(asdict(spec.eval)).wanted
     if not any(missing(run, task, of) for task, of in wanted.items()):
         return found
     return replace(found, state="running", message="its evaluation is still to come")

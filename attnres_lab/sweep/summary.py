@@ -138,7 +138,7 @@ def table(trials: Sequence[Progress], metric: str = "val/loss") -> str:
     """A line for each trial."""
     rows = [("trial", "run", "state", "step", metric, "time", "params")]
     for t in trials:
-        value, seconds = t.row.get(metric, t.row.get("train/loss", "")), t.row.get("seconds")
+        value, seconds = t.row.get(metric, ""), t.row.get("seconds")
         loss = f"{value:.4f}" if isinstance(value, float) else str(value)
         took = duration(seconds) if isinstance(seconds, int | float) else ""
         step = str(t.row.get("step", t.status.step or ""))

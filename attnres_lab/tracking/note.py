@@ -50,17 +50,27 @@ def paragraph(page: str) -> str:
 
 
 def ablation(trials: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Mean validation loss over seeds per size and variant, with the difference to the baseline of
-    that size. As text in columns: MLflow gives a table neither lines nor space, and takes whatever
-    would give it some out of the page.
+    """Mean validation loss over the seeds of finished trials per size and variant, with the
+    difference to the baseline of that size; a line instead where another axis varies too, over
+    which no mean is taken. As text in columns: MLflow gives a table neither lines nor space, and
+    takes whatever would give it some out of the page.
     """
     losses: dict[tuple[str, str], list[float]] = defaultdict(list)
+    points: dict[tuple[str, str], set[str]] = defaultdict(set)
     for trial in trials:
+        if trial["state"] != "finished" or trial.get("tuning"):
+            continue
         loss = (trial["result"] or {}).get("val/loss")
         if isinstance(loss, int | float):
             losses[trial["size"], trial["variant"]].append(loss)
+            points[trial["size"], trial["variant"]].add(trial.get("point", ""))
     if not losses:
         return []
+    if max(map(len, points.values())) > 1:
+        return [
+            "",
+            "Size and variant are not all that varies: trials.csv and the report have the losses.",
+        ]
     rows: list[tuple[str, ...]] = [("size", "variant", "runs", "val/loss, mean", "to baseline")]
     order = list(dict.fromkeys((trial["size"], trial["variant"]) for trial in trials))
     for size, variant in order:

@@ -95,7 +95,7 @@ class RunSync:
             if status.state not in ("scheduled", "running") and (
                 result := read_json(self.files.result)
             ):
-                self._send_result(result, status.step)
+                self._send_result(result, status)
             self._send_status(status)
         except BaseException:
             self._attached = False
@@ -256,11 +256,12 @@ class RunSync:
             self._at_step |= set(numbers)
             self._log(metrics(numbers, when, step))
 
-    def _send_result(self, result: Mapping[str, Any], step: int) -> None:
+    def _send_result(self, result: Mapping[str, Any], status: Status) -> None:
         """The final numbers; of a result that was written again since, those that are others now:
         a later point at the same step is the one that the store shows.
         """
         mark, before = stamp(self.files.result), self._memory.values.get("result")
+        step, ended = result.get("step", status.step), self._last_time or status.updated
         if before not in (None, mark):
             self._flush()
             shown = self.store.client.get_run(self.run_id).data.metrics
@@ -272,9 +273,9 @@ class RunSync:
                 for key, value in names.items()
                 if not SKIPPED.fullmatch(key) and finite(value) and shown.get(key) != value
             }
-            self._log(metrics(changed, time.time(), result.get("step", step)))
+            self._log(metrics(changed, time.time(), step))
         else:
-            self._send_rows([{"time": self._last_time, **result, "step": result.get("step", step)}])
+            self._send_rows([{"time": ended, **result, "step": step}])
         self._memory.values["result"] = mark
 
     def _log(self, metrics: list[Any]) -> None:

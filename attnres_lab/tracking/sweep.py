@@ -107,7 +107,8 @@ class SweepSync:
         self._take_report()
         self._write_note(at_once=True)
         set_apart(self.store.client, runs_of(self.store, self.id), self._ids())
-        self._send_metrics(best([trial.files for trial in self._trials.values()]))
+        measured = [t.files for key, t in self._trials.items() if not self._entries[key].tuning]
+        self._send_metrics(best(measured))
         self._send_tables()  # after the metrics: the disk of the artifacts may be full
         complete = all(trial.files.status().state in DONE for trial in self._trials.values())
         self._set_state(

@@ -23,11 +23,12 @@ def test_a_program_passes_that_comes_to_its_end():
     [
         "x = bytearray(3 << 30)",
         "open('big', 'wb').write(bytes(4 << 20))",
+        "print('x' * (4 << 20))",
         "import os\nassert os.listdir('.')",
         "import os\nassert 'HOME' in os.environ or 'PATH' in os.environ",
         "open('/proc/self/fd/2', 'w')\nimport os\nfor n in range(200): os.open('/', 0)",
     ],
-    ids=["memory", "file size", "empty folder", "empty environment", "open files"],
+    ids=["memory", "file size", "output", "empty folder", "empty environment", "open files"],
 )
 def test_a_limit_ends_a_program(program):
     assert not passes(program)

@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 
+from attnres_lab.config import to_yaml
 from attnres_lab.errors import UserError
-from attnres_lab.runs.folder import RunFolder, read_json
+from attnres_lab.runs.folder import RunFolder, read_json, write_json
 from attnres_lab.sweep import scoring
 from attnres_lab.sweep.plan import make_plan
 from attnres_lab.sweep.process import TRAIN
 from attnres_lab.sweep.spec import load_spec
 from tests.sweep.conftest import Lab, study_states
+from tests.sweep.test_known import TABLE, elsewhere, exported
 
 NANO = {"tasks": ["nano"], "limit": 10}
 KEY = "eval/nano_shuffle/acc"
@@ -100,6 +102,28 @@ def test_an_evaluation_that_fails_is_a_failed_trial_with_its_reason(lab: Lab) ->
     assert (status.state, status.failure) == ("failed", "config")
     assert status.message.endswith("no such folder")
     assert lab.run(sweep(lab)).done == 2  # mended
+
+
+def test_a_trial_from_a_table_has_the_scores_of_the_table_and_is_not_made_again(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It has no model to be scored; where the table lacks an objective, a line says so."""
+    trials = make_plan(load_spec(sweep(lab)), lab.folder).known()
+    for trial, result in zip(trials, ({KEY: 0.5}, {"val/loss": 3.0}), strict=True):
+        run = lab.folder.trial(trial.entry.hash)
+        run.path.mkdir(parents=True)
+        run.write_config(to_yaml(trial.config))
+        write_json(run.result, result)
+        run.set_status("finished", step=10)
+    lab.folder.write_plan(trial.entry for trial in trials)
+    clone = elsewhere(lab, monkeypatch)
+    exported(lab, clone)
+    outcome = clone.run(sweep(clone, known=TABLE))
+    assert (outcome.done, outcome.exit_code) == (2, 0)
+    runs = [clone.folder.trial(trial.entry.hash) for trial in trials]
+    assert [run.status().imported for run in runs] == [TABLE, TABLE]
+    assert scores(clone) == [0.5, None]
+    assert f"objective.metric: {runs[1].path.name} has no number '{KEY}'" in capsys.readouterr().out
 
 
 def test_bad_input_gets_one_line(lab: Lab) -> None:

@@ -22,6 +22,7 @@ from attnres_lab.sweep.board import board
 from attnres_lab.sweep.known import export
 from attnres_lab.sweep.report import print_log, print_status
 from attnres_lab.sweep.summary import goal_of, summary
+from attnres_lab.sweep.summary import table as lines_of
 from attnres_lab.sweep.view import Screen
 from tests.sweep.conftest import Lab, in_process
 from tests.sweep.services import wait_for
@@ -122,6 +123,16 @@ def test_the_objective_of_the_sweep_says_which_is_best(
     best = json.loads(capsys.readouterr().out)["best"]
     assert best["params"]["optim.lr"] == 1e-3
     assert goal_of(lab.folder) == ("val/loss", "maximize")
+
+
+@pytest.mark.parametrize("metric", ["val/loss", "eval/nano_shuffle/acc"])
+def test_no_other_number_stands_under_the_name_of_a_metric(metric: str) -> None:
+    """Of a trial that has not been validated or scored yet."""
+    entry = Entry("0", "p", {}, "full", "d32-L4", 0, "full-d32-L4-s0", 1, 1.0, 1)
+    trial = Progress(entry, Status("running"), {"step": 4, "train/loss": 2.5}, time.time())
+    head, line = lines_of([trial], metric).split("\n")
+    assert metric in head
+    assert "2.5" not in line
 
 
 @pytest.mark.parametrize("height", [8, 12, 40])

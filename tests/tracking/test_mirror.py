@@ -323,3 +323,15 @@ def test_a_duration_is_the_runs_own(runs) -> None:
     single(connect(), files.path).sync()
     (run,) = connect().client.search_runs([connect().experiment_id])
     assert (run.info.start_time, run.info.end_time) == (1_700_000_000_000, 1_700_000_090_500)
+
+
+def test_a_result_without_rows_is_of_the_time_when_its_run_ended(runs) -> None:
+    """Of a function of the user's, or taken from a table."""
+    files = RunFolder(runs / "train" / "own")
+    files.path.mkdir(parents=True)
+    write_json(files.result, {"val/loss": 3.0})
+    files.set_status("finished", step=7)
+    single(connect(), files.path).sync()
+    (run,) = connect().client.search_runs([connect().experiment_id])
+    (metric,) = run.data._metric_objs
+    assert metric.timestamp == run.info.end_time == int(files.status().updated * 1000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from attnres_lab.runs.looks import looks
 from attnres_lab.runs.table import table
 from attnres_lab.tracking import connect, figures, log_report, rebuild
 from attnres_lab.tracking.artifacts import mirroring
+from attnres_lab.tracking.note import ablation
 from attnres_lab.tracking.sweep import SweepSync
 
 NOTE = "mlflow.note.content"
@@ -48,6 +50,34 @@ def test_a_sweep_sorts_by_its_result(runs, tmp_path) -> None:
     history = connect().client.get_metric_history(parent.info.run_id, "gain/full")
     assert len(history) == 1
     assert "**Verdict:** full is better. Conditions: 4 runs." in parent.data.tags[NOTE]
+
+
+def test_runs_that_only_tune_are_no_result_of_the_sweep(runs) -> None:
+    """As in the status of the sweep."""
+    home = runs / "sweeps" / "quick"
+    plan = write_sweep(home)
+    plan[1]["tuning"] = plan[3]["tuning"] = True
+    (home / "plan.json").write_text(json.dumps(plan))
+    for entry in plan:
+        result = home / "trials" / entry["hash"] / "result.json"
+        write_json(
+            result, (read_json(result) or {}) | {"val/loss": 2.0 if "tuning" in entry else 3.0}
+        )
+    mirror_sweep(home, {})
+    (parent,) = connect().client.search_runs([connect().experiment_id], "tags.kind = 'sweep'")
+    assert parent.data.metrics == {"val/loss": 3.0}
+    assert re.search(r"^d32-L8 +full +1 +3\.0000 +\+0\.0000$", parent.data.tags[NOTE], re.M)
+
+
+def test_the_table_of_the_note_takes_means_over_seeds_and_over_nothing_else() -> None:
+    def trial(point: str, loss: float, state: str = "finished", **more: bool) -> dict:
+        labels = {"size": "s", "variant": "full", "point": point, "state": state}
+        return labels | {"result": {"val/loss": loss}} | more
+
+    finished = [trial("a", 2.0), trial("a", 4.0)]
+    others = [trial("a", 9.0, "pruned"), trial("b", 9.0, "diverged"), trial("b", 9.0, tuning=True)]
+    assert re.search(r"^s +full +2 +3\.0000$", "\n".join(ablation(finished + others)), re.M)
+    assert "```" not in "\n".join(ablation([*finished, trial("b", 3.0)]))
 
 
 def test_a_report_on_a_sweep_that_is_running_is_taken_along_by_its_mirror(runs, tmp_path) -> None:
