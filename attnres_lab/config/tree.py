@@ -185,5 +185,6 @@ class RunConfig:
         if unit == "flops":
             return steps_for(value, self.flops_per_token * self.tokens_per_step)
         if unit == "tokens_per_param":
-            value *= self.params.non_embedding
+            # of the trunk: all variants of a size see the same tokens
+            value *= self.params.non_embedding - residual_params(self.model)
         return steps_for(value, self.tokens_per_step)
