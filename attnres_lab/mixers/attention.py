@@ -35,8 +35,9 @@ class AttentionConfig(MixerConfig):
 
     def check(self, trunk: Trunk) -> None:
         for key in ("head_dim", "window"):
-            if (getattr(self, key) or 1) < 1 or getattr(self, key) == 0:
-                raise ValueError(f"{self.section}.{key}: {getattr(self, key)} is not positive")
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ValueError(f"{self.section}.{key}: {value} is not positive; leave it out")
         if self.window is not None and not self.causal:
             raise ValueError(
                 f"{self.section}.window: it looks back only, and there is no back without "
