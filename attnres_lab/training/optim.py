@@ -119,7 +119,9 @@ def make_optimizer(model: Network, c: OptimConfig) -> torch.optim.Optimizer:
     else:
         plain = [matrix, *plain]
     adamw = torch.optim.AdamW(plain, lr=c.lr, betas=c.betas, fused=True)
-    optimizer = Together(*parts, adamw) if parts else adamw
+    # the trunk's groups first: the rate of the first is the one that rows tell
+    order = [*parts, adamw] if c.name == "muon" else [adamw, *parts]
+    optimizer = Together(*order) if parts else adamw
     if not c.query_master:
         optimizer.register_step_post_hook(lambda *_: round_to_bf16(pseudo_queries(model)))
     return optimizer
