@@ -48,7 +48,7 @@ class AttentionConfig(MixerConfig):
         if trunk.kv_heads < 1 or trunk.num_heads % trunk.kv_heads:
             raise ValueError(
                 f"model.num_kv_heads: {trunk.kv_heads} does not divide model.num_heads = "
-                f"{trunk.num_heads}"
+                f"{trunk.num_heads}; take a divisor, or leave it out"
             )
 
 
