@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,12 +18,16 @@ from helpers import write_run
 from analysis.report import write_report
 from attnres_lab.benchmarks import steps
 from attnres_lab.benchmarks.timing import WARM, interleave
-from attnres_lab.config import load
+from attnres_lab.config import LoraConfig, OptimConfig, RunConfig, TrainConfig, load
 from attnres_lab.errors import UserError
+from attnres_lab.mixers import KDAConfig, MixersConfig, MoEConfig
+from attnres_lab.model import ModelConfig
+from attnres_lab.residual.attnres import FullConfig
 from attnres_lab.runs.files import read_json, write_json
 from attnres_lab.runs.sweep import SweepFolder
 from attnres_lab.sweep.plan import Plan
 from attnres_lab.sweep.spec import load_spec
+from attnres_lab.training.environment import speed_key
 from attnres_lab.training.module import LitTransformer
 from attnres_lab.training.run import run
 
@@ -64,6 +70,39 @@ def test_a_timed_step_is_the_step_that_training_takes(tmp_path: Path) -> None:
         made[0].model.named_parameters(), other.model.parameters(), strict=True
     ):
         torch.testing.assert_close(ours, theirs, msg=name)
+
+
+def test_what_changes_a_step_has_a_key_of_its_own_and_the_default_keeps_its_key() -> None:
+    """The literal is the key that speeds of the default were kept under before."""
+    base = RunConfig()
+    assert speed_key(base) == "baseline d64-L8 256 32 auto False 1 1 False"
+    model: list[dict[str, Any]] = [
+        {"vocab_size": 512},
+        {"num_heads": 2},
+        {"num_kv_heads": 2},
+        {"mlp_dim": 99},
+        {"qk_norm": True},
+        {"tie_embeddings": True},
+        {"mixers": MixersConfig(("kda",))},
+        {"mixers": MixersConfig(("kda",), kda=KDAConfig(conv=2))},
+        {"mlp": MoEConfig()},
+        {"mlp": MoEConfig(experts=4)},
+        {"residual": FullConfig()},
+    ]
+    optim: list[dict[str, Any]] = [{"name": "muon"}, {"lora": LoraConfig(rank=4)}]
+    full = replace(base, model=ModelConfig(residual=FullConfig()))
+    configs = [
+        base,
+        *(replace(base, model=ModelConfig(**change)) for change in model),
+        *(replace(base, optim=OptimConfig(**change)) for change in optim),
+        replace(full, optim=OptimConfig(query_optimizer="muon")),
+        replace(full, optim=OptimConfig(freeze_trunk=True)),
+        replace(base, train=TrainConfig(batch_size=64, micro_batch_size=32)),
+        replace(base, train=TrainConfig(devices=2, batch_size=64)),
+        replace(base, train=TrainConfig(devices=2, batch_size=64, strategy="fsdp")),
+    ]
+    assert len({speed_key(c) for c in configs}) == len(configs)
+    assert speed_key(replace(base, seed=1, optim=OptimConfig(lr=1.0))) == speed_key(base)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from image_files import idx_bytes, idx_folder, squares
 from PIL import Image
 
 from attnres_lab.data import ImageSourceConfig, load_images
-from attnres_lab.data.images import read_idx
+from attnres_lab.data.images import pixels, read_idx
 from attnres_lab.errors import UserError
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
@@ -129,6 +129,21 @@ def test_a_folder_of_images_per_class(tmp_path: Path) -> None:
     found.check(6, 3, 2)
     assert found.labels["train"].tolist() == [0, 0, 1, 1]
     assert found.images["val"][:, :, 0, 0].tolist() == [[0] * 3, [1] * 3, [100] * 3, [101] * 3]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".gif"])
+def test_an_image_with_a_palette_has_its_colours(suffix: str, tmp_path: Path) -> None:
+    """Two of them, in an order that is not that of their numbers."""
+    config = image_folder(tmp_path)
+    image = Image.new("P", (6, 6), 1)
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    for path in tmp_path.glob("*/*/0.png"):
+        path.unlink()
+        image.save(path.with_suffix(suffix))
+    found = load_images(config)
+    found.check(6, 3, 2)
+    assert found.images["train"][0, :, 5, 5].tolist() == [200, 100, 50]
+    assert np.array_equal(pixels(image), np.full((6, 6, 3), [200, 100, 50]))
 
 
 def test_a_folder_that_is_not_as_it_should_be(tmp_path: Path) -> None:

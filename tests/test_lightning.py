@@ -13,8 +13,9 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 
 from attnres_lab import CorpusDataModule, LitTransformer, run
-from attnres_lab.config import RunConfig
+from attnres_lab.config import RunConfig, TrainConfig
 from attnres_lab.errors import UserError
+from attnres_lab.training.trainer import in_bf16
 
 
 @pytest.fixture(autouse=True)
@@ -132,6 +133,22 @@ def test_a_damaged_corpus_is_refused_by_any_trainer(tmp_path: Path) -> None:
     shard.write_bytes(data)
     with pytest.raises(UserError, match="checksum differs"):
         trainer(tmp_path).validate(LitTransformer(config), CorpusDataModule(config))
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_products_are_bf16_where_asked_for_or_on_a_gpu_that_has_it(
+    native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch counts a GPU that emulates it unless told not to."""
+
+    def supported(including_emulation: bool = True) -> bool:
+        return native or including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    assert in_bf16(TrainConfig(), "cuda") is native
+    assert not in_bf16(TrainConfig(), "cpu")
+    assert in_bf16(TrainConfig(precision="bf16"), "cpu")
+    assert not in_bf16(TrainConfig(precision="fp32"), "cuda")
 
 
 def test_accumulated_batches_make_one_step(tmp_path: Path) -> None:

@@ -113,6 +113,7 @@ def test_decay_and_optimiser_of_queries_are_theirs_alone(trunk: str, name: str) 
         for group in part.param_groups
         for p in group["params"]
     }
+    assert whole.param_groups[0]["lr"] == 0.01, "optim/lr of a row is the trunk's"
     queries, gains = model.residual.pseudo_query, model.residual.key_gain
     assert kinds[id(queries)] == ("AdamW" if name == "adamw" else "Muon", 0.3, 0.02)
     assert kinds[id(gains)] == ("AdamW", 0.0, 0.02)

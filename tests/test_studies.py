@@ -88,6 +88,17 @@ def test_a_study_plans_and_its_arms_differ_in_the_residual_only(name: str) -> No
     assert all(settings == arms["baseline"] for settings in arms.values())
 
 
+def test_the_arms_of_a_size_see_the_same_tokens_at_lab() -> None:
+    """20 per parameter of the trunk, whatever the variant adds to it."""
+    trials = plan("ablation-lab")
+    assert {t.config.budget.unit for t in trials} == {"tokens_per_param"}
+    assert len({t.config.params for t in trials}) > 5
+    (steps,) = {t.config.steps for t in trials}
+    base = next(t.config for t in trials if t.entry.variant == "baseline")
+    exact = 20 * num_params(base.model).non_embedding / base.tokens_per_step
+    assert steps == pytest.approx(exact, abs=0.5)
+
+
 @pytest.mark.parametrize("study", STUDIES)
 def test_nano_studies_have_the_seeds_and_the_depth_that_they_promise(study: str) -> None:
     trials = plan(f"{study}-nano")

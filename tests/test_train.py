@@ -17,6 +17,7 @@ from helpers import tiny
 from attnres_lab.config import load, to_yaml
 from attnres_lab.runs.folder import RunFolder
 from attnres_lab.training.environment import uncommitted
+from attnres_lab.training.module import Stopwatch
 from attnres_lab.training.run import run
 from attnres_lab.training.validation import Validation
 
@@ -40,6 +41,25 @@ def test_the_parts_of_a_step_are_the_step(tmp_path: Path) -> None:
     assert {"system/cpu_percent", "system/memory_bytes"} <= set(
         next(RunFolder(tmp_path / "run").rows())
     )
+
+
+def test_the_step_of_every_row_is_timed_exactly_and_the_bar_shows_its_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The last one's too, which ends between two rows; a step has four micro-batches."""
+    exact: dict[str, list[bool]] = {}
+    lap = Stopwatch.lap
+
+    def noted(self: Stopwatch, part: str) -> None:
+        exact.setdefault(part, []).append(self.exact)
+        lap(self, part)
+
+    monkeypatch.setattr(Stopwatch, "lap", noted)
+    changes = {"train.log_every": 2, "budget": "3 steps", "train.micro_batch_size": 1}
+    run(tiny(tmp_path, **changes), tmp_path / "run", progress=True)
+    assert exact["optimizer"] == [False, True, True]
+    last = [row["train/loss"] for row in RunFolder(tmp_path / "run").rows() if "train/loss" in row]
+    assert f"step 3  loss {last[-1]:.3f}  " in capsys.readouterr().err
 
 
 def test_the_code_and_the_data_of_a_run_are_kept(tmp_path: Path) -> None:

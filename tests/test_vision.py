@@ -27,6 +27,7 @@ from attnres_lab.residual import BaselineConfig, ResidualConfig
 from attnres_lab.residual.attnres import BlockConfig, FullConfig
 from attnres_lab.runs.folder import read_json
 from attnres_lab.training.run import run
+from attnres_lab.training.task import make_task
 
 OPEN = MixersConfig(attention=AttentionConfig(causal=False, rope=RopeConfig(fraction=0.0)))
 SHAPE = ImageShape(size=12, channels=3, classes=5, patch=4)
@@ -110,6 +111,13 @@ def test_parameters_and_training_flops_are_torchs(
     assert counted.total == sum(p.numel() for p in model.parameters())
     outside = (model.embed.weight, model.positions, model.head.weight)
     assert counted.non_embedding == counted.total - sum(p.numel() for p in outside if p is not None)
+
+
+def test_the_loss_of_a_double_network_keeps_its_digits(tmp_path: Path) -> None:
+    task = make_task(tiny_images(tmp_path))
+    pixels, labels = squares(8)
+    batch = torch.tensor(pixels)[:, None], torch.tensor(labels).long()
+    assert task.loss(task.network().double(), batch).dtype == torch.float64
 
 
 def test_a_run_learns_and_reports_accuracy(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from attnres_lab.runs.folder import read_json, write_json
 from attnres_lab.runs.sweep import Entry, SweepFolder
 from attnres_lab.training.environment import cpu_name, speed_key
 from attnres_lab.training.module import LitTransformer
+from attnres_lab.training.trainer import in_bf16
 
 
 def step_of(config: RunConfig, device: torch.device) -> Callable[[], float]:
@@ -32,7 +33,7 @@ def step_of(config: RunConfig, device: torch.device) -> Callable[[], float]:
     if t.compile:
         model.compile()
     optimizer, batch = module.make_optimizer(), _batch(config, device)
-    bf16 = t.precision == "bf16" or (t.precision == "auto" and device.type == "cuda")
+    bf16 = in_bf16(t, device.type)
 
     def precision() -> AbstractContextManager[Any]:
         return torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()

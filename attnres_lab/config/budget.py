@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-#: tokens_per_param: per non-embedding parameter; flops: exact training FLOPs; seconds: wall clock
-#: of training.
+#: tokens_per_param: per non-embedding parameter of the trunk; flops: exact training FLOPs; seconds:
+#: wall clock of training.
 UNITS = ("tokens", "tokens_per_param", "flops", "steps", "seconds")
 
 

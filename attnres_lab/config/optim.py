@@ -54,6 +54,11 @@ class OptimConfig:
                 raise ValueError(
                     f"optim.{key}: {getattr(self, key)} is not a fraction between 0 and 1"
                 )
+        if self.schedule == "wsd" and self.warmup + self.decay > 1 + 1e-9:
+            raise ValueError(
+                f"optim.decay: {self.decay} and optim.warmup = {self.warmup} are more than the "
+                "whole of the steps; lower either"
+            )
         if self.freeze_trunk and self.lora.rank is not None:
             raise ValueError(
                 "optim.freeze_trunk: it would freeze the adapters, and optim.lora freezes the "

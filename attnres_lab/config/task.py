@@ -33,7 +33,7 @@ class TaskConfig:
         raise NotImplementedError
 
     def flops_per_token(self, model: ModelConfig, seq_len: int, *, frozen: bool) -> float:
-        """Training FLOPs per position; ``frozen``: of the residual connection alone."""
+        """Training FLOPs per position; ``frozen``: the trunk has no gradients of its weights."""
         raise NotImplementedError
 
     def check(self, model: ModelConfig) -> None:

@@ -42,17 +42,26 @@ class TrainConfig:
         for key in ("batch_size", "log_every", "devices", "nodes", "threads"):
             if getattr(self, key) < 1:
                 raise ValueError(f"train.{key}: {getattr(self, key)} is not positive")
-        if (self.val_every or 0) < 0:
-            raise ValueError(f"train.val_every: {self.val_every} is negative; 0: at the end only")
+        for key in ("val_every", "checkpoint_every", "probe_every"):
+            if (getattr(self, key) or 0) < 0:
+                raise ValueError(
+                    f"train.{key}: {getattr(self, key)} is negative; 0: at the end only"
+                )
+        if self.micro_batch_size is not None and self.micro_batch_size < 1:
+            raise ValueError(
+                f"train.micro_batch_size: {self.micro_batch_size} is not positive; leave it out "
+                "for a whole batch at once"
+            )
         if self.strategy == "pipeline":
             return self._check_pipeline()
         if self.pipeline != PipelineConfig():
             raise ValueError("train.pipeline: is read by train.strategy: pipeline only; set that")
-        micro = self.micro_batch_size or self.batch_size // self.world
-        if micro < 1 or self.batch_size % (micro * self.world):
+        micro = self.micro_batch_size or 1
+        if self.batch_size % (micro * self.world):
+            given = f"micro_batch_size {micro} x " if self.micro_batch_size else ""
             raise ValueError(
-                f"train.batch_size: {self.batch_size} is not a multiple of micro_batch_size "
-                f"{micro} x {self.world} devices"
+                f"train.batch_size: {self.batch_size} is not a multiple of {given}{self.world} "
+                "devices; change either"
             )
 
     def _check_pipeline(self) -> None:
@@ -185,5 +194,6 @@ class RunConfig:
         if unit == "flops":
             return steps_for(value, self.flops_per_token * self.tokens_per_step)
         if unit == "tokens_per_param":
-            value *= self.params.non_embedding
+            # of the trunk: all variants of a size see the same tokens
+            value *= self.params.non_embedding - residual_params(self.model)
         return steps_for(value, self.tokens_per_step)

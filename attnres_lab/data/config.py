@@ -27,12 +27,16 @@ class SourceConfig:
 
     def __post_init__(self) -> None:
         """Raises ValueError with the key and the remedy."""
+        for name, key in (("files", "paths"), ("huggingface", "dataset")):
+            if self.name == name and not getattr(self, key):
+                raise ValueError(f"data.source.{key}: missing; data.source.name: {name} needs it")
         for name, key, given in (
             ("files", "paths", self.paths),
             ("huggingface", "dataset", self.dataset),
+            ("huggingface", "subset", self.subset),
+            ("huggingface", "split", self.split != "train"),
+            ("huggingface", "revision", self.revision),
         ):
-            if self.name == name and not given:
-                raise ValueError(f"data.source.{key}: missing; data.source.name: {name} needs it")
             if self.name != name and given:
                 raise ValueError(
                     f"data.source.{key}: is read by data.source.name: {name} only; it is "

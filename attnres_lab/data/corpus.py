@@ -33,8 +33,9 @@ class Corpus:
     folder lies.
 
     ``bytes_per_token``: UTF-8 bytes of the validation text per validation token, ends of documents
-    counted among the tokens and not among the bytes; bits per byte are ``loss / ln(2) /
-    bytes_per_token`` for a loss in nats per token. Sizes are tokens per shard.
+    counted among the tokens and not among the bytes, over the whole split; bits per byte are ``loss
+    / ln(2) / bytes_per_token`` for a loss in nats per token, also where that loss is of some of its
+    windows. Sizes are tokens per shard.
     """
 
     folder: Path
@@ -105,7 +106,7 @@ class Corpus:
         """
         size = sum(self.train_sizes) * np.dtype(self.dtype).itemsize
         splits = ("train", "val") if size <= most else ("val",)
-        for index, shard in enumerate((read_record(self.folder, MANIFEST) or {})["shards"]):
+        for index, shard in enumerate(self.manifest["shards"]):
             for split in splits:
                 path = shard_path(self.folder, index, split)
                 with open(path, "rb") as file:

@@ -189,7 +189,7 @@ def _folder_split(c: ImageSourceConfig, split: str) -> tuple[np.ndarray, np.ndar
             if path.suffix.lower() in SUFFIXES:
                 try:
                     with Image.open(path) as image:
-                        pairs.append((str(path), np.asarray(image), label))
+                        pairs.append((str(path), pixels(image), label))
                 except (OSError, PIL.UnidentifiedImageError) as error:
                     raise UserError(f"{path}: not readable as an image ({error})") from None
     return _stack(pairs)
@@ -216,9 +216,17 @@ def _hub_split(c: ImageSourceConfig, split: str) -> tuple[np.ndarray, np.ndarray
                 f"{', '.join(rows.column_names)}"
             )
     return _stack(
-        (f"{c.dataset}: {name} row {number}", np.asarray(row[c.image_field]), row[c.label_field])
+        (f"{c.dataset}: {name} row {number}", pixels(row[c.image_field]), row[c.label_field])
         for number, row in enumerate(rows)
     )
+
+
+def pixels(image: Any) -> np.ndarray:
+    """Rows x columns [x channels] of an image of PIL's, or of what is one as it is; the colours of
+    a palette in place of their numbers.
+    """
+    palette = getattr(image, "mode", "").startswith("P")
+    return np.asarray(image.convert("RGB") if palette else image)
 
 
 def _stack(pairs: Iterable[tuple[str, np.ndarray, int]]) -> tuple[np.ndarray, np.ndarray]:

@@ -35,8 +35,9 @@ class AttentionConfig(MixerConfig):
 
     def check(self, trunk: Trunk) -> None:
         for key in ("head_dim", "window"):
-            if (getattr(self, key) or 1) < 1 or getattr(self, key) == 0:
-                raise ValueError(f"{self.section}.{key}: {getattr(self, key)} is not positive")
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ValueError(f"{self.section}.{key}: {value} is not positive; leave it out")
         if self.window is not None and not self.causal:
             raise ValueError(
                 f"{self.section}.window: it looks back only, and there is no back without "
@@ -47,7 +48,7 @@ class AttentionConfig(MixerConfig):
         if trunk.kv_heads < 1 or trunk.num_heads % trunk.kv_heads:
             raise ValueError(
                 f"model.num_kv_heads: {trunk.kv_heads} does not divide model.num_heads = "
-                f"{trunk.num_heads}"
+                f"{trunk.num_heads}; take a divisor, or leave it out"
             )
 
 

@@ -42,13 +42,18 @@ class MoEConfig(MLPConfig):
     def check(self, trunk: Trunk) -> None:
         for key in ("experts", "top_k"):
             if getattr(self, key) < 1:
-                raise ValueError(f"model.mlp.{key}: {getattr(self, key)} is not positive")
+                raise ValueError(
+                    f"model.mlp.{key}: {getattr(self, key)} is not positive; give 1 or more"
+                )
         for key in ("shared", "dense_layers", "balance_rate"):
             if getattr(self, key) < 0:
-                raise ValueError(f"model.mlp.{key}: {getattr(self, key)} is negative")
+                raise ValueError(
+                    f"model.mlp.{key}: {getattr(self, key)} is negative; give 0 or more"
+                )
         if self.top_k > self.experts:
             raise ValueError(
-                f"model.mlp.top_k: {self.top_k} is more than model.mlp.experts = {self.experts}"
+                f"model.mlp.top_k: {self.top_k} is more than model.mlp.experts = {self.experts}; "
+                "change either"
             )
         if self.width(trunk) < 1:
             raise ValueError(

@@ -46,8 +46,13 @@ class ModelConfig:
         for key in ("vocab_size", "dim", "num_layers", "num_heads"):
             if getattr(self, key) < 1:
                 raise ValueError(f"model.{key}: {getattr(self, key)} is not positive")
-        if self.norm_eps <= 0:
-            raise ValueError(f"model.norm_eps: {self.norm_eps} is not positive")
+        for key in ("norm_eps", "rope_theta"):
+            if getattr(self, key) <= 0:
+                raise ValueError(f"model.{key}: {getattr(self, key)} is not positive")
+        if self.mlp_dim is not None and self.mlp_dim < 1:
+            raise ValueError(
+                f"model.mlp_dim: {self.mlp_dim} is not positive; leave it out for 8/3 of model.dim"
+            )
         self.mixers.check(self.num_layers)
         for config in dict.fromkeys((*self.sublayers, self.mlp)):
             config.check(self)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attnres_lab.residual.base import Residual, ResidualConfig, Sublayer, exact
+from attnres_lab.residual.hyper import check_streams
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,7 @@ class GatedConfig(ResidualConfig):
         )
 
     def check(self, num_sublayers: int, dim: int) -> None:
-        if self.streams < 2:
-            raise ValueError(
-                f"model.residual.streams: {self.streams} is fewer than 2; one stream is the "
-                "baseline"
-            )
+        check_streams(self.streams)
         if self.rank is not None and not 1 <= self.rank <= self.streams * dim:
             raise ValueError(
                 f"model.residual.rank: {self.rank} is not within 1 and {self.streams * dim}, the "

@@ -146,6 +146,14 @@ class Streams(Residual):
         return state.sum(-2)
 
 
+def check_streams(streams: int) -> None:
+    """Raises ValueError, with the key and the remedy, for fewer than two."""
+    if streams < 2:
+        raise ValueError(
+            f"model.residual.streams: {streams} is fewer than 2; one stream is the baseline"
+        )
+
+
 @dataclass(frozen=True)
 class HyperConfig(ResidualConfig):
     """``dynamic``: connections that also depend on the streams (the paper's DHC), else learned
@@ -165,11 +173,7 @@ class HyperConfig(ResidualConfig):
         )
 
     def check(self, num_sublayers: int, dim: int) -> None:
-        if self.streams < 2:
-            raise ValueError(
-                f"model.residual.streams: {self.streams} is fewer than 2; one stream is the "
-                "baseline"
-            )
+        check_streams(self.streams)
 
 
 class HyperSite(nn.Module):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from attnres_lab.residual.base import ResidualConfig
-from attnres_lab.residual.hyper import Connections, Streams, normed_product
+from attnres_lab.residual.hyper import Connections, Streams, check_streams, normed_product
 
 ROUNDS = 20  # of Sinkhorn-Knopp, the paper's number
 OFF = -8.0  # initial logit of what is off at the start: the mixing starts near the identity
@@ -39,11 +39,7 @@ class MHCConfig(ResidualConfig):
         return names[self.mixing] + (f"-n{self.streams}" if self.streams != 4 else "")
 
     def check(self, num_sublayers: int, dim: int) -> None:
-        if self.streams < 2:
-            raise ValueError(
-                f"model.residual.streams: {self.streams} is fewer than 2; one stream is the "
-                "baseline"
-            )
+        check_streams(self.streams)
         if self.mixing == "permutations" and self.streams > 5:
             raise ValueError(
                 f"model.residual.streams: {self.streams} streams have "

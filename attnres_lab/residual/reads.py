@@ -91,12 +91,18 @@ class ReadConfig(ResidualConfig):
             )
         if self.heads < 1 or dim % self.heads:
             raise ValueError(
-                f"model.residual.heads: {self.heads} heads do not divide model.dim = {dim}"
+                f"model.residual.heads: {self.heads} heads do not divide model.dim = {dim}; take "
+                "a divisor, or kv"
             )
         if self.temperature <= 0:
-            raise ValueError(f"model.residual.temperature: {self.temperature} is not positive")
+            raise ValueError(
+                f"model.residual.temperature: {self.temperature} is not positive; it divides the "
+                "logits, 1 leaves them"
+            )
         if self.query_std < 0:
-            raise ValueError(f"model.residual.query_std: {self.query_std} is negative")
+            raise ValueError(
+                f"model.residual.query_std: {self.query_std} is negative; 0: queries start at zero"
+            )
         if self.query_std and not self.has_queries:
             raise ValueError(
                 "model.residual.query_std: there is no pseudo-query to start with; leave it out, "

@@ -114,7 +114,8 @@ class Rows(StepCallback):
         self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(module, LitTransformer)
-        module.watch.exact = (module.step + 1) % self.train.log_every == 0
+        step = module.step + 1
+        module.watch.exact = step == module.total_steps or step % self.train.log_every == 0
 
     def on_step_end(self, trainer: pl.Trainer, module: LitTransformer) -> None:
         module.add_time()

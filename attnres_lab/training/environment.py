@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from uuid import uuid4
 import torch
 
 from attnres_lab.config import RunConfig, content_hash, flatten
+from attnres_lab.model import ImageShape
 from attnres_lab.runs.folder import RunFolder, read_json, write_atomic, write_json
 from attnres_lab.runs.secrets import redact_code, redact_value
 
@@ -102,8 +104,18 @@ def _git(folder: Path, *words: str) -> bytes:
     )
 
 
+#: What else decides the speed; in its key only where it is not the default, so that older speeds
+#: stay known.
+SPEED = {
+    "model": "vocab_size num_heads num_kv_heads mlp_dim qk_norm tie_embeddings mixers mlp",
+    "optim": "name query_optimizer query_master freeze_trunk lora",
+    "train": "accumulate strategy pipeline",
+}
+DEFAULT, DEFAULT_IMAGE = RunConfig(), ImageShape()
+
+
 def speed_key(c: RunConfig) -> str:
-    """What decides a run's speed."""
+    """What decides a run's speed; the variant's label and the size stand for their options."""
     t = c.train
     model = (
         c.variant,
@@ -114,6 +126,15 @@ def speed_key(c: RunConfig) -> str:
         t.compile,
     )
     parts = (*model, t.world, t.threads, c.model.activation_checkpointing)
-    # what came later stands only where it is at work, so that older speeds stay known
-    nodes = (f"{t.nodes}x",) if t.nodes > 1 else ()
+    nodes = [f"{t.nodes}x"] if t.nodes > 1 else []
+    other = {
+        f"{section}.{key}": value
+        for section, keys in SPEED.items()
+        for key in keys.split()
+        if (value := getattr(getattr(c, section), key)) != getattr(getattr(DEFAULT, section), key)
+    }
+    if (image := getattr(c.task, "image", DEFAULT_IMAGE)) != DEFAULT_IMAGE:
+        other["task.image"] = image
+    if other:
+        nodes.append(hashlib.sha256(repr(other).encode()).hexdigest()[:8])
     return " ".join(map(str, (*parts, *nodes)))

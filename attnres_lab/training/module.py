@@ -57,7 +57,7 @@ class LitTransformer(pl.LightningModule):
         lora.adapt(self.model, config.optim.lora, config.seed)
         self.total_steps = config.steps
         self.step = 0  # optimiser steps done
-        self.seconds = 0.0  # training time so far, without validation, probes and checkpoints
+        self.seconds = 0.0  # of all steps so far, what a probe does in them too; no validation
         self.loss_sum = torch.zeros((), dtype=torch.float64)  # since the last logged row,
         self.row_start = (0, 0.0)  # whose step and seconds these are
         self.recent = torch.zeros(0, dtype=torch.float64)  # losses of the last WINDOW steps

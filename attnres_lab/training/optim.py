@@ -46,15 +46,15 @@ def lr_factor(c: OptimConfig, progress: float) -> float:
 
 
 def parameter_groups(model: Network) -> dict[str, list[nn.Parameter]]:
-    """Parameters by kind: ``matrix`` (the trunk's, with weight decay), ``vector`` (gains, embedding
-    and head, without) and ``residual``.
+    """Parameters by kind: ``matrix`` (the trunk's, with weight decay), ``undecayed`` (gains,
+    embedding and head, without) and ``residual``.
     """
     residual = list(model.residual.parameters())
     known = {id(p) for p in residual}
     matrix = [p for p in model.sublayers.parameters() if p.ndim >= 2]
     known |= {id(p) for p in matrix}
-    vector = [p for p in model.parameters() if id(p) not in known]
-    return {"matrix": matrix, "vector": vector, "residual": residual}
+    undecayed = [p for p in model.parameters() if id(p) not in known]
+    return {"matrix": matrix, "undecayed": undecayed, "residual": residual}
 
 
 class Together(torch.optim.Optimizer):
@@ -99,10 +99,10 @@ def make_optimizer(model: Network, c: OptimConfig) -> torch.optim.Optimizer:
     one.
     """
     groups = parameter_groups(model)
-    for parameter in (*groups["matrix"], *groups["vector"]) if c.freeze_trunk else ():
+    for parameter in (*groups["matrix"], *groups["undecayed"]) if c.freeze_trunk else ():
         parameter.requires_grad_(False)
     matrix = {"params": groups["matrix"], "weight_decay": c.weight_decay, "lr": c.lr}
-    plain = [{"params": groups["vector"], "weight_decay": 0.0, "lr": c.lr}]
+    plain = [{"params": groups["undecayed"], "weight_decay": 0.0, "lr": c.lr}]
     # apart from the rest only if they are treated so: older checkpoints have no such group
     apart = pseudo_queries(model) if c.query_weight_decay or c.query_optimizer == "muon" else []
     lr, ids = c.lr * c.residual_lr_mult, {id(p) for p in apart}
@@ -119,7 +119,9 @@ def make_optimizer(model: Network, c: OptimConfig) -> torch.optim.Optimizer:
     else:
         plain = [matrix, *plain]
     adamw = torch.optim.AdamW(plain, lr=c.lr, betas=c.betas, fused=True)
-    optimizer = Together(*parts, adamw) if parts else adamw
+    # the trunk's groups first: the rate of the first is the one that rows tell
+    order = [*parts, adamw] if c.name == "muon" else [adamw, *parts]
+    optimizer = Together(*order) if parts else adamw
     if not c.query_master:
         optimizer.register_step_post_hook(lambda *_: round_to_bf16(pseudo_queries(model)))
     return optimizer

@@ -49,7 +49,7 @@ class Progress(pl.Callback):
         ):
             return
         rate = module.step * self.config.tokens_per_step / max(module.seconds, 1e-9)
-        loss = float(outputs["loss"])
+        loss = float(module.recent[-1])  # of all micro-batches; Lightning's is one's share
         text = (
             f"step {module.step}  loss {loss:.3f}  {rate:,.0f} tokens/s  "
             f"{rate * self.config.flops_per_token / 1e9:,.1f} GFLOP/s"

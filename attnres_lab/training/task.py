@@ -93,11 +93,11 @@ class Images(Task):
 
     def loss(self, network: Any, batch: tuple[Tensor, Tensor]) -> Tensor:
         images_BCSS, labels_B = batch
-        return F.cross_entropy(network(images_BCSS).float(), labels_B)
+        return F.cross_entropy(wide(network(images_BCSS)), labels_B)
 
     def score(self, network: Any, batch: tuple[Tensor, Tensor]) -> tuple[int, tuple[float, ...]]:
         images_BCSS, labels_B = batch
-        logits_BK = network(images_BCSS).float()
+        logits_BK = wide(network(images_BCSS))
         right = (logits_BK.argmax(-1) == labels_B).to(torch.float64).mean()
         return len(labels_B), (float(F.cross_entropy(logits_BK, labels_B)), float(right))
 

@@ -42,6 +42,15 @@ def accelerator(t: TrainConfig) -> str:
     return "cuda" if cuda else "cpu"
 
 
+def in_bf16(t: TrainConfig, device: str) -> bool:
+    """Whether products are bf16 on a ``device``, ``cuda`` or ``cpu``: where asked for, and by
+    default on a GPU that has it and does not emulate it.
+    """
+    if t.precision == "auto":
+        return device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return t.precision == "bf16"
+
+
 def make_trainer(
     config: RunConfig, files: RunFolder, callbacks: list[pl.Callback], loggers: list[Any]
 ) -> pl.Trainer:
@@ -50,9 +59,6 @@ def make_trainer(
     """
     t = config.train
     device = accelerator(t)
-    bf16 = t.precision == "bf16" or (
-        t.precision == "auto" and device == "cuda" and torch.cuda.is_bf16_supported()
-    )
     strategy: Any = "auto"
     # inside a Slurm job too: ``ranks`` says who is who, not srun
     plugins: list[Any] = [AtomicCheckpoint(files.checkpoint), LightningEnvironment()]
@@ -70,7 +76,7 @@ def make_trainer(
             devices=t.devices,
             num_nodes=t.nodes,
             strategy=strategy,
-            precision="bf16-mixed" if bf16 else "32-true",
+            precision="bf16-mixed" if in_bf16(t, device) else "32-true",
             max_epochs=1,
             callbacks=callbacks,
             plugins=plugins,

@@ -225,7 +225,7 @@ def test_adapters_are_trained_as_matrices_of_the_trunk(base: Path) -> None:
     trained = {key: [p for p in group if p.requires_grad] for key, group in groups.items()}
     assert {key: len(group) for key, group in trained.items()} == {
         "matrix": 2 * (4 + 8),  # q of four layers, out of eight sublayers
-        "vector": 0,
+        "undecayed": 0,
         "residual": 0,
     }
 
