@@ -123,6 +123,7 @@ class Coordinator:
         self.study.reconcile(self.points)
         for hash in self.chosen or ():
             self.study.recorded.pop(self.trials[hash].entry.point, None)
+        self.results.recall(self.points)
         for point in self.points:
             self._record(point)
         for hash in self.launcher.adopt():

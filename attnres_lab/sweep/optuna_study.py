@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +64,10 @@ class OptunaStudy:
 
     def reconcile(self, points: Mapping[str, object]) -> None:
         """Take up the trials a dead coordinator left running, where ``points`` holds them; end the
-        others.
+        others. ``recorded`` then has what was recorded in the order in which it was.
         """
-        for trial in self.study.get_trials(deepcopy=False):
+        trials = self.study.get_trials(deepcopy=False)
+        for trial in sorted(trials, key=lambda t: t.datetime_complete or datetime.max):
             point = trial.user_attrs.get("point")
             if trial.state.is_finished() and point and (runs := trial.user_attrs.get("runs")):
                 self.recorded[point] = Record(runs, trial.state, trial.values)

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from attnres_lab.errors import UserError
+from attnres_lab.sweep.optuna_study import OptunaStudy
 from attnres_lab.sweep.plan import Plan
 from attnres_lab.sweep.spec import load_spec
 from tests.sweep.conftest import Lab, study_states
@@ -69,8 +70,28 @@ def test_a_stop_rule_ends_the_sweep_in_good_order(
     path = lab.sweep(
         space={"optim.lr": [3e-3, 4e-3, 5e-3, 6e-3, 7e-3, 8e-3]}, stop=rule, launcher={"workers": 1}
     )
-    outcome = lab.run(path)
-    assert (outcome.done, outcome.exit_code) == (done, 0)
+    for _ in range(2):  # the second run starts nothing
+        outcome = lab.run(path)
+        assert (outcome.done, outcome.exit_code) == (done, 0)
+
+
+def test_what_was_recorded_is_recalled_in_the_order_in_which_it_was(lab: Lab) -> None:
+    """A search numbers points as it proposes them; no_improvement counts them as they end."""
+    space = {"optim.lr": {"log": [1e-3, 1e-2]}, "seed": [0]}
+    source = load_spec(lab.sweep(space=space, sampler={"name": "random"}, trials=3))
+    lab.folder.path.mkdir(parents=True)
+
+    def study() -> OptunaStudy:
+        return OptunaStudy(source.spec, source.space, lab.folder.journal, print)
+
+    first = study()
+    for point in "abc":
+        first.propose(), first.bind(point)
+    for point in "cab":
+        first.record(point, {}, [f"{point}0"], [1.0])
+    again = study()
+    again.reconcile({})
+    assert list(again.recorded) == list("cab")
 
 
 def test_a_budget_of_flops_that_whole_steps_miss_by_more_than_a_hundredth_is_refused(
