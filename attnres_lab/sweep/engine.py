@@ -74,7 +74,7 @@ def run_sweep(
                 f"{launcher.slots} at a time; {folder.path}"
             )
         outcome = coordinator.run()
-        screen.final()
+        screen.final(outcome.halted if outcome.pending or spec.adaptive else "")
         Speeds(device).learn((t, folder.trial(t.entry.hash)) for t in coordinator.trials.values())
     return outcome
 
@@ -144,8 +144,13 @@ class Coordinator:
             self.count("exhausted"),
             self.count("left"),
             bool(self.requests),
-            self.rules.reached,
+            self.halted,
         )
+
+    @property
+    def halted(self) -> str:
+        """The stop rule that ends the sweep; none where trials were chosen, which then run."""
+        return self.rules.reached if self.chosen is None else ""
 
     def count(self, state: State) -> int:
         """How many trials are in a state."""
@@ -167,6 +172,8 @@ class Coordinator:
                     self._propose()
                     continue
                 trial = self.trials[hash] = after(self.trials[hash], action)
+                if what in ("start", "adopt") and self.pruning.on:
+                    self.study.begin(trial.entry.point, trial.entry.params)
                 if what == "start":
                     self._start(trial)
                 elif what == "finish":
@@ -188,7 +195,7 @@ class Coordinator:
             3600 * hours if hours else None,
             self.pruning.turns,
             self.requests,
-            bool(self.rules.reached),
+            bool(self.halted),
             self.more,
             eager=self.spec.tune is not None,
             smallest=self.spec.order == "smallest",
@@ -222,8 +229,6 @@ class Coordinator:
         if run.status().state != "finished":  # then only its evaluation is missing
             # an old end must not be read as the new one
             run.set_status("scheduled", step=run.status().step)
-        if self.pruning.on:
-            self.study.begin(entry.point, entry.params)
         self.launcher.start(run.path)
 
     def _finish(self, trial: Trial) -> None:
@@ -232,7 +237,7 @@ class Coordinator:
         gone = self.results.gives_up(trial, self.points[entry.point].index(entry.hash))
         self.trials[entry.hash] = replace(trial, given_up=gone)
         self.more = self.chosen is None
-        if self.rules.add(self.results.of(entry.hash)):
+        if self.rules.add(self.results.of(entry.hash)) and self.halted:
             self.view.say(
                 f"stop.{self.rules.reached}: reached; running trials end by themselves, no more "
                 "are started"
