@@ -51,13 +51,14 @@ class OptunaStudy:
         self, spec: SweepSpec, space: Space, journal: Path, say: Callable[[str], None]
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self.spec, self.space = spec, space
+        self.spec, self.space, self.say = spec, space, say
         self.distributions = {axis.key: _distribution(axis) for axis in every(space.axes)}
         if spec.tune:  # any value, so that another start is no other study
             self.distributions[spec.tune.key] = FloatDistribution(1e-30, 1e30, log=True)
         self.storage: Any = Database(spec.storage, say) if spec.storage else open_journal(journal)
         self.study = self._create()
         self.asked: optuna.Trial | None = None  # proposed, and not yet bound to a point
+        self.refused: set[str] = set()  # why proposals made no run
         self.open: dict[str, list[optuna.Trial]] = {}  # running Optuna trials by point
         self.recorded: dict[str, Record] = {}  # by point
         self.reported: dict[str, set[int]] = {}  # steps, by point
@@ -122,6 +123,16 @@ class OptunaStudy:
         self.open.setdefault(point, []).append(trial)
         if runs and self.knows(point, list(runs), failed=True):
             self._write(point, {}, self.recorded[point])
+
+    def refuse(self, why: str) -> None:
+        """What was proposed last makes no run; each reason is said once."""
+        if (trial := self.asked) is None:
+            return
+        self.asked = None
+        self.study.tell(trial, state=TrialState.FAIL)
+        if why not in self.refused:
+            self.refused.add(why)
+            self.say(why)
 
     def begin(self, point: str, params: Mapping[str, Scalar]) -> None:
         """Make an enumerated point known as running, so that a pruner can judge it."""

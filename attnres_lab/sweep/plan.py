@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # Optuna, which a plain grid has no need of here
     from attnres_lab.sweep.optuna_study import OptunaStudy
 
 LIMIT = 10_000
-DRAWN = 64  # points that the price of a search is taken from
+DRAWN = 64  # points that the price of a search is taken from, and that may all make no run
 
 
 @dataclass(frozen=True)
@@ -178,12 +178,24 @@ class Search(Plan):
         return trials
 
     def more(self, trials: Mapping[str, Trial], study: OptunaStudy) -> list[Trial]:
-        """The trials of the next new point; one that was proposed before counts as proposed."""
+        """The trials of the next new point; one that was proposed before counts as proposed, one
+        that makes no run is told to the sampler as failed. Raises UserError for ``DRAWN`` of these
+        in a row.
+        """
         points: dict[str, list[str]] = {}
+        refused = 0
         for trial in trials.values():
             points.setdefault(trial.entry.point, []).append(trial.entry.hash)
         while study.proposed(points) < (self.spec.trials or 0):
-            new = list(self.resolve(study.propose()))
+            place = study.propose()
+            try:
+                new = list(self.resolve(place))
+            except UserError as error:
+                study.refuse(f"proposed, and makes no run: {error}")
+                if (refused := refused + 1) == DRAWN:
+                    raise
+                continue
+            refused = 0
             if (point := new[0].entry.point) not in points:
                 return new
             study.bind(point, sorted(points[point]))

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from attnres_lab.config import content_hash
+from attnres_lab.errors import UserError
 from attnres_lab.sweep.plan import Plan
 from attnres_lab.sweep.planview import print_plan
 from attnres_lab.sweep.spec import load_spec
@@ -200,6 +201,21 @@ def test_a_small_search_space_ends(lab: Lab) -> None:
         == 2
     )
     assert len(study_states(lab)) == 8
+
+
+def test_a_proposed_point_that_makes_no_run_costs_a_search_nothing(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = {"model.num_heads": [2, 3], "optim.lr": {"log": [1e-3, 1e-2]}, "seed": [0]}
+    search = {"sampler": {"name": "random"}, "trials": 8}
+    assert lab.run(lab.sweep(space=space, **search)).done == 8
+    states = study_states(lab)
+    assert states.count("COMPLETE") == 8
+    assert states.count("FAIL") == len(states) - 8 > 0
+    assert capsys.readouterr().out.count("sweep.yaml:4: model.num_heads: ") == 1
+    never = lab.sweep(name="never", space={**space, "model.num_heads": [3, 5]}, **search)
+    with pytest.raises(UserError, match="heads do not divide"):
+        lab.run(never)
 
 
 def test_failures_are_classified_and_retried_by_kind(lab: Lab) -> None:
