@@ -43,7 +43,6 @@ def run_sweep(
         trials = plan.known()
         check_named(trials)
         changed = list(changes(source, folder, trials))
-        plan.write(folder, trials)
         launcher = stack.enter_context(closing(make_launcher(spec, folder.path)))
         goal = (spec.objectives[0].metric, spec.objectives[0].direction)
         screen = stack.enter_context(Screen(folder, goal, launcher.slots))
@@ -60,6 +59,7 @@ def run_sweep(
             "Base": spec.base,
         }
         study = OptunaStudy(spec, source.space, folder.journal, screen.say)
+        plan.write(folder, trials)  # nothing refuses it from here on
         stack.enter_context(SweepMirror(spec.name, folder.path, about))
         results = Results(spec, folder, study, screen)
         chosen = None if again is None else folder.choose([t.entry.hash for t in trials], again)

@@ -18,6 +18,7 @@ from attnres_lab.runs.sweep import Entry, SweepFolder
 from attnres_lab.runs.tuning import MOST
 from attnres_lab.shipped import find
 from attnres_lab.sweep import scoring
+from attnres_lab.sweep.process import TRAIN, resolve
 from attnres_lab.sweep.space import Axis, Interval, Point, Scalar, sets
 from attnres_lab.sweep.spec import SpecFile
 from attnres_lab.sweep.trials import Trial, misspent, trial_hash
@@ -278,9 +279,14 @@ def _corner(draw: random.Random, axis: Axis) -> Scalar:
 
 def make_plan(source: SpecFile, folder: SweepFolder, *, large: bool = False) -> Plan:
     """The plan that the sweep file asks for. Raises UserError for a sampler or pruner that is
-    none, and for an evaluation that no trial could make.
+    none, for a function that is none, and for an evaluation that no trial could make.
     """
     scoring.check(source)
+    try:
+        if source.spec.function != TRAIN:  # which imports Lightning
+            resolve(source.spec.function)
+    except UserError as error:
+        raise UserError(f"{source.file.where('function')}: {error}") from None
     if source.spec.adaptive or source.spec.pruner:
         from attnres_lab.sweep.optuna_study import make_pruner, make_sampler
 

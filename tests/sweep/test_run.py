@@ -218,6 +218,29 @@ def test_a_proposed_point_that_makes_no_run_costs_a_search_nothing(
         lab.run(never)
 
 
+def test_a_function_that_is_none_is_refused_before_anything_starts(lab: Lab) -> None:
+    with pytest.raises(UserError, match=r"sweep\.yaml:\d+: function: .*quikc.*importable"):
+        lab.run(lab.sweep(function="tests.sweep.synthetic:quikc"))
+    assert not lab.folder.path.exists()
+
+
+def test_a_function_that_returns_a_bare_number_fails_its_trial_in_a_line(lab: Lab) -> None:
+    lab.run(lab.sweep(function="tests.sweep.synthetic:bare", space={"seed": [0]}))
+    (status,) = [lab.folder.trial(hash).status() for hash in lab.states()]
+    assert (status.state, status.failure) == ("failed", "config")
+    assert status.message.startswith("function: returned float; return a mapping such as")
+
+
+def test_a_run_that_is_refused_leaves_the_plan_as_it_was(lab: Lab) -> None:
+    lab.run(lab.sweep())
+    before, text = lab.folder.plan(), lab.folder.description.read_text()
+    trains = "attnres_lab.training.run:run"
+    with pytest.raises(UserError, match=r"resources\.memory_gb has 0\.0"):
+        lab.run(lab.sweep(function=trains, resources={"memory_gb": 1e-6}))
+    assert lab.folder.plan() == before
+    assert lab.folder.description.read_text() == text
+
+
 def test_failures_are_classified_and_retried_by_kind(lab: Lab) -> None:
     outcome = lab.run(
         lab.sweep(space={"seed": [0, 1, 2, 3, 4, 5, 6]}, function="tests.sweep.synthetic:fails")
