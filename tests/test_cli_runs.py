@@ -54,10 +54,21 @@ def test_records_are_filtered_and_sorted_by_any_column_or_config_key(done: Lab) 
     losses = [r["val/loss"] for r in select(records, [], "val/loss")]
     assert losses == sorted(losses)
     assert select([{"a": None}, {"a": 2}, {"a": 1}], [], "-a") == [{"a": 2}, {"a": 1}, {"a": None}]
+    losses = [10.5, "nan", 9.5, "inf", None]  # as result.json has them
+    ordered = [r["a"] for r in select([{"a": loss} for loss in losses], [], "a")]
+    assert ordered == [9.5, 10.5, "inf", "nan", None]
     with pytest.raises(UserError, match="varaint: no run has such a column, did you mean"):
         select(records, ["varaint=full"])
     with pytest.raises(UserError, match="write column=value"):
         select(records, ["variant"])
+
+
+def test_the_status_of_a_sweep_can_be_read_on_a_smaller_machine(
+    done: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = done.sweep(space=SPACE, launcher={"workers": 10**6})  # no machine runs so many
+    assert attnres(monkeypatch, "sweep", "status", str(path)) == 0
+    assert "4/4 done" in capsys.readouterr().out
 
 
 def test_a_run_is_found_by_the_beginning_of_its_hash_and_by_its_name(done: Lab) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -171,12 +172,15 @@ def status(
     watch: bool = typer.Option(False, "--watch", help="Renew every two seconds until done."),
 ) -> None:
     """Show what each trial is doing; from any terminal, while the sweep runs or not."""
+    from attnres_lab.errors import UserError
     from attnres_lab.sweep.launchers import expected_slots
     from attnres_lab.sweep.report import print_status
     from attnres_lab.sweep.spec import load_spec
 
     folder = existing(spec, scale)
-    slots = expected_slots(load_spec(spec, scale).spec) if spec.is_file() else 0
+    slots, source = 0, load_spec(spec, scale) if spec.is_file() else None
+    with suppress(UserError):  # it may run on a larger machine than this one
+        slots = expected_slots(source.spec) if source else 0
     print_status(folder, as_json=json, watch=watch, slots=slots)
 
 

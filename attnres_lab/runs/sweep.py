@@ -219,8 +219,8 @@ class SweepFolder:
         pid, host = os.getpid(), socket.gethostname()
         with lock, beating((self.path / "coordinator.heartbeat").touch):
             self._sweep_up()
+            self.stop.unlink(missing_ok=True)  # before anybody can ask this coordinator
             write_json(about, {"pid": pid, "born": born(pid), "host": host, "started": time.time()})
-            self.stop.unlink(missing_ok=True)
             try:
                 yield
             finally:

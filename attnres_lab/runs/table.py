@@ -94,8 +94,8 @@ def select(
     records: Iterable[Mapping[str, Any]], conditions: Iterable[str] = (), sort: str = ""
 ) -> list[Mapping[str, Any]]:
     """The records that meet all ``conditions`` (``variant=full``, ``val/loss<3``), sorted by the
-    column ``sort`` (``-`` before it: highest first; runs without the value last). A column is one
-    of the record or a config key. Raises UserError.
+    column ``sort`` (``-`` before it: highest first; runs without the value, or with nan, last). A
+    column is one of the record or a config key. Raises UserError.
     """
     records = list(records)
     columns = {key.removeprefix("config/") for record in records for key in record} | {"stale"}
@@ -113,11 +113,19 @@ def select(
         records = [r for r in records if _holds(value(r, column), sign, wanted)]
     if sort:
         key, down = sort.removeprefix("-"), sort.startswith("-")
-        have = [record for record in records if value(record, key) is not None]
-        text = any(isinstance(value(record, key), str) for record in have)
-        have.sort(key=lambda r: as_text(value(r, key)) if text else value(r, key), reverse=down)
-        records = have + [record for record in records if value(record, key) is None]
+        keyed = [(_in_order(value(record, key)), record) for record in records]
+        have = [(at, record) for at, record in keyed if at is not None]
+        text = any(isinstance(at, str) for at, _ in have)
+        have.sort(key=lambda pair: as_text(pair[0]) if text else pair[0], reverse=down)
+        records = [r for _, r in have] + [r for at, r in keyed if at is None]
     return records
+
+
+def _in_order(value: Any) -> Any:
+    """What to sort by: as ``write_json`` has them "nan" has no place, and "inf" is a number."""
+    if value == "nan":
+        return None
+    return float(value) if value in ("inf", "-inf") else value
 
 
 def _holds(value: Any, sign: str, wanted: str) -> bool:

@@ -43,7 +43,6 @@ def run_sweep(
         trials = plan.known()
         check_named(trials)
         changed = list(changes(source, folder, trials))
-        plan.write(folder, trials)
         launcher = stack.enter_context(closing(make_launcher(spec, folder.path)))
         goal = (spec.objectives[0].metric, spec.objectives[0].direction)
         screen = stack.enter_context(Screen(folder, goal, launcher.slots))
@@ -60,6 +59,7 @@ def run_sweep(
             "Base": spec.base,
         }
         study = OptunaStudy(spec, source.space, folder.journal, screen.say)
+        plan.write(folder, trials)  # nothing refuses it from here on
         stack.enter_context(SweepMirror(spec.name, folder.path, about))
         results = Results(spec, folder, study, screen)
         chosen = None if again is None else folder.choose([t.entry.hash for t in trials], again)
@@ -74,7 +74,7 @@ def run_sweep(
                 f"{launcher.slots} at a time; {folder.path}"
             )
         outcome = coordinator.run()
-        screen.final()
+        screen.final(outcome.halted if outcome.pending or spec.adaptive else "")
         Speeds(device).learn((t, folder.trial(t.entry.hash)) for t in coordinator.trials.values())
     return outcome
 
@@ -123,6 +123,7 @@ class Coordinator:
         self.study.reconcile(self.points)
         for hash in self.chosen or ():
             self.study.recorded.pop(self.trials[hash].entry.point, None)
+        self.results.recall(self.points)
         for point in self.points:
             self._record(point)
         for hash in self.launcher.adopt():
@@ -143,8 +144,13 @@ class Coordinator:
             self.count("exhausted"),
             self.count("left"),
             bool(self.requests),
-            self.rules.reached,
+            self.halted,
         )
+
+    @property
+    def halted(self) -> str:
+        """The stop rule that ends the sweep; none where trials were chosen, which then run."""
+        return self.rules.reached if self.chosen is None else ""
 
     def count(self, state: State) -> int:
         """How many trials are in a state."""
@@ -166,6 +172,8 @@ class Coordinator:
                     self._propose()
                     continue
                 trial = self.trials[hash] = after(self.trials[hash], action)
+                if what in ("start", "adopt") and self.pruning.on:
+                    self.study.begin(trial.entry.point, trial.entry.params)
                 if what == "start":
                     self._start(trial)
                 elif what == "finish":
@@ -187,7 +195,7 @@ class Coordinator:
             3600 * hours if hours else None,
             self.pruning.turns,
             self.requests,
-            bool(self.rules.reached),
+            bool(self.halted),
             self.more,
             eager=self.spec.tune is not None,
             smallest=self.spec.order == "smallest",
@@ -221,8 +229,6 @@ class Coordinator:
         if run.status().state != "finished":  # then only its evaluation is missing
             # an old end must not be read as the new one
             run.set_status("scheduled", step=run.status().step)
-        if self.pruning.on:
-            self.study.begin(entry.point, entry.params)
         self.launcher.start(run.path)
 
     def _finish(self, trial: Trial) -> None:
@@ -231,7 +237,7 @@ class Coordinator:
         gone = self.results.gives_up(trial, self.points[entry.point].index(entry.hash))
         self.trials[entry.hash] = replace(trial, given_up=gone)
         self.more = self.chosen is None
-        if self.rules.add(self.results.of(entry.hash)):
+        if self.rules.add(self.results.of(entry.hash)) and self.halted:
             self.view.say(
                 f"stop.{self.rules.reached}: reached; running trials end by themselves, no more "
                 "are started"

@@ -77,7 +77,7 @@ def forecast(
 
     seen = [s for t in trials if t.status.state == "finished" and (s := _seen(t, base, _took(t)))]
     if not seen:
-        seen = [s for t in trials if (s := _seen(t, base, _under_way(t, now)))]
+        seen = [s for t in trials if (s := _seen(t, base, _under_way(t)))]
     known = bool(seen) or timed
 
     def expected(entry: Entry) -> float:
@@ -128,7 +128,7 @@ def _share(t: Progress) -> float:
     return min(1.0, spent / t.entry.flops) if t.entry.flops and math.isfinite(spent) else 0.0
 
 
-def _under_way(t: Progress, now: float) -> float:
+def _under_way(t: Progress) -> float:
     """What a running trial will take, by the share that it has done in its training time."""
     share, spent = _share(t), number(t.row.get("seconds")) or 0.0
     if t.label != "running" or share < TELLING or not spent:

@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -50,22 +51,24 @@ class OptunaStudy:
         self, spec: SweepSpec, space: Space, journal: Path, say: Callable[[str], None]
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self.spec, self.space = spec, space
+        self.spec, self.space, self.say = spec, space, say
         self.distributions = {axis.key: _distribution(axis) for axis in every(space.axes)}
         if spec.tune:  # any value, so that another start is no other study
             self.distributions[spec.tune.key] = FloatDistribution(1e-30, 1e30, log=True)
         self.storage: Any = Database(spec.storage, say) if spec.storage else open_journal(journal)
         self.study = self._create()
         self.asked: optuna.Trial | None = None  # proposed, and not yet bound to a point
+        self.refused: set[str] = set()  # why proposals made no run
         self.open: dict[str, list[optuna.Trial]] = {}  # running Optuna trials by point
         self.recorded: dict[str, Record] = {}  # by point
         self.reported: dict[str, set[int]] = {}  # steps, by point
 
     def reconcile(self, points: Mapping[str, object]) -> None:
         """Take up the trials a dead coordinator left running, where ``points`` holds them; end the
-        others.
+        others. ``recorded`` then has what was recorded in the order in which it was.
         """
-        for trial in self.study.get_trials(deepcopy=False):
+        trials = self.study.get_trials(deepcopy=False)
+        for trial in sorted(trials, key=lambda t: t.datetime_complete or datetime.max):
             point = trial.user_attrs.get("point")
             if trial.state.is_finished() and point and (runs := trial.user_attrs.get("runs")):
                 self.recorded[point] = Record(runs, trial.state, trial.values)
@@ -120,6 +123,16 @@ class OptunaStudy:
         self.open.setdefault(point, []).append(trial)
         if runs and self.knows(point, list(runs), failed=True):
             self._write(point, {}, self.recorded[point])
+
+    def refuse(self, why: str) -> None:
+        """What was proposed last makes no run; each reason is said once."""
+        if (trial := self.asked) is None:
+            return
+        self.asked = None
+        self.study.tell(trial, state=TrialState.FAIL)
+        if why not in self.refused:
+            self.refused.add(why)
+            self.say(why)
 
     def begin(self, point: str, params: Mapping[str, Scalar]) -> None:
         """Make an enumerated point known as running, so that a pruner can judge it."""

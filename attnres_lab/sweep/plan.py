@@ -18,6 +18,7 @@ from attnres_lab.runs.sweep import Entry, SweepFolder
 from attnres_lab.runs.tuning import MOST
 from attnres_lab.shipped import find
 from attnres_lab.sweep import scoring
+from attnres_lab.sweep.process import TRAIN, resolve
 from attnres_lab.sweep.space import Axis, Interval, Point, Scalar, sets
 from attnres_lab.sweep.spec import SpecFile
 from attnres_lab.sweep.trials import Trial, misspent, trial_hash
@@ -28,7 +29,7 @@ if TYPE_CHECKING:  # Optuna, which a plain grid has no need of here
     from attnres_lab.sweep.optuna_study import OptunaStudy
 
 LIMIT = 10_000
-DRAWN = 64  # points that the price of a search is taken from
+DRAWN = 64  # points that the price of a search is taken from, and that may all make no run
 
 
 @dataclass(frozen=True)
@@ -182,12 +183,24 @@ class Search(Plan):
         return trials
 
     def more(self, trials: Mapping[str, Trial], study: OptunaStudy) -> list[Trial]:
-        """The trials of the next new point; one that was proposed before counts as proposed."""
+        """The trials of the next new point; one that was proposed before counts as proposed, one
+        that makes no run is told to the sampler as failed. Raises UserError for ``DRAWN`` of these
+        in a row.
+        """
         points: dict[str, list[str]] = {}
+        refused = 0
         for trial in trials.values():
             points.setdefault(trial.entry.point, []).append(trial.entry.hash)
         while study.proposed(points) < (self.spec.trials or 0):
-            new = list(self.resolve(study.propose()))
+            place = study.propose()
+            try:
+                new = list(self.resolve(place))
+            except UserError as error:
+                study.refuse(f"proposed, and makes no run: {error}")
+                if (refused := refused + 1) == DRAWN:
+                    raise
+                continue
+            refused = 0
             if (point := new[0].entry.point) not in points:
                 return new
             study.bind(point, sorted(points[point]))
@@ -274,9 +287,14 @@ def _corner(draw: random.Random, axis: Axis) -> Scalar:
 
 def make_plan(source: SpecFile, folder: SweepFolder, *, large: bool = False) -> Plan:
     """The plan that the sweep file asks for. Raises UserError for a sampler or pruner that is
-    none, and for an evaluation that no trial could make.
+    none, for a function that is none, and for an evaluation that no trial could make.
     """
     scoring.check(source)
+    try:
+        if source.spec.function != TRAIN:  # which imports Lightning
+            resolve(source.spec.function)
+    except UserError as error:
+        raise UserError(f"{source.file.where('function')}: {error}") from None
     if source.spec.adaptive or source.spec.pruner:
         from attnres_lab.sweep.optuna_study import make_pruner, make_sampler
 

@@ -27,7 +27,7 @@ from attnres_lab.sweep.pricing import (
     device_of,
     scoring_flops,
 )
-from attnres_lab.sweep.process import TRAIN, resolve
+from attnres_lab.sweep.process import TRAIN
 from attnres_lab.sweep.report import SHOWN
 from attnres_lab.sweep.schema import Evaluation, SweepSpec
 from attnres_lab.sweep.space import sets
@@ -47,8 +47,6 @@ def print_plan(
     runs them. Raises UserError for what cannot run; for want of memory after all is printed.
     """
     spec, plan = source.spec, make_plan(source, folder, large=large)
-    if spec.function != TRAIN:
-        resolve(spec.function)
     brought = bring(source, folder)
     trials = plan.known()
     check_named(trials)

@@ -48,8 +48,8 @@ def execute(path: Path, function: str) -> int:
                         folder.set_status("running", step=folder.status().step)
                     value, status = run(config, path), folder.status()
                     if status.state in ("scheduled", "running"):  # it does not say how it ended
-                        if isinstance(value, Mapping):
-                            write_json(folder.result, value)
+                        if value is not None:
+                            write_json(folder.result, _result(value))
                         folder.set_status("finished", step=status.step)
                 scoring.make(folder)
             except Exception as error:
@@ -67,6 +67,15 @@ def execute(path: Path, function: str) -> int:
     except OSError:  # of a status too: all else that is raised is written into one
         traceback.print_exc()
         return failures.UNWRITABLE
+
+
+def _result(value: Any) -> Mapping[str, Any]:
+    """What a function of the user's returned. Raises UserError for what is no mapping."""
+    if isinstance(value, Mapping):
+        return value
+    raise UserError(
+        f"function: returned {type(value).__name__}; return a mapping such as {{'val/loss': ...}}"
+    )
 
 
 def resolve(function: str) -> Any:

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from optuna.trial import TrialState
+
 from attnres_lab.errors import nearest
 from attnres_lab.runs.failures import of_exit
 from attnres_lab.runs.files import number
@@ -174,6 +176,13 @@ class Results:
         if not (values := self.objectives(trial)):
             return False
         return self.study.report(trial.entry.point, seed, values[0])
+
+    def recall(self, points: Mapping[str, list[str]]) -> None:
+        """Count what earlier coordinators recorded, in their order; ``points`` as planned now."""
+        for point, record in self.study.recorded.items():
+            known = self.study.knows(point, sorted(points.get(point, ())))
+            if known and record.state == TrialState.COMPLETE and record.values:
+                self.rules.point(record.values[0])
 
     def record(self, point: list[Trial]) -> None:
         """Record a point whose trials are all done, as the mean over its seeds; once."""

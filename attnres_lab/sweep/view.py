@@ -82,8 +82,10 @@ class Screen:
         known, first = self.outlook(), smallest_first(self.folder)
         return summary(trials, slots=self.slots, outlook=known, goal=self.goal, smallest=first)
 
-    def final(self) -> None:
-        """The last line, the best trial, what failed, and where to look next."""
+    def final(self, halted: str = "") -> None:
+        """The last line, the best trial, what failed, and where to look next; ``halted``: the stop
+        rule that keeps the rest from starting.
+        """
         self._close()
         trials = progress(self.folder)
         facts = self._facts(trials)
@@ -97,7 +99,9 @@ class Screen:
             self.say(Text.assemble(state, f" {t.entry.hash} {t.entry.run_name}: {why}"))
         if failed:
             self.say("what they printed: attnres sweep logs TRIAL; a later run tries them again")
-        if facts["pending"]:
+        if halted:
+            self.say(f"stop.{halted} is reached; to go on raise it, and run the same command")
+        if facts["pending"] and not halted:
             self.say("go on: the same command; what is done is not run again")
         else:
             name = self.folder.path.name

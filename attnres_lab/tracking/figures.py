@@ -31,7 +31,7 @@ def page(title: str, records: Sequence[Mapping[str, Any]], paths: Sequence[Path]
     """Loss curves of the runs in ``paths`` against a chosen axis, coloured by variant, and each
     variant's depth attention with a slider over steps.
 
-    ``records`` are those of ``folders.records`` for the same paths.
+    ``records`` are those of ``runs.table.table`` for the same paths.
     """
     runs = list(zip(records, map(RunFolder, paths), strict=True))
     figures = [

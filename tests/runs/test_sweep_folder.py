@@ -13,6 +13,7 @@ from filelock import FileLock
 
 from attnres_lab.errors import UserError
 from attnres_lab.runs import Entry, SweepFolder
+from attnres_lab.runs.files import write_json
 
 
 def entry(hash: str) -> Entry:
@@ -55,6 +56,21 @@ def test_a_hash_that_leads_out_of_the_folder_is_no_trial(folder, hash, capsys) -
     (folder.path / "plan.json").write_text(json.dumps([*rows, rows[0] | {"hash": hash}]))
     assert folder.plan() == PLAN
     assert "plan.json: damaged" in capsys.readouterr().err
+
+
+def test_a_request_to_stop_that_comes_as_soon_as_the_holder_is_known_is_kept(
+    folder, monkeypatch
+) -> None:
+    def announced(path, value) -> None:
+        write_json(path, value)
+        folder.stop.touch()
+
+    folder.stop.touch()  # of an earlier coordinator, which ended before it heard
+    with folder.coordinate():
+        assert not folder.stop.exists()
+    monkeypatch.setattr("attnres_lab.runs.sweep.write_json", announced)
+    with folder.coordinate():
+        assert folder.stop.exists()
 
 
 def test_a_damaged_description_is_set_aside(folder, capsys) -> None:

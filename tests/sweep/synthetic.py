@@ -23,6 +23,11 @@ def quick(config: RunConfig, folder: Path) -> dict[str, float]:
     }
 
 
+def bare(config: RunConfig, folder: Path) -> float:
+    """As Optuna's objectives return their value."""
+    return 1.0
+
+
 def chain(config: RunConfig, folder: Path) -> None:
     """Steps that each hash the state of the one before, with a checkpoint after each: what training
     is to the engine.

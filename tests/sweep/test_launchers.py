@@ -11,8 +11,11 @@ from typing import get_args, get_type_hints
 
 import pytest
 
+from attnres_lab.runs.folder import RunFolder
 from attnres_lab.sweep.launchers import REGISTRY
 from attnres_lab.sweep.launchers.ray import Placed, RayLauncher
+from attnres_lab.sweep.launchers.slurm import SlurmConfig, SlurmLauncher
+from attnres_lab.sweep.schema import Resources
 from tests.sweep.conftest import Lab
 
 ROOT = Path(__file__).parents[2]
@@ -95,6 +98,39 @@ def test_a_fourth_launcher_is_one_line(lab: Lab) -> None:
         ":4: launcher.patiense: unknown key, did you mean 'patience'?",
         ":4: launcher.workers: should be greater than or equal to 1, got 0",
     ]
+
+
+def test_a_coordinator_of_ray_tasks_sleeps_while_there_are_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("attnres_lab.sweep.launchers.ray.time.sleep", slept.append)
+    launcher = object.__new__(RayLauncher)
+    launcher.running = {}
+    assert launcher.wait(0.05) == []
+    assert slept == [0.05]
+
+
+@pytest.mark.parametrize("setup", ["echo loaded; echo no module >&2", "echo loaded\nexit 3"])
+def test_what_the_setup_of_a_slurm_job_says_is_in_the_trial_s_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setup: str
+) -> None:
+    """The batch script run by bash, as the second task of an array."""
+    monkeypatch.setattr("attnres_lab.sweep.launchers.slurm.sys.executable", "/bin/echo")
+    launcher = object.__new__(SlurmLauncher)
+    launcher.config = SlurmConfig("slurm", setup=f"#SBATCH --mem=8G\n{setup}")
+    launcher.resources, launcher.function = Resources(), "module:function"
+    launcher.folder = tmp_path / "slurm"
+    run = RunFolder(tmp_path / "a b")
+    run.path.mkdir()
+    (tmp_path / "1.txt").write_text(f"{tmp_path}/other\n{run.path}\n")
+    script = launcher._script(tmp_path / "1", 2)
+    subprocess.run(["bash", "-c", script], env={"SLURM_ARRAY_TASK_ID": "1"}, check=False)
+    said = run.log.read_text().splitlines()
+    trial = f"-m attnres_lab.sweep.process {run.path} module:function"
+    assert said == (["loaded"] if "exit" in setup else ["loaded", "no module", trial])
+    options = [line.startswith("#") for line in script.splitlines()]
+    assert "#SBATCH --mem=8G" in script.splitlines()[: options.index(False)]
 
 
 def test_a_ray_task_that_has_ended_is_never_cancelled() -> None:

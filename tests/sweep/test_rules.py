@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import pytest
 
+from attnres_lab.config import to_yaml
 from attnres_lab.errors import UserError
+from attnres_lab.sweep.launchers.local import LocalLauncher
+from attnres_lab.sweep.optuna_study import OptunaStudy
 from attnres_lab.sweep.plan import Plan
+from attnres_lab.sweep.process import execute
 from attnres_lab.sweep.spec import load_spec
-from tests.sweep.conftest import Lab, study_states
+from tests.sweep.conftest import Lab, in_process, study_states
 
 CHAIN = {"function": "tests.sweep.synthetic:chain"}
 
@@ -55,6 +60,35 @@ def test_wilcoxon_gives_up_a_point_over_its_seeds(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize(
+    ("pruner", "elsewhere"), [("median", True), ("wilcoxon", True), ("wilcoxon", False)]
+)
+def test_a_pruner_judges_a_trial_that_an_earlier_coordinator_started(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, pruner: str, elsewhere: bool
+) -> None:
+    """Whose study is lost; the trial still runs, or ended when nobody looked."""
+    monkeypatch.setenv("SYNTHETIC_SECONDS", "0.05")
+    path = lab.sweep(
+        space={"optim.lr": [3e-3, 4e-3]}, pruner={"name": pruner}, launcher={"workers": 1}, **CHAIN
+    )
+    trial = Plan(load_spec(path)).known()[0]
+
+    def adopt(self: LocalLauncher) -> list[str]:
+        run = lab.folder.trial(trial.entry.hash)
+        run.path.mkdir()
+        run.write_config(to_yaml(trial.config))
+        if elsewhere:
+            self.start(run.path)
+            return [trial.entry.hash]
+        in_process(execute, run.path, CHAIN["function"]).join()
+        return []
+
+    monkeypatch.setattr(LocalLauncher, "adopt", adopt)
+    assert lab.run(path).done == 2
+    assert len(lab.witness()) == 4
+    assert study_states(lab) == ["COMPLETE"] * 2
+
+
+@pytest.mark.parametrize(
     ("rule", "done"),
     [
         ({"trials": 3}, 3),
@@ -69,8 +103,50 @@ def test_a_stop_rule_ends_the_sweep_in_good_order(
     path = lab.sweep(
         space={"optim.lr": [3e-3, 4e-3, 5e-3, 6e-3, 7e-3, 8e-3]}, stop=rule, launcher={"workers": 1}
     )
-    outcome = lab.run(path)
-    assert (outcome.done, outcome.exit_code) == (done, 0)
+    for _ in range(2):  # the second run starts nothing
+        outcome = lab.run(path)
+        assert (outcome.done, outcome.exit_code) == (done, 0)
+
+
+def test_a_reached_rule_keeps_a_run_from_starting_and_says_so_and_a_retry_not(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change = {"space": {"seed": [1, 0, 2, 4]}, "stop": {"trials": 1}, "launcher": {"workers": 1}}
+    path = lab.sweep(function="tests.sweep.synthetic:fails", **change)
+    lab.run(path)  # seed 1 fails, seed 0 is done
+    failed = {"failed": 1, "finished": 1, "scheduled": 2}
+    assert Counter(lab.states().values()) == failed
+    capsys.readouterr()
+    lab.run(path)
+    out = capsys.readouterr().out
+    assert "stop.trials is reached; to go on raise it" in out
+    assert "go on: the same command" not in out
+    assert Counter(lab.states().values()) == failed
+    (run,) = [run for run in map(lab.folder.trial, lab.states()) if run.status().state == "failed"]
+    before = run.config.stat().st_mtime_ns
+    outcome = lab.run(path, again=())
+    assert run.config.stat().st_mtime_ns > before, "it was started"
+    assert (outcome.halted, outcome.exit_code) == ("", 1)
+    assert "stop.trials" not in capsys.readouterr().out
+
+
+def test_what_was_recorded_is_recalled_in_the_order_in_which_it_was(lab: Lab) -> None:
+    """A search numbers points as it proposes them; no_improvement counts them as they end."""
+    space = {"optim.lr": {"log": [1e-3, 1e-2]}, "seed": [0]}
+    source = load_spec(lab.sweep(space=space, sampler={"name": "random"}, trials=3))
+    lab.folder.path.mkdir(parents=True)
+
+    def study() -> OptunaStudy:
+        return OptunaStudy(source.spec, source.space, lab.folder.journal, print)
+
+    first = study()
+    for point in "abc":
+        first.propose(), first.bind(point)
+    for point in "cab":
+        first.record(point, {}, [f"{point}0"], [1.0])
+    again = study()
+    again.reconcile({})
+    assert list(again.recorded) == list("cab")
 
 
 def test_a_budget_of_flops_that_whole_steps_miss_by_more_than_a_hundredth_is_refused(

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from attnres_lab.config import content_hash
+from attnres_lab.errors import UserError
 from attnres_lab.sweep.plan import Plan
 from attnres_lab.sweep.planview import print_plan
 from attnres_lab.sweep.spec import load_spec
@@ -200,6 +201,44 @@ def test_a_small_search_space_ends(lab: Lab) -> None:
         == 2
     )
     assert len(study_states(lab)) == 8
+
+
+def test_a_proposed_point_that_makes_no_run_costs_a_search_nothing(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = {"model.num_heads": [2, 3], "optim.lr": {"log": [1e-3, 1e-2]}, "seed": [0]}
+    search = {"sampler": {"name": "random"}, "trials": 8}
+    assert lab.run(lab.sweep(space=space, **search)).done == 8
+    states = study_states(lab)
+    assert states.count("COMPLETE") == 8
+    assert states.count("FAIL") == len(states) - 8 > 0
+    assert capsys.readouterr().out.count("sweep.yaml:4: model.num_heads: ") == 1
+    never = lab.sweep(name="never", space={**space, "model.num_heads": [3, 5]}, **search)
+    with pytest.raises(UserError, match="heads do not divide"):
+        lab.run(never)
+
+
+def test_a_function_that_is_none_is_refused_before_anything_starts(lab: Lab) -> None:
+    with pytest.raises(UserError, match=r"sweep\.yaml:\d+: function: .*quikc.*importable"):
+        lab.run(lab.sweep(function="tests.sweep.synthetic:quikc"))
+    assert not lab.folder.path.exists()
+
+
+def test_a_function_that_returns_a_bare_number_fails_its_trial_in_a_line(lab: Lab) -> None:
+    lab.run(lab.sweep(function="tests.sweep.synthetic:bare", space={"seed": [0]}))
+    (status,) = [lab.folder.trial(hash).status() for hash in lab.states()]
+    assert (status.state, status.failure) == ("failed", "config")
+    assert status.message.startswith("function: returned float; return a mapping such as")
+
+
+def test_a_run_that_is_refused_leaves_the_plan_as_it_was(lab: Lab) -> None:
+    lab.run(lab.sweep())
+    before, text = lab.folder.plan(), lab.folder.description.read_text()
+    trains = "attnres_lab.training.run:run"
+    with pytest.raises(UserError, match=r"resources\.memory_gb has 0\.0"):
+        lab.run(lab.sweep(function=trains, resources={"memory_gb": 1e-6}))
+    assert lab.folder.plan() == before
+    assert lab.folder.description.read_text() == text
 
 
 def test_failures_are_classified_and_retried_by_kind(lab: Lab) -> None:

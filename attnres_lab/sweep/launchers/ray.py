@@ -106,6 +106,7 @@ class RayLauncher(Launcher):
     def wait(self, seconds: float) -> list[Ended]:
         tasks = [task for placed in self.running.values() for task in placed.tasks]
         if not tasks:
+            time.sleep(seconds)
             return []
         done, _ = self.ray.wait(tasks, num_returns=len(tasks), timeout=seconds)
         return [

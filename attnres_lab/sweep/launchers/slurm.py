@@ -203,14 +203,16 @@ class SlurmLauncher(Launcher):
             "#!/bin/bash",
             *(f"#SBATCH --{key}={value}" for key, value in options.items() if value),
             "#SBATCH --no-requeue",
+            # those of the setup too, for sbatch reads none below the first command
+            *(line for line in config.setup.splitlines() if line.startswith("#SBATCH")),
+            'folder=$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" '
+            f"{shlex.quote(str(stem.with_suffix('.txt')))})",
+            f'exec >>"{RunFolder("$folder").log}" 2>&1',
             config.setup,
             f"cd {shlex.quote(os.getcwd())}",
             f"export OMP_NUM_THREADS={resources.threads}",
             *(_spread(resources) if apart else ()),
-            'folder=$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" '
-            f"{shlex.quote(str(stem.with_suffix('.txt')))})",
-            f'exec {command} "$folder" {shlex.quote(self.function)} '
-            f'>>"{RunFolder("$folder").log}" 2>&1',
+            f'exec {command} "$folder" {shlex.quote(self.function)}',
         ]
         return "\n".join([*lines, ""])
 
