@@ -14,10 +14,11 @@ from attnres_lab.runs.folder import DONE
 from attnres_lab.runs.lock import mendable
 from attnres_lab.runs.sweep import SweepFolder
 from attnres_lab.sweep import scoring
+from attnres_lab.sweep.checks import changes, check_named
 from attnres_lab.sweep.known import bring, check_data
 from attnres_lab.sweep.launchers import Ended, Launcher, make_launcher
 from attnres_lab.sweep.optuna_study import OptunaStudy
-from attnres_lab.sweep.plan import Plan, changes, check_named, make_plan
+from attnres_lab.sweep.plan import Plan, make_plan
 from attnres_lab.sweep.pricing import Speeds, check_memory, device_of, outlook
 from attnres_lab.sweep.process import TRAIN
 from attnres_lab.sweep.results import Outcome, Results

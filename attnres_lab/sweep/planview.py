@@ -13,10 +13,11 @@ from attnres_lab.errors import UserError
 from attnres_lab.runs.folder import DONE
 from attnres_lab.runs.sweep import SweepFolder
 from attnres_lab.sweep import scoring
+from attnres_lab.sweep.checks import changes, check_named
 from attnres_lab.sweep.forecast import schedule
 from attnres_lab.sweep.known import bring
 from attnres_lab.sweep.launchers import expected_slots
-from attnres_lab.sweep.plan import Prospect, Tuned, changes, check_named, make_plan
+from attnres_lab.sweep.plan import Prospect, Tuned, make_plan
 from attnres_lab.sweep.pricing import (
     GUESS,
     Device,
